@@ -1,0 +1,472 @@
+"""Moving shapes: a benchmark of text-to-video retrieval that the package draws itself, as h264 mp4 files.
+
+A video shows 2 to 4 shapes on a ground. A shape has a colour, a form, a size and a motion, or two motions, one after
+the other. Four captions a video are sentences about the scene: each names every shape with its colour, form and
+motions in their order, the second and fourth also the sizes, the third and fourth also the ground; the first keeps to
+the plain words ("a red circle moves left"), the others may say the same in other words.
+
+- A video depends on the seed, its split and its number alone: a larger benchmark contains a smaller one.
+- No two splits share a scene, not even on another ground, in other sizes or at other places.
+- Two thirds of the test videos are near-twins: two videos that differ in one attribute of one shape (colour, form,
+  size, one motion) or in the order of its two motions. Their captions use the same words for all else.
+- Circles and rings never spin, since their turning cannot be seen.
+
+A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the size out.
+`retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from .shapes_drawing import (
+    COLOURS,
+    FORMS,
+    FORMS_THAT_CANNOT_SPIN,
+    FRAME_SIZE,
+    GROUNDS,
+    MOTIONS,
+    REACH,
+    SIZES,
+    Scene,
+    Shape,
+    path_of,
+    write_video,
+)
+
+
+SPLITS = ("train", "validation", "test")
+# What tells two near-twins apart.
+DIFFERENCES = ("colour", "form", "size", "motion", "order")
+
+_SECOND_MOTION = 0.3  # share of the shapes that have one
+_GAP = 2  # pixels between shapes as the video starts
+
+# (plain words, names sizes, names the ground), one a caption
+_CAPTION_STYLES = ((True, False, False), (False, True, False), (False, False, True), (False, True, True))
+
+# The first is the plain word.
+_SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+_FORM_WORDS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign"), "ring": ("ring", "hoop")}
+_MOTION_WORDS = {
+    "moves left": ("moves left", "goes left", "slides left"),
+    "moves right": ("moves right", "goes right", "slides right"),
+    "moves up": ("moves up", "goes up", "rises"),
+    "moves down": ("moves down", "goes down", "sinks"),
+    "grows": ("grows", "gets bigger", "expands"),
+    "shrinks": ("shrinks", "gets smaller", "contracts"),
+    "spins": ("spins", "rotates", "turns around"),
+    "blinks": ("blinks", "flashes", "flickers"),
+    "bounces": ("bounces", "hops", "jumps"),
+    "circles": ("circles", "loops", "moves around"),
+}
+# Longer ones, for shapes with one motion: so that four shapes with two stay under 50 words.
+_LONG_MOTION_WORDS = {
+    "moves left": ("moves to the left", "slides to the left"),
+    "moves right": ("moves to the right", "slides to the right"),
+    "bounces": ("jumps up and down",),
+    "blinks": ("blinks on and off",),
+    "circles": ("moves in a loop",),
+}
+
+
+# Scenes
+
+
+def _choose(rng: np.random.Generator, items: Sequence) -> Any:
+    # Only `integers` and `random` are drawn from the generator: their streams are the same in all NumPy versions.
+    return items[rng.integers(len(items))]
+
+
+def _shuffled(rng: np.random.Generator, items: Iterable) -> list:
+    return sorted(items, key=lambda _: rng.random())
+
+
+def _is_sound(shapes: Sequence[Shape]) -> bool:
+    """Whether colour and form tell the shapes apart, none has the same motion twice, and every spin can be seen."""
+    return (
+        len({(shape.colour, shape.form) for shape in shapes}) == len(shapes)
+        and all(len(set(shape.motions)) == len(shape.motions) for shape in shapes)
+        and not any("spins" in shape.motions and shape.form in FORMS_THAT_CANNOT_SPIN for shape in shapes)
+    )
+
+
+def _split_of(shapes: Sequence[Shape]) -> str:
+    """The one split in which these shapes may occur: a third of all contents each, whatever the size of the splits."""
+    content = sorted([shape.colour, shape.form, *shape.motions] for shape in shapes)
+    return SPLITS[int(hashlib.sha256(json.dumps(content).encode()).hexdigest(), 16) % len(SPLITS)]
+
+
+def _sample_shapes(rng: np.random.Generator) -> list[Shape]:
+    """Shapes still without places."""
+    shapes = []
+    for _ in range(2 + rng.integers(3)):
+        motions = tuple(_choose(rng, MOTIONS) for _ in range(1 + (rng.random() < _SECOND_MOTION)))
+        shapes.append(
+            Shape(_choose(rng, list(COLOURS)), _choose(rng, FORMS), _choose(rng, list(SIZES)), motions)
+        )
+    return shapes
+
+
+def _free_places(shape: Shape, others: Sequence[Shape]) -> np.ndarray:
+    """The centres `(N, 2)` from which a shape stays within the frame and at first lies on none of the others."""
+    path = path_of(shape.motions, shape.size)
+    reach = REACH * path.radii[:, None]
+    first = np.ceil((reach - path.offsets).max(axis=0)).astype(int)
+    last = np.floor((FRAME_SIZE - 1 - reach - path.offsets).min(axis=0)).astype(int)
+    places = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
+    for other in others:
+        apart = REACH * (SIZES[shape.size] + SIZES[other.size]) + _GAP
+        places = places[((places - (other.x, other.y)) ** 2).sum(axis=1) >= apart**2]
+    return places
+
+
+def _occlusion(shape: Shape, places: np.ndarray, others: Sequence[Shape]) -> np.ndarray:
+    """In how many frames, summed over the others, the shape touches another if it starts at each of `places`."""
+    path = path_of(shape.motions, shape.size)
+    touches = np.zeros(len(places), dtype=int)
+    for other in others:
+        other_path = path_of(other.motions, other.size)
+        between = places[:, None] + path.offsets - (other_path.offsets + (other.x, other.y))
+        touches += ((between**2).sum(axis=2) < (path.radii + other_path.radii) ** 2).sum(axis=1)
+    return touches
+
+
+def _place_shapes(rng: np.random.Generator, shapes: Sequence[Shape]) -> list[Shape] | None:
+    """Finds a place for each shape; None if one has none left."""
+    placed: list[Shape] = []
+    for shape in shapes:
+        places = _free_places(shape, placed)
+        if len(places) == 0:
+            return None
+        places = places[rng.integers(len(places), size=16)]
+        x, y = places[_occlusion(shape, places, placed).argmin()]
+        placed.append(replace(shape, x=int(x), y=int(y)))
+    return placed
+
+
+def _sample_scene(rng: np.random.Generator, split: str) -> Scene:
+    while True:
+        shapes = _sample_shapes(rng)
+        if _is_sound(shapes) and _split_of(shapes) == split:
+            placed = _place_shapes(rng, shapes)
+            if placed is not None:
+                return Scene(_choose(rng, GROUNDS), tuple(placed))
+
+
+def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
+    """All shapes that differ from this one in one way."""
+    if difference == "colour":
+        yield from (replace(shape, colour=colour) for colour in COLOURS if colour != shape.colour)
+    elif difference == "form":
+        yield from (replace(shape, form=form) for form in FORMS if form != shape.form)
+    elif difference == "size":
+        yield from (replace(shape, size=size) for size in SIZES if size != shape.size)
+    elif difference == "motion":
+        for i, old in enumerate(shape.motions):
+            for new in MOTIONS:
+                if new != old:
+                    yield replace(shape, motions=(*shape.motions[:i], new, *shape.motions[i + 1 :]))
+    elif len(shape.motions) == 2:
+        yield replace(shape, motions=shape.motions[::-1])
+
+
+def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split: str) -> Scene | None:
+    """A scene with one difference, of the same split; None if there is none.
+
+    All shapes keep their places, except where the edited one would leave the frame or lie on another: it then starts
+    at the nearest place where it does not.
+    """
+    edits = ((i, edit) for i, shape in enumerate(scene.shapes) for edit in _edits(shape, difference))
+    for i, edit in _shuffled(rng, edits):
+        others = scene.shapes[:i] + scene.shapes[i + 1 :]
+        shapes = (*scene.shapes[:i], edit, *scene.shapes[i + 1 :])
+        if _is_sound(shapes) and _split_of(shapes) == split:
+            places = _free_places(edit, others)
+            if len(places) > 0:
+                x, y = places[((places - (edit.x, edit.y)) ** 2).sum(axis=1).argmin()]
+                return replace(
+                    scene, shapes=(*shapes[:i], replace(edit, x=int(x), y=int(y)), *shapes[i + 1 :])
+                )
+    return None
+
+
+def twin_of(split: str, index: int) -> int | None:
+    """The number of a video's near-twin: of three test videos in a row, the first two are twins. Otherwise None."""
+    return {0: index + 1, 1: index - 1}.get(index % 3) if split == "test" else None
+
+
+def make_scene(split: str, index: int, seed: int = 0) -> Scene:
+    """What the video with this number shows.
+
+    Args:
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        index (`int`): Number of the video within its split, from 0.
+        seed (`int`, *optional*, defaults to 0): Seed of the benchmark.
+    """
+    twin = twin_of(split, index)
+    base = index if twin is None else min(index, twin)
+    rng = np.random.default_rng([seed, SPLITS.index(split), base])
+    if twin is None:
+        return _sample_scene(rng, split)
+    difference = DIFFERENCES[base // 3 % len(DIFFERENCES)]
+    while True:
+        scene = _sample_scene(rng, split)
+        other = _sample_twin(rng, scene, difference, split)
+        if other is not None:
+            return scene if index == base else other
+
+
+# Captions, what they say, and which scenes they fit
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a caption says about a scene.
+
+    Attributes:
+        shapes (`tuple[dict, ...]`): The attributes that are named of each shape, e.g. `{"colour": "red", "form":
+            "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order.
+        ground (`str`, *optional*): The ground if it is named.
+    """
+
+    shapes: tuple[dict[str, Any], ...]
+    ground: str | None = None
+
+
+def describe(scene: Scene) -> list[Description]:
+    """What each of a scene's captions says, in the order of the captions."""
+    descriptions = []
+    for _, names_sizes, names_ground in _CAPTION_STYLES:
+        named = ("colour", "form", "motions") + (("size",) if names_sizes else ())
+        shapes = tuple({name: getattr(shape, name) for name in named} for shape in scene.shapes)
+        descriptions.append(Description(shapes, scene.ground if names_ground else None))
+    return descriptions
+
+
+def fits(description: Description, scene: Scene) -> bool:
+    """Whether a scene is as described: each described shape is another shape of the scene.
+
+    The scene may show more shapes, and what the description leaves open does not matter.
+    """
+    return description.ground in (None, scene.ground) and _can_match(description.shapes, scene.shapes)
+
+
+def _can_match(described: Sequence[dict[str, Any]], shapes: Sequence[Shape]) -> bool:
+    if not described:
+        return True
+    return any(
+        all(getattr(shape, name) == value for name, value in described[0].items())
+        and _can_match(described[1:], (*shapes[:i], *shapes[i + 1 :]))
+        for i, shape in enumerate(shapes)
+    )
+
+
+def make_captions(split: str, index: int, seed: int = 0) -> list[str]:
+    """The four captions of the video with this number; arguments as for `make_scene`."""
+    scene = make_scene(split, index, seed)
+    # Near-twins draw the same words in the same order, so that their captions differ where their scenes do.
+    base = min(index, twin_of(split, index) or index)
+    rng = np.random.default_rng([seed, SPLITS.index(split), base, 1])
+    return [_write_caption(rng, scene, *style) for style in _CAPTION_STYLES]
+
+
+def _write_caption(rng: np.random.Generator, scene: Scene, plain: bool, sizes: bool, ground: bool) -> str:
+    def say(words: Sequence[str]) -> str:
+        choice = rng.random()  # drawn in any case: the same number of times for near-twins
+        return words[0] if plain else words[int(choice * len(words))]
+
+    sentences = []
+    for shape in _shuffled(rng, scene.shapes):
+        words = [say(_SIZE_WORDS[shape.size])] if sizes else []
+        words += [shape.colour, say(_FORM_WORDS.get(shape.form, (shape.form,)))]
+        words.insert(0, "an" if words[0][0] in "aeiou" else "a")
+        motions = [_MOTION_WORDS[motion] for motion in shape.motions]
+        if len(motions) == 1:
+            words.append(say(motions[0] + _LONG_MOTION_WORDS.get(shape.motions[0], ())))
+        else:
+            words += [say(motions[0]), say(("and then", "then", "before it")), say(motions[1])]
+        sentences.append(" ".join(words))
+    caption = ", ".join(sentences[:-1]) + say((" and ", " while ")) + sentences[-1]
+    if ground:
+        place = say((f"on a {scene.ground} ground", f"over a {scene.ground} background"))
+        caption = say((f"{caption} {place}", f"{place}, {caption}"))
+    return caption
+
+
+def count_fitting(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> np.ndarray:
+    """How many of the scenes each description fits: int64 of shape `(len(descriptions),)`."""
+    return np.array([sum(fits(description, scene) for scene in scenes) for description in descriptions])
+
+
+def recall_ceiling(counts: np.ndarray, k: int) -> float:
+    """Recall@k, from 0 to 1, of a model that cannot be better: one that ranks the fitting videos first.
+
+    Which of the `m` fitting videos a caption was written for cannot be known: it is among the first `k` with
+    probability `min(1, k / m)`.
+    """
+    return float(np.minimum(1.0, k / np.asarray(counts)).mean())
+
+
+def retrieval_ceiling(split: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far text-to-video retrieval within a split can go, given that captions can fit several of its videos.
+
+    Args:
+        split (`datasets.Dataset`): Rows with a `"scene"`, such as `load_benchmark("moving_shapes", ...)["test"]`.
+
+    Returns:
+        `dict`: `"fitting"`, how many videos of the split each caption fits, int64 of shape `(num_videos * 4,)`,
+        video by video; `"ambiguous"`, the share of captions that fit more than one; `"R@1"`, `"R@5"`, `"R@10"`, the
+        highest possible recall. Shares and recalls are from 0 to 1.
+    """
+    scenes = [Scene.from_dict(row["scene"]) for row in split]
+    counts = count_fitting([description for scene in scenes for description in describe(scene)], scenes)
+    recalls = {f"R@{k}": recall_ceiling(counts, k) for k in (1, 5, 10)}
+    return {"fitting": counts, "ambiguous": float((counts > 1).mean()), **recalls}
+
+
+# The dataset
+
+
+@dataclass
+class MovingShapesConfig(datasets.BuilderConfig):
+    """Configuration of the benchmark.
+
+    Args:
+        videos (`str`): Folder to draw the videos into, as `train/train_0000.mp4` and so on.
+        train, validation, test (`int`, *optional*, defaults to 2000, 200 and 300): Number of videos, at least 1.
+        seed (`int`, *optional*, defaults to 0): At least 0.
+    """
+
+    videos: str = ""
+    train: int = 2000
+    validation: int = 200
+    test: int = 300
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.videos:
+            raise ValueError(
+                "`videos` is empty; it is the folder to draw the videos into, e.g. 'data/moving_shapes'"
+            )
+        for name in SPLITS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it is a number of videos, at least 1")
+        if self.seed < 0:
+            raise ValueError(f"`seed` is {self.seed}; it is at least 0")
+
+
+class MovingShapes(datasets.GeneratorBasedBuilder):
+    """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others as they are."""
+
+    # Raised with every change to a caption or a frame: videos of another version are not reused.
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = MovingShapesConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        shape = {
+            "colour": datasets.Value("string"),
+            "form": datasets.Value("string"),
+            "size": datasets.Value("string"),
+            "motions": [datasets.Value("string")],
+            "x": datasets.Value("int32"),
+            "y": datasets.Value("int32"),
+        }
+        features = {
+            "video_id": datasets.Value("string"),
+            "video": datasets.Value("string"),
+            "captions": [datasets.Value("string")],
+            "scene": {"ground": datasets.Value("string"), "shapes": [shape]},
+            "twin": datasets.Value("string"),
+        }
+        return datasets.DatasetInfo(description=__doc__, features=datasets.Features(features))
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Draws the videos that are not there, then makes the table unless it is there.
+
+        Raises:
+            ValueError: If the folder holds videos of another seed or version.
+        """
+        # Here and not in `_generate_examples`, which a cached table skips: the files may have gone since.
+        self._draw_missing_videos()
+        super().download_and_prepare(*args, **kwargs)
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name, gen_kwargs={"split": name}) for name in SPLITS]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        num_videos = getattr(self.config, split)
+        for index in range(num_videos):
+            twin = twin_of(split, index)
+            yield (
+                index,
+                {
+                    "video_id": _video_id(split, index),
+                    "video": str(self._video_path(split, index)),
+                    "captions": make_captions(split, index, self.config.seed),
+                    "scene": asdict(make_scene(split, index, self.config.seed)),
+                    "twin": "" if twin is None or twin >= num_videos else _video_id(split, twin),
+                },
+            )
+
+    def _video_path(self, split: str, index: int) -> Path:
+        return Path(self.config.videos, split, f"{_video_id(split, index)}.mp4")
+
+    def _draw_missing_videos(self) -> None:
+        paths = {
+            self._video_path(split, i): (split, i)
+            for split in SPLITS
+            for i in range(getattr(self.config, split))
+        }
+        missing = {path: video for path, video in paths.items() if not path.exists()}
+        self._claim_folder(holds_videos=len(missing) < len(paths))
+        for split in SPLITS:
+            Path(self.config.videos, split).mkdir(exist_ok=True)
+
+        def draw(path: Path) -> None:
+            write_video(make_scene(*missing[path], self.config.seed), path)
+
+        # Threads do: NumPy and FFmpeg work outside the interpreter's lock. A process pool would need every user's
+        # script to have a main guard.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                drawn = as_completed([pool.submit(draw, path) for path in missing])
+                for video in tqdm(
+                    drawn, "Drawing videos", total=len(missing), unit="video", disable=not missing
+                ):
+                    video.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _claim_folder(self, holds_videos: bool) -> None:
+        """Writes down in the folder which benchmark it holds, or compares with what is written there."""
+        folder = Path(self.config.videos)
+        stamp = folder / "moving_shapes.json"
+        wanted = {"benchmark": "moving_shapes", "version": str(self.VERSION), "seed": self.config.seed}
+        found = json.loads(stamp.read_text()) if stamp.exists() else None
+        if found == wanted:
+            return
+        if found is not None or holds_videos:
+            raise ValueError(
+                f"the folder {str(folder)!r} holds videos of {found or 'an unknown benchmark'}, not of {wanted}; "
+                "choose another folder for `videos`, or delete this one"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = stamp.with_name(f".{stamp.name}.{os.getpid()}.part")
+        unfinished.write_text(json.dumps(wanted))
+        os.replace(unfinished, stamp)
+
+
+def _video_id(split: str, index: int) -> str:
+    return f"{split}_{index:04d}"

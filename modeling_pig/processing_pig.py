@@ -1,0 +1,59 @@
+"""PIG processor: sentences and videos -> the inputs of the models."""
+
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+class PigProcessor(ProcessorMixin):
+    """A [`PigVideoProcessor`] and a CLIP tokenizer as one.
+
+    Texts are padded to the longest of their batch and cut, with a warning, at the tokenizer's `model_max_length` (77
+    tokens for CLIP).
+
+    Example:
+
+    ```python
+    >>> processor = PigProcessor.from_pretrained("runs/demo/model")
+    >>> inputs = processor(text="a red circle moves left", videos="video.mp4", return_tensors="pt")
+    >>> inputs["pixel_values_videos"].shape
+    torch.Size([1, 12, 3, 224, 224])
+    ```"""
+
+    text_kwargs = {"padding": True, "truncation": True}
+
+    def __init__(self, video_processor=None, tokenizer=None, **kwargs):
+        super().__init__(video_processor, tokenizer, **kwargs)
+
+    def __call__(self, text=None, videos=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
+        r"""
+        Args:
+            text (`str` or `list[str]`, *optional*): sentences.
+            videos (*optional*): one video or a list of them, as [`PigVideoProcessor`] takes them.
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` (Q, tokens) if there is text, and
+            `pixel_values_videos` (B, T, 3, height, width) if there are videos.
+
+        Raises:
+            ValueError: neither text nor videos, or something that is no video.
+            VideoDecodingError: a file that cannot be decoded, with the reason.
+        """
+        inputs = super().__call__(text=text, videos=videos, **kwargs)
+        if text is not None:
+            self._warn_of_cut_texts([text] if isinstance(text, str) else text, inputs["input_ids"])
+        return inputs
+
+    def _warn_of_cut_texts(self, texts: list[str], input_ids) -> None:
+        kept = max(len(ids) for ids in input_ids)
+        if kept < self.tokenizer.model_max_length:
+            return  # nothing was cut: do not tokenize twice
+        for text, ids in zip(texts, self.tokenizer(texts, verbose=False)["input_ids"], strict=True):
+            if len(ids) > kept:
+                logger.warning(f"A text of {len(ids)} tokens was cut to the first {kept}: {text[:60]!r}...")
+
+
+__all__ = ["PigProcessor"]

@@ -1,0 +1,288 @@
+"""Decodes chosen frames of a video file with PyAV, and holds the rules that choose them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers.video_utils import VideoMetadata
+
+# Seeking refills the decoder, so it only pays when it saves more than this many frames.
+MIN_SKIPPED_FRAMES = 8
+
+
+class VideoDecodingError(ValueError):
+    """
+    A video file from which the frames asked for cannot be decoded, for whatever reason.
+
+    Attributes:
+        path (`str`): The file.
+        reason (`str`): What is wrong with it, in plain words.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str | None = None):
+        super().__init__(path, reason)
+        # A DataLoader rebuilds the error of a worker from its message alone.
+        self.path, self.reason = ("", str(path)) if reason is None else (os.fspath(path), reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class _Packets(NamedTuple):
+    """What the packets of a video stream tell before any of them is decoded."""
+
+    num_frames: int
+    fps: float | None
+    duration: float | None  # seconds
+    pts: np.ndarray  # (num_frames,) presentation timestamps in display order, or empty if unusable
+    keyframes: np.ndarray  # (number of keyframes,) frame numbers where decoding can start
+
+
+def sample_frame_indices(
+    num_video_frames: int, num_frames: int, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """
+    Chooses evenly spaced frames of a video.
+
+    Without `rng` (testing) the first and the last frame of the video are included, and a single frame is the
+    middle one. With `rng` (training) the first index is drawn from `[0, s]` and the last one from
+    `[n - 1 - s, n - 1]`, where `n` is `num_video_frames` and `s = n // (num_frames - 1)`, or less in videos
+    so short that the two intervals would overlap; a single frame is drawn from the whole video.
+
+    Args:
+        num_video_frames (`int`): Number of frames in the video, at least 1.
+        num_frames (`int`): Number of frames to choose, at least 1. Short videos repeat frames.
+        rng (`np.random.Generator`, *optional*): Source of the jitter.
+
+    Returns:
+        `np.ndarray` of shape `(num_frames,)`: int64 frame numbers in non-decreasing order.
+
+    Raises:
+        `ValueError`: If `num_video_frames` or `num_frames` is less than 1.
+    """
+    if num_video_frames < 1 or num_frames < 1:
+        raise ValueError(
+            f"num_video_frames and num_frames must be at least 1, got {num_video_frames} and {num_frames}."
+        )
+    first, last = 0, num_video_frames - 1
+    if num_frames == 1:
+        return np.array([last // 2 if rng is None else rng.integers(num_video_frames)], dtype=np.int64)
+    if rng is not None:
+        slack = min(num_video_frames // (num_frames - 1), last // 2)
+        first, last = rng.integers(slack, endpoint=True), last - rng.integers(slack, endpoint=True)
+    return np.linspace(first, last, num_frames, dtype=np.int64)
+
+
+def decode_video(
+    path: str | os.PathLike, num_frames: int, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, VideoMetadata]:
+    """
+    Decodes `num_frames` frames of a video file, chosen by [`sample_frame_indices`].
+
+    Frames are counted in display order, whatever the header says, and come out upright where the file tells
+    how it was rotated. Decoding is single-threaded: decode several files at a time instead.
+
+    Args:
+        path (`str` or `os.PathLike`): The video file.
+        num_frames (`int`): Number of frames, T, at least 1.
+        rng (`np.random.Generator`, *optional*): Source of the jitter in training.
+
+    Returns:
+        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`, and the metadata:
+        average frames per second, duration in seconds, number of each frame in the video, ...
+
+    Raises:
+        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ...
+        `ValueError`: If `num_frames` is less than 1.
+        `ImportError`: If PyAV is not installed.
+    """
+    try:  # Inside `try`, or loading this file as remote code would require PyAV.
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "Decoding a video file needs PyAV, which is not installed: `pip install av`."
+        ) from error
+
+    path = os.fsdecode(path)
+    packets = _read_packets(av, path)
+    indices = sample_frame_indices(packets.num_frames, num_frames, rng)
+    wanted = np.unique(indices)
+    images = _decode_frames(av, path, wanted, packets.pts, packets.keyframes)
+    if images is None:  # Seeking does not work in this file.
+        images = _decode_frames(av, path, wanted, packets.pts, packets.keyframes[:0])
+    frames = np.stack([images[i] for i in np.searchsorted(wanted, indices)])  # (T, height, width, 3)
+    metadata = VideoMetadata(
+        total_num_frames=packets.num_frames,
+        fps=packets.fps,
+        width=frames.shape[2],
+        height=frames.shape[1],
+        duration=packets.duration,
+        video_backend="pyav",
+        frames_indices=indices.tolist(),
+    )
+    return frames, metadata
+
+
+@contextmanager
+def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
+    """Opens the container and its first video stream that is not a cover picture."""
+    if not os.path.exists(path):
+        raise VideoDecodingError(path, "no such file")
+    if not os.path.isfile(path):
+        raise VideoDecodingError(
+            path, "not a file" if not os.path.isdir(path) else "a directory, not a video file"
+        )
+    if os.path.getsize(path) == 0:
+        raise VideoDecodingError(path, "the file is empty; download or copy it again")
+    try:
+        # A name may look like an URL, and a playlist may name URLs: local files only.
+        container = av.open(
+            f"file:{path}", container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
+        )
+    except av.InvalidDataError as error:
+        reason = "not a video file, or cut off before its index; download or copy it again"
+        raise VideoDecodingError(path, reason) from error
+    except av.FFmpegError as error:
+        raise VideoDecodingError(path, f"cannot be opened: {error.strerror}") from error
+    with container:
+        cover = av.stream.Disposition.attached_pic
+        stream = next((s for s in container.streams.video if not s.disposition & cover), None)
+        if stream is None:
+            raise VideoDecodingError(path, "no video stream in the file, it may hold audio only")
+        if stream.codec_context is None:
+            raise VideoDecodingError(
+                path, "this build of PyAV has no decoder for the codec of the video stream"
+            )
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        yield container, stream
+
+
+def _read_packets(av: ModuleType, path: str) -> _Packets:
+    """Reads the whole file without decoding it, to number the frames and to see whether all are there."""
+    shown = []  # (pts, duration, is_keyframe) of the packets of the frames
+    end = 0.0  # seconds, of the last packet of any stream
+    damage = None
+    with _open_video(av, path) as (container, stream):
+        try:
+            for packet in container.demux():
+                if packet.size == 0 or packet.is_corrupt:
+                    continue
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index == stream.index and not packet.is_discard:
+                    shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+        except av.FFmpegError as error:
+            damage = error
+        num_frames = len(shown)
+        num_expected = round(num_frames / max(_present_fraction(av, container, stream, end), 1e-6))
+        if num_expected - num_frames > max(2, 0.05 * num_expected):
+            reason = (
+                f"truncated: {num_frames} of about {num_expected} frames are there; download or copy it again"
+            )
+            raise VideoDecodingError(path, reason) from damage
+        if damage is not None:
+            raise VideoDecodingError(
+                path, f"damaged after {num_frames} frames: {damage.strerror}"
+            ) from damage
+        if not shown:
+            raise VideoDecodingError(path, "the video stream of the file holds no frames")
+
+        timed = all(pts is not None for pts, _, _ in shown)
+        duration = 0
+        if timed:
+            shown.sort()
+            span = shown[-1][0] - shown[0][0]
+            duration = (span + (shown[-1][1] or span / max(num_frames - 1, 1))) * stream.time_base
+        rate = stream.average_rate or stream.guessed_rate
+        if not duration and rate:
+            duration = num_frames / rate
+        pts = np.array([pts for pts, _, _ in shown] if timed else [], dtype=np.int64)
+        keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
+        # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
+        if container.format.name == "avi" or len(np.unique(pts)) < num_frames:
+            pts, keyframes = pts[:0], keyframes[:0]
+        return _Packets(
+            num_frames=num_frames,
+            fps=float(num_frames / duration) if duration else None,
+            duration=float(duration) if duration else None,
+            pts=pts,
+            keyframes=keyframes,
+        )
+
+
+def _present_fraction(av: ModuleType, container: Any, stream: Any, end: float) -> float:
+    """
+    Estimates how much of the video is in the file. The number of frames in the header would not do: it counts
+    those that an MP4 edit list cuts, and those that an AVI repeats.
+    """
+    if container.format.name in ("avi", "matroska,webm"):
+        seconds = (
+            stream.duration * stream.time_base
+            if stream.duration
+            else (container.duration or 0) / av.time_base
+        )
+        return end / float(seconds) if seconds > 0 else 1.0
+    entries = list(stream.index_entries)
+    return (
+        sum(entry.pos + entry.size <= container.size for entry in entries) / len(entries) if entries else 1.0
+    )
+
+
+def _decode_frames(
+    av: ModuleType, path: str, wanted: np.ndarray, pts: np.ndarray, keyframes: np.ndarray
+) -> list[np.ndarray] | None:
+    """
+    Decodes the frames with the numbers `wanted`, sorted and distinct, to RGB arrays of one shape. Frames are
+    told by their timestamps, or counted where `pts` is empty. Seeks to `keyframes` where that saves decoding,
+    and returns `None` if seeking turns out not to work in this file.
+    """
+    images, size = [], {}
+    frame, position = None, -1  # the last frame decoded, and its number
+    sought = landed = False
+    with _open_video(av, path) as (container, stream):
+        frames = _iterate_frames(container, stream)
+        try:
+            for index in wanted:
+                start = int(keyframes[keyframes <= index].max(initial=0))
+                if start - position > MIN_SKIPPED_FRAMES:
+                    sought, landed = True, False
+                    container.seek(int(pts[start]), stream=stream)
+                    frames, frame, position = _iterate_frames(container, stream), None, -1
+                while position < index:
+                    following = next(frames, None)
+                    if following is None:
+                        break  # Not every packet shows a frame: the last one that was shown stands in.
+                    frame = following
+                    if len(pts) and frame.pts is not None:
+                        position = int(np.searchsorted(pts, frame.pts))
+                    else:
+                        position += 1
+                    if sought and not landed:
+                        landed = True
+                        if frame.pts is None or position > index:
+                            return None
+                        if position < start:  # The file has no index: each seek would start from far behind.
+                            keyframes = keyframes[:0]
+                if frame is None and sought:
+                    return None
+                if frame is None:
+                    raise VideoDecodingError(path, "no frame can be decoded, the file is damaged")
+                image = frame.to_ndarray(format="rgb24", **size)  # (height, width, 3)
+                size = size or {"width": frame.width, "height": frame.height}
+                # `rotation` is in degrees counter-clockwise, like that of `np.rot90`.
+                images.append(np.rot90(image, round(frame.rotation / 90) % 4))
+        except av.FFmpegError as error:
+            if sought:
+                return None
+            reason = f"damaged: frame {position + 1} cannot be decoded ({error.strerror})"
+            raise VideoDecodingError(path, reason) from error
+    return images
+
+
+def _iterate_frames(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        if not packet.is_corrupt:
+            yield from packet.decode()

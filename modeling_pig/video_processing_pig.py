@@ -1,0 +1,112 @@
+"""PIG video processor: files, arrays, tensors or lists of images -> `pixel_values_videos`, (B, T, 3, height, width)."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .video_decoding_pig import decode_video, sample_frame_indices
+
+
+class PigVideoProcessor(BaseVideoProcessor):
+    """Chooses T frames of each video, squeezes them to a square and normalises them as CLIP does (the paper's
+    recipe: bicubic with antialiasing, the aspect ratio not kept, no crop).
+
+    Accepts one video or a list of videos. A video is a path, an array or tensor of shape (frames, 3, height, width) or
+    (frames, height, width, 3), or a list of `PIL.Image` or of (height, width, 3) arrays. Frames are chosen evenly with
+    both ends ([`sample_frame_indices`]); pass `do_sample_frames=False` for frames that are already chosen.
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = False
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    num_frames = 12
+
+    def sample_frames(self, metadata: VideoMetadata, num_frames: int | None = None, **kwargs) -> np.ndarray:
+        """Indices of the chosen frames, (T,): evenly from the first to the last; a short clip repeats frames."""
+        return sample_frame_indices(metadata.total_num_frames, num_frames or self.num_frames)
+
+    def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
+        """Decodes a path, or each of a list of paths, with PyAV: the stock method needs torchcodec.
+
+        Raises:
+            VideoDecodingError: a file that cannot be decoded, with the reason.
+        """
+        if isinstance(video_url_or_urls, (list, tuple)):
+            return tuple(zip(*(self.fetch_videos(url, sample_indices_fn) for url in video_url_or_urls), strict=True))
+        # `preprocess` hands its settings over bound to the sampling function; the decoder wants only T of them.
+        settings = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
+        return decode_video(video_url_or_urls, settings.get("num_frames") or self.num_frames)
+
+    def _decode_and_sample_videos(
+        self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn: Callable | None = None
+    ):
+        chosen = []
+        for video in _as_list_of_videos(videos):
+            if isinstance(video, (str, os.PathLike)):
+                chosen.append(self.fetch_videos(video, sample_indices_fn))
+                continue
+            frames = _to_channels_first(video)  # (frames, 3, height, width)
+            metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
+            indices = sample_indices_fn(metadata) if do_sample_frames else np.arange(len(frames))
+            metadata.frames_indices = indices.tolist()
+            chosen.append((frames[torch.from_numpy(indices)], metadata))
+        return [frames for frames, _ in chosen], [metadata for _, metadata in chosen]
+
+
+def _as_list_of_videos(videos) -> list:
+    """One video or several -> a list of videos, each a path, a 4-dimensional array or a list of images."""
+    if isinstance(videos, (str, os.PathLike)):
+        return [videos]
+    if isinstance(videos, (np.ndarray, torch.Tensor)):
+        if videos.ndim == 4:
+            return [videos]
+        if videos.ndim == 5:
+            return list(videos)
+        raise ValueError(
+            f"A video array has shape (frames, height, width, 3) or (frames, 3, height, width), a batch of them one "
+            f"dimension more; got {tuple(videos.shape)}."
+        )
+    if not isinstance(videos, (list, tuple)) or len(videos) == 0:
+        raise ValueError(
+            f"Expected a video or a list of videos (paths, arrays, tensors or lists of images); got {videos!r:.100}."
+        )
+    return [videos] if _is_image(videos[0]) else list(videos)
+
+
+def _is_image(item) -> bool:
+    return isinstance(item, PIL.Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def _to_channels_first(video) -> torch.Tensor:
+    """An array, a tensor or a list of images -> (frames, 3, height, width)."""
+    if isinstance(video, (list, tuple)) and len(video) > 0 and all(_is_image(frame) for frame in video):
+        video = np.stack([np.asarray(f.convert("RGB") if isinstance(f, PIL.Image.Image) else f) for f in video])
+    if not isinstance(video, (np.ndarray, torch.Tensor)) or video.ndim != 4 or len(video) == 0:
+        seen = f"shape {tuple(video.shape)}" if hasattr(video, "shape") else f"{video!r:.100}"
+        raise ValueError(
+            "A video is a path, an array or tensor of shape (frames, height, width, 3) or (frames, 3, height, width), "
+            f"or a list of images, with 1 frame or more; got {seen}."
+        )
+    video = torch.as_tensor(video)
+    if video.shape[1] == 3:
+        return video
+    if video.shape[3] == 3:
+        return video.permute(0, 3, 1, 2).contiguous()
+    raise ValueError(f"Frames have 3 channels (RGB); got a video of shape {tuple(video.shape)}.")
+
+
+__all__ = ["PigVideoProcessor"]
