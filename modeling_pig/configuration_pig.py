@@ -181,7 +181,7 @@ class PigConfig(PreTrainedConfig):
             kwargs: fields of [`PigConfig`], or of [`PigVisionConfig`] that CLIP lacks (`num_frames`,
                 `num_global_tokens`, `use_frame_tokens`).
         """
-        text_config = PigTextConfig(**_own_fields(clip_config.text_config, PigTextConfig))
+        text_config = PigTextConfig(**_architecture(clip_config.text_config, CLIPTextConfig))
         if text_config.eos_token_id == 2:
             # Early CLIP checkpoints carry these wrong ids; their tokenizers use the two last rows of the vocabulary.
             text_config.bos_token_id = text_config.vocab_size - 2
@@ -189,7 +189,9 @@ class PigConfig(PreTrainedConfig):
             text_config.pad_token_id = text_config.vocab_size - 1
         new_vision_fields = {f.name for f in fields(PigVisionConfig)} - {f.name for f in fields(CLIPVisionConfig)}
         vision_kwargs = {name: kwargs.pop(name) for name in new_vision_fields & kwargs.keys()}
-        vision_config = PigVisionConfig(**_own_fields(clip_config.vision_config, PigVisionConfig), **vision_kwargs)
+        vision_config = PigVisionConfig(
+            **_architecture(clip_config.vision_config, CLIPVisionConfig), **vision_kwargs
+        )
         unknown = kwargs.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"PigConfig has no field {', '.join(sorted(unknown))}.")
@@ -198,11 +200,10 @@ class PigConfig(PreTrainedConfig):
         return cls(text_config=text_config, vision_config=vision_config, **kwargs)
 
 
-def _own_fields(config: PreTrainedConfig, target: type[PreTrainedConfig]) -> dict:
-    """What `config` says about the fields that `target` declares beyond those of every configuration."""
-    architecture = {f.name for f in fields(target)} - {f.name for f in fields(PreTrainedConfig)}
-    special_tokens = {"bos_token_id", "eos_token_id", "pad_token_id"}
-    return {name: value for name, value in config.to_dict().items() if name in architecture | special_tokens}
+def _architecture(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> dict:
+    """The fields of `config` that `config_class` declares beyond those of every configuration."""
+    names = {f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)}
+    return {name: value for name, value in config.to_dict().items() if name in names}
 
 
 __all__ = ["PigConfig", "PigTextConfig", "PigVisionConfig"]

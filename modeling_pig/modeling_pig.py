@@ -307,45 +307,6 @@ class PigVisionEncoder(nn.Module):
         )
 
 
-class PigPseudoQueryGenerator(nn.Module):
-    """Writes, from a video's tokens, the embedding of the query that would find it: t_p.
-
-    A causal transformer of the text tower's shape reads [bos, tokens, eos]; the state at eos is the pseudo-query.
-    """
-
-    def __init__(self, config: PigConfig):
-        super().__init__()
-        self.config = config
-        text_config = config.text_config
-        width = text_config.hidden_size
-        make_end = nn.Parameter if config.generator_learnable_ends else nn.Buffer
-        self.input_projection = nn.Linear(config.projection_dim, width)
-        self.bos_embedding = make_end(torch.empty(width)) if config.generator_use_bos else None
-        self.eos_embedding = make_end(torch.empty(width))
-        self.position_embedding = nn.Embedding(config.generator_max_position_embeddings, width)
-        self.layers = nn.ModuleList(
-            CLIPEncoderLayer(text_config) for _ in range(config.generator_num_hidden_layers)
-        )
-        self.final_layer_norm = nn.LayerNorm(width, eps=text_config.layer_norm_eps)
-        self.text_projection = (
-            nn.Linear(width, config.projection_dim, bias=False) if config.generator_use_projection else None
-        )
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, S + K, D) tokens, context first, then patches by score -> (B, D) pseudo-queries."""
-        ends = [end if end is None else end.expand(len(tokens), 1, -1) for end in (self.bos_embedding, self.eos_embedding)]
-        sequence = [ends[0], self.input_projection(tokens), ends[1]]
-        hidden_states = torch.cat([part for part in sequence if part is not None], dim=1)  # (B, 1 + S + K + 1, width)
-        hidden_states = hidden_states + self.position_embedding.weight[: hidden_states.shape[1]]
-        causal_mask = create_causal_mask(
-            config=self.config.text_config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
-        )
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, causal_mask, is_causal=True)
-        pseudo_query = self.final_layer_norm(hidden_states[:, -1])  # (B, width)
-        return pseudo_query if self.text_projection is None else self.text_projection(pseudo_query)  # (B, D)
-
-
 class PigInteraction(nn.Module):
     """Pools a video's tokens for a query (X-Pool's cross-attention). It starts as plain attention pooling: every
     projection is the identity."""
@@ -366,18 +327,28 @@ class PigInteraction(nn.Module):
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(B or 1, Q, D) queries, (B, S, D) context tokens -> (B, Q, D): each video as each query sees it."""
+        heads = (self.num_heads, -1)
         queries = self.layer_norm1(queries)
         context = self.layer_norm1(context)
-        query = self.q_proj(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B or 1, heads, Q, D / heads)
-        key = self.k_proj(context).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, S, D / heads)
-        value = self.v_proj(context).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        query = self.q_proj(queries).unflatten(-1, heads).transpose(1, 2)  # (B or 1, heads, Q, D / heads)
+        key = self.k_proj(context).unflatten(-1, heads).transpose(1, 2)  # (B, heads, S, D / heads)
+        value = self.v_proj(context).unflatten(-1, heads).transpose(1, 2)
         query = query.expand(len(context), -1, -1, -1)
         pooled = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, heads, Q, D / heads)
         pooled = self.layer_norm2(self.out_proj(pooled.transpose(1, 2).flatten(2)))  # (B, Q, D)
         return self.layer_norm3(pooled + self.dropout(self.linear_proj(pooled)))
 
 
-class PigPreTrainedModel(CLIPPreTrainedModel):
+class _InitialisedAsInTransformers:
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Code outside transformers is taken not to write through `transformers.initialization`, and modules without
+        weights of their own are then never initialised: attention, MLP and interaction would start at random. This code
+        does, and needs no such protection."""
+        return False
+
+
+class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
     """Weights' initialisation and loading, shared by all PIG models."""
 
     config: PigConfig
@@ -466,6 +437,46 @@ class PigVisionTransformer(PigPreTrainedModel):
         )
 
 
+class PigPseudoQueryGenerator(PigPreTrainedModel):
+    """Writes, from a video's tokens, the embedding of the query that would find it: t_p.
+
+    A causal transformer of the text tower's shape reads [bos, tokens, eos]; the state at eos is the pseudo-query.
+    """
+
+    config: PigTextConfig
+    config_class = PigTextConfig
+
+    def __init__(self, config: PigTextConfig, pig_config: PigConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        make_end = nn.Parameter if pig_config.generator_learnable_ends else nn.Buffer
+        self.input_projection = nn.Linear(pig_config.projection_dim, width)
+        self.bos_embedding = make_end(torch.empty(width)) if pig_config.generator_use_bos else None
+        self.eos_embedding = make_end(torch.empty(width))
+        self.position_embedding = nn.Embedding(pig_config.generator_max_position_embeddings, width)
+        self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(pig_config.generator_num_hidden_layers))
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.text_projection = (
+            nn.Linear(width, pig_config.projection_dim, bias=False) if pig_config.generator_use_projection else None
+        )
+        self.post_init()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, S + K, D) tokens, context first, then patches by score -> (B, D) pseudo-queries."""
+        sequence = [self.input_projection(tokens), self.eos_embedding.expand(len(tokens), 1, -1)]
+        if self.bos_embedding is not None:
+            sequence.insert(0, self.bos_embedding.expand(len(tokens), 1, -1))
+        hidden_states = torch.cat(sequence, dim=1)  # (B, 1 + S + K + 1, width)
+        hidden_states = hidden_states + self.position_embedding.weight[: hidden_states.shape[1]]
+        causal_mask = create_causal_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, causal_mask, is_causal=True)
+        pseudo_query = self.final_layer_norm(hidden_states[:, -1])  # (B, width)
+        return pseudo_query if self.text_projection is None else self.text_projection(pseudo_query)  # (B, D)
+
+
 class _TextPath:
     """From token ids to the sentence's embedding: what [`PigTextModel`] and [`PigForRetrieval`] share."""
 
@@ -513,7 +524,7 @@ class _VideoPath:
         self.vision_model = PigVisionTransformer._from_config(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         if config.framework == "hybrid":
-            self.generator = PigPseudoQueryGenerator(config)
+            self.generator = PigPseudoQueryGenerator._from_config(config.text_config, pig_config=config)
         if config.framework != "two_tower":
             self.interaction = PigInteraction(config)
 
@@ -576,7 +587,7 @@ class _VideoPath:
         return self.visual_projection(self.vision_model.post_layernorm(hidden_states))
 
     def _split_tokens(self, tokens: torch.Tensor, num_frames: int, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Parts N tokens along `dim` into the S context tokens (class, globals, frame tokens) and the T * P patches."""
+        """Parts N tokens along `dim` into the S context tokens (class, globals, frames') and the T * P patches."""
         config = self.config.vision_config
         num_video_tokens = 1 + config.num_global_tokens
         num_frame_tokens = int(config.use_frame_tokens)
@@ -602,7 +613,7 @@ class _VideoPath:
         return attention.topk(num_selected, dim=1)
 
 
-class PigTextModel(_TextPath, CLIPTextModelWithProjection):
+class PigTextModel(_TextPath, _InitialisedAsInTransformers, CLIPTextModelWithProjection):
     """The text half: a sentence -> its embedding in the joint space. Loads from a whole [`PigForRetrieval`]
     checkpoint, of which it reads its own part only.
 
@@ -661,7 +672,9 @@ class PigVideoModel(_VideoPath, PigPreTrainedModel):
     ) -> PigVideoModelOutput:
         """Arguments and errors as in [`~PigVideoModel.get_video_features`]; `video_embeds` is not normalised."""
         features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
-        return PigVideoModelOutput(video_embeds=features.pop("pooler_output"), **features)
+        return PigVideoModelOutput(
+            **{"video_embeds" if name == "pooler_output" else name: value for name, value in features.items()}
+        )
 
 
 class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
@@ -818,8 +831,8 @@ def _generator_state_from_text_tower(
     copied = min(len(positions), len(text_model.embeddings.position_embedding.weight))
     positions[:copied] = text_model.embeddings.position_embedding.weight[:copied]
     state = {
-        "generator.bos_embedding": token_embedding[config.text_config.bos_token_id],
-        "generator.eos_embedding": token_embedding[config.text_config.eos_token_id],
+        "generator.bos_embedding": token_embedding[config.bos_token_id],
+        "generator.eos_embedding": token_embedding[config.eos_token_id],
         "generator.position_embedding.weight": positions,
         "generator.text_projection.weight": text_projection.weight,
     }

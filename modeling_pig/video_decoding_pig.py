@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+
 # Seeking refills the decoder, so it only pays when it saves more than this many frames.
 MIN_SKIPPED_FRAMES = 8
+
+# Playlists are left out: they name other files or addresses, and a live one never ends.
+CONTAINERS = (
+    "3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
+    "vc1,webm,yuv4mpegpipe"
+)
+OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
 
 class VideoDecodingError(ValueError):
@@ -91,7 +99,7 @@ def decode_video(
         rng (`np.random.Generator`, *optional*): Source of the jitter in training.
 
     Returns:
-        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`, and the metadata:
+        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`; the metadata:
         average frames per second, duration in seconds, number of each frame in the video, ...
 
     Raises:
@@ -129,24 +137,17 @@ def decode_video(
 @contextmanager
 def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
     """Opens the container and its first video stream that is not a cover picture."""
-    if not os.path.exists(path):
-        raise VideoDecodingError(path, "no such file")
     if not os.path.isfile(path):
-        raise VideoDecodingError(
-            path, "not a file" if not os.path.isdir(path) else "a directory, not a video file"
-        )
+        raise VideoDecodingError(path, "not a file" if os.path.exists(path) else "no such file")
+    if not os.access(path, os.R_OK):
+        raise VideoDecodingError(path, "no permission to read the file")
     if os.path.getsize(path) == 0:
         raise VideoDecodingError(path, "the file is empty; download or copy it again")
     try:
-        # A name may look like an URL, and a playlist may name URLs: local files only.
-        container = av.open(
-            f"file:{path}", container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
-        )
-    except av.InvalidDataError as error:
+        container = av.open(f"file:{path}", container_options=OPEN_OPTIONS, metadata_errors="ignore")
+    except av.FFmpegError as error:
         reason = "not a video file, or cut off before its index; download or copy it again"
         raise VideoDecodingError(path, reason) from error
-    except av.FFmpegError as error:
-        raise VideoDecodingError(path, f"cannot be opened: {error.strerror}") from error
     with container:
         cover = av.stream.Disposition.attached_pic
         stream = next((s for s in container.streams.video if not s.disposition & cover), None)
@@ -167,7 +168,7 @@ def _read_packets(av: ModuleType, path: str) -> _Packets:
     damage = None
     with _open_video(av, path) as (container, stream):
         try:
-            for packet in container.demux():
+            for packet in _iterate_packets(container, container.streams):
                 if packet.size == 0 or packet.is_corrupt:
                     continue
                 if packet.pts is not None:
@@ -179,10 +180,8 @@ def _read_packets(av: ModuleType, path: str) -> _Packets:
         num_frames = len(shown)
         num_expected = round(num_frames / max(_present_fraction(av, container, stream, end), 1e-6))
         if num_expected - num_frames > max(2, 0.05 * num_expected):
-            reason = (
-                f"truncated: {num_frames} of about {num_expected} frames are there; download or copy it again"
-            )
-            raise VideoDecodingError(path, reason) from damage
+            reason = f"truncated: {num_frames} of about {num_expected} frames are there"
+            raise VideoDecodingError(path, f"{reason}; download or copy it again") from damage
         if damage is not None:
             raise VideoDecodingError(
                 path, f"damaged after {num_frames} frames: {damage.strerror}"
@@ -283,6 +282,13 @@ def _decode_frames(
 
 
 def _iterate_frames(container: Any, stream: Any) -> Iterator[Any]:
-    for packet in container.demux(stream):
+    for packet in _iterate_packets(container, stream):
         if not packet.is_corrupt:
             yield from packet.decode()
+
+
+def _iterate_packets(container: Any, streams: Any) -> Iterator[Any]:
+    try:
+        yield from container.demux(streams)
+    except IndexError:
+        pass  # How PyAV ends a file in which a stream began that was not announced at its start.

@@ -1,4 +1,4 @@
-"""PIG video processor: files, arrays, tensors or lists of images -> `pixel_values_videos`, (B, T, 3, height, width)."""
+"""PIG video processor: files, arrays, tensors or lists of images -> `pixel_values_videos`."""
 
 import os
 from collections.abc import Callable

@@ -1,18 +1,18 @@
 """Moving shapes: a benchmark of text-to-video retrieval that the package draws itself, as h264 mp4 files.
 
-A video shows 2 to 4 shapes on a ground. A shape has a colour, a form, a size and a motion, or two motions, one after
-the other. Four captions a video are sentences about the scene: each names every shape with its colour, form and
-motions in their order, the second and fourth also the sizes, the third and fourth also the ground; the first keeps to
-the plain words ("a red circle moves left"), the others may say the same in other words.
+A video shows 2 to 4 shapes on a ground. A shape has a colour, a form, a size, and one motion or two in turn.
+Four captions a video are sentences about the scene: each names every shape with its colour, form and motions,
+the second and fourth also the sizes, the third and fourth also the ground; the first keeps to the plain words
+("a red circle moves left"), the others may say the same in other words.
 
 - A video depends on the seed, its split and its number alone: a larger benchmark contains a smaller one.
 - No two splits share a scene, not even on another ground, in other sizes or at other places.
-- Two thirds of the test videos are near-twins: two videos that differ in one attribute of one shape (colour, form,
-  size, one motion) or in the order of its two motions. Their captions use the same words for all else.
+- Two thirds of the test videos are near-twins: two videos that differ in one attribute of one shape (colour,
+  form, size, one motion) or in the order of its two motions. Their captions use the same words for all else.
 - Circles and rings never spin, since their turning cannot be seen.
 
-A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the size out.
-`retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
+A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the
+size out. `retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from tqdm.auto import tqdm
+from datasets.utils import tqdm
 
 from .shapes_drawing import (
     COLOURS,
@@ -39,7 +39,7 @@ from .shapes_drawing import (
     SIZES,
     Scene,
     Shape,
-    path_of,
+    trajectory_of,
     write_video,
 )
 
@@ -49,7 +49,7 @@ SPLITS = ("train", "validation", "test")
 DIFFERENCES = ("colour", "form", "size", "motion", "order")
 
 _SECOND_MOTION = 0.3  # share of the shapes that have one
-_GAP = 2  # pixels between shapes as the video starts
+_GAP = 2  # pixels between shapes as the video starts, and always between a shape and the edge
 
 # (plain words, names sizes, names the ground), one a caption
 _CAPTION_STYLES = ((True, False, False), (False, True, False), (False, False, True), (False, True, True))
@@ -64,10 +64,10 @@ _MOTION_WORDS = {
     "moves down": ("moves down", "goes down", "sinks"),
     "grows": ("grows", "gets bigger", "expands"),
     "shrinks": ("shrinks", "gets smaller", "contracts"),
-    "spins": ("spins", "rotates", "turns around"),
+    "spins": ("spins", "rotates", "twirls"),
     "blinks": ("blinks", "flashes", "flickers"),
     "bounces": ("bounces", "hops", "jumps"),
-    "circles": ("circles", "loops", "moves around"),
+    "circles": ("circles", "loops", "goes round"),
 }
 # Longer ones, for shapes with one motion: so that four shapes with two stay under 50 words.
 _LONG_MOTION_WORDS = {
@@ -83,7 +83,7 @@ _LONG_MOTION_WORDS = {
 
 
 def _choose(rng: np.random.Generator, items: Sequence) -> Any:
-    # Only `integers` and `random` are drawn from the generator: their streams are the same in all NumPy versions.
+    # Only `integers` and `random` are drawn: the streams that NumPy is least likely to change.
     return items[rng.integers(len(items))]
 
 
@@ -92,7 +92,7 @@ def _shuffled(rng: np.random.Generator, items: Iterable) -> list:
 
 
 def _is_sound(shapes: Sequence[Shape]) -> bool:
-    """Whether colour and form tell the shapes apart, none has the same motion twice, and every spin can be seen."""
+    """Whether colour and form tell the shapes apart, no motion comes twice, and every spin can be seen."""
     return (
         len({(shape.colour, shape.form) for shape in shapes}) == len(shapes)
         and all(len(set(shape.motions)) == len(shape.motions) for shape in shapes)
@@ -101,28 +101,27 @@ def _is_sound(shapes: Sequence[Shape]) -> bool:
 
 
 def _split_of(shapes: Sequence[Shape]) -> str:
-    """The one split in which these shapes may occur: a third of all contents each, whatever the size of the splits."""
+    """The one split in which these shapes may occur: each has a third of all that can be drawn."""
     content = sorted([shape.colour, shape.form, *shape.motions] for shape in shapes)
     return SPLITS[int(hashlib.sha256(json.dumps(content).encode()).hexdigest(), 16) % len(SPLITS)]
 
 
-def _sample_shapes(rng: np.random.Generator) -> list[Shape]:
+def _sample_shapes(rng: np.random.Generator, count: int) -> list[Shape]:
     """Shapes still without places."""
     shapes = []
-    for _ in range(2 + rng.integers(3)):
+    for _ in range(count):
         motions = tuple(_choose(rng, MOTIONS) for _ in range(1 + (rng.random() < _SECOND_MOTION)))
-        shapes.append(
-            Shape(_choose(rng, list(COLOURS)), _choose(rng, FORMS), _choose(rng, list(SIZES)), motions)
-        )
+        colour, form, size = (_choose(rng, list(options)) for options in (COLOURS, FORMS, SIZES))
+        shapes.append(Shape(colour, form, size, motions))
     return shapes
 
 
 def _free_places(shape: Shape, others: Sequence[Shape]) -> np.ndarray:
-    """The centres `(N, 2)` from which a shape stays within the frame and at first lies on none of the others."""
-    path = path_of(shape.motions, shape.size)
-    reach = REACH * path.radii[:, None]
-    first = np.ceil((reach - path.offsets).max(axis=0)).astype(int)
-    last = np.floor((FRAME_SIZE - 1 - reach - path.offsets).min(axis=0)).astype(int)
+    """The centres `(N, 2)` from which a shape stays within the frame and at first lies on no other."""
+    trajectory = trajectory_of(shape.motions, shape.size)
+    reach = REACH * trajectory.radii[:, None] + _GAP
+    first = np.ceil((reach - trajectory.offsets).max(axis=0)).astype(int)
+    last = np.floor((FRAME_SIZE - 1 - reach - trajectory.offsets).min(axis=0)).astype(int)
     places = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
     for other in others:
         apart = REACH * (SIZES[shape.size] + SIZES[other.size]) + _GAP
@@ -131,13 +130,13 @@ def _free_places(shape: Shape, others: Sequence[Shape]) -> np.ndarray:
 
 
 def _occlusion(shape: Shape, places: np.ndarray, others: Sequence[Shape]) -> np.ndarray:
-    """In how many frames, summed over the others, the shape touches another if it starts at each of `places`."""
-    path = path_of(shape.motions, shape.size)
+    """In how many frames, summed over the others, a shape touches another, for each place it may start at."""
+    trajectory = trajectory_of(shape.motions, shape.size)
     touches = np.zeros(len(places), dtype=int)
     for other in others:
-        other_path = path_of(other.motions, other.size)
-        between = places[:, None] + path.offsets - (other_path.offsets + (other.x, other.y))
-        touches += ((between**2).sum(axis=2) < (path.radii + other_path.radii) ** 2).sum(axis=1)
+        other_trajectory = trajectory_of(other.motions, other.size)
+        between = places[:, None] + trajectory.offsets - (other_trajectory.offsets + (other.x, other.y))
+        touches += ((between**2).sum(axis=2) < (trajectory.radii + other_trajectory.radii) ** 2).sum(axis=1)
     return touches
 
 
@@ -155,8 +154,9 @@ def _place_shapes(rng: np.random.Generator, shapes: Sequence[Shape]) -> list[Sha
 
 
 def _sample_scene(rng: np.random.Generator, split: str) -> Scene:
+    count = _choose(rng, (2, 3, 4))
     while True:
-        shapes = _sample_shapes(rng)
+        shapes = _sample_shapes(rng, count)
         if _is_sound(shapes) and _split_of(shapes) == split:
             placed = _place_shapes(rng, shapes)
             if placed is not None:
@@ -183,8 +183,8 @@ def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
 def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split: str) -> Scene | None:
     """A scene with one difference, of the same split; None if there is none.
 
-    All shapes keep their places, except where the edited one would leave the frame or lie on another: it then starts
-    at the nearest place where it does not.
+    All shapes keep their places, except where the edited one would leave the frame or lie on another: it then
+    starts at the nearest place where it does not.
     """
     edits = ((i, edit) for i, shape in enumerate(scene.shapes) for edit in _edits(shape, difference))
     for i, edit in _shuffled(rng, edits):
@@ -194,15 +194,20 @@ def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split:
             places = _free_places(edit, others)
             if len(places) > 0:
                 x, y = places[((places - (edit.x, edit.y)) ** 2).sum(axis=1).argmin()]
-                return replace(
-                    scene, shapes=(*shapes[:i], replace(edit, x=int(x), y=int(y)), *shapes[i + 1 :])
-                )
+                placed = replace(edit, x=int(x), y=int(y))
+                return replace(scene, shapes=(*shapes[:i], placed, *shapes[i + 1 :]))
     return None
 
 
 def twin_of(split: str, index: int) -> int | None:
-    """The number of a video's near-twin: of three test videos in a row, the first two are twins. Otherwise None."""
+    """The number of a video's near-twin, if any: of every three test videos, the first two are twins."""
     return {0: index + 1, 1: index - 1}.get(index % 3) if split == "test" else None
+
+
+def _base_of(split: str, index: int) -> int:
+    """The number from which a video draws its random numbers: near-twins share one."""
+    twin = twin_of(split, index)
+    return index if twin is None else min(index, twin)
 
 
 def make_scene(split: str, index: int, seed: int = 0) -> Scene:
@@ -213,10 +218,9 @@ def make_scene(split: str, index: int, seed: int = 0) -> Scene:
         index (`int`): Number of the video within its split, from 0.
         seed (`int`, *optional*, defaults to 0): Seed of the benchmark.
     """
-    twin = twin_of(split, index)
-    base = index if twin is None else min(index, twin)
+    base = _base_of(split, index)
     rng = np.random.default_rng([seed, SPLITS.index(split), base])
-    if twin is None:
+    if twin_of(split, index) is None:
         return _sample_scene(rng, split)
     difference = DIFFERENCES[base // 3 % len(DIFFERENCES)]
     while True:
@@ -234,8 +238,8 @@ class Description:
     """What a caption says about a scene.
 
     Attributes:
-        shapes (`tuple[dict, ...]`): The attributes that are named of each shape, e.g. `{"colour": "red", "form":
-            "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order.
+        shapes (`tuple[dict, ...]`): The attributes that are named of each shape, e.g. `{"colour": "red",
+            "form": "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order.
         ground (`str`, *optional*): The ground if it is named.
     """
 
@@ -275,8 +279,7 @@ def make_captions(split: str, index: int, seed: int = 0) -> list[str]:
     """The four captions of the video with this number; arguments as for `make_scene`."""
     scene = make_scene(split, index, seed)
     # Near-twins draw the same words in the same order, so that their captions differ where their scenes do.
-    base = min(index, twin_of(split, index) or index)
-    rng = np.random.default_rng([seed, SPLITS.index(split), base, 1])
+    rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 1])
     return [_write_caption(rng, scene, *style) for style in _CAPTION_STYLES]
 
 
@@ -318,15 +321,15 @@ def recall_ceiling(counts: np.ndarray, k: int) -> float:
 
 
 def retrieval_ceiling(split: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far text-to-video retrieval within a split can go, given that captions can fit several of its videos.
+    """How far text-to-video retrieval in a split can go, given that captions can fit several of its videos.
 
     Args:
-        split (`datasets.Dataset`): Rows with a `"scene"`, such as `load_benchmark("moving_shapes", ...)["test"]`.
+        split (`datasets.Dataset`): Rows with a `"scene"`: `load_benchmark("moving_shapes", ...)["test"]`.
 
     Returns:
-        `dict`: `"fitting"`, how many videos of the split each caption fits, int64 of shape `(num_videos * 4,)`,
-        video by video; `"ambiguous"`, the share of captions that fit more than one; `"R@1"`, `"R@5"`, `"R@10"`, the
-        highest possible recall. Shares and recalls are from 0 to 1.
+        `dict`: `"fitting"`, how many videos of the split each caption fits, int64 of shape `(num_captions,)`,
+        video by video; `"ambiguous"`, the share of captions that fit more than one; `"R@1"`, `"R@5"` and
+        `"R@10"`, the highest possible recall. Shares and recalls are from 0 to 1.
     """
     scenes = [Scene.from_dict(row["scene"]) for row in split]
     counts = count_fitting([description for scene in scenes for description in describe(scene)], scenes)
@@ -343,7 +346,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
 
     Args:
         videos (`str`): Folder to draw the videos into, as `train/train_0000.mp4` and so on.
-        train, validation, test (`int`, *optional*, defaults to 2000, 200 and 300): Number of videos, at least 1.
+        train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): Number of videos, at least 1.
         seed (`int`, *optional*, defaults to 0): At least 0.
     """
 
@@ -367,7 +370,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
 
 
 class MovingShapes(datasets.GeneratorBasedBuilder):
-    """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others as they are."""
+    """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others alone."""
 
     # Raised with every change to a caption or a frame: videos of another version are not reused.
     VERSION = datasets.Version("1.0.0")
@@ -436,14 +439,12 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         def draw(path: Path) -> None:
             write_video(make_scene(*missing[path], self.config.seed), path)
 
-        # Threads do: NumPy and FFmpeg work outside the interpreter's lock. A process pool would need every user's
-        # script to have a main guard.
+        # Threads do, since NumPy and FFmpeg work outside the interpreter's lock. A pool of processes is no
+        # faster, and would need a main guard in every user's script.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                drawn = as_completed([pool.submit(draw, path) for path in missing])
-                for video in tqdm(
-                    drawn, "Drawing videos", total=len(missing), unit="video", disable=not missing
-                ):
+                videos = as_completed([pool.submit(draw, path) for path in missing])
+                for video in tqdm(videos, "Drawing", len(missing), unit="video", disable=not missing):
                     video.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -459,7 +460,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             return
         if found is not None or holds_videos:
             raise ValueError(
-                f"the folder {str(folder)!r} holds videos of {found or 'an unknown benchmark'}, not of {wanted}; "
+                f"the folder {str(folder)!r} holds videos of {found or 'unknown origin'}, not of {wanted}; "
                 "choose another folder for `videos`, or delete this one"
             )
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,11 @@
-"""Draws a `Scene` of moving shapes as uint8 frames, frame by frame the same on every machine, and writes it as an mp4.
+"""Draws a `Scene` of moving shapes as uint8 frames, the same on every machine, and writes them as an mp4.
 
-Coordinates are pixels, x to the right and y downwards, and a pixel's centre has whole coordinates. `NUM_FRAMES`
-frames of `FRAME_SIZE` x `FRAME_SIZE` pixels at `FPS` make a video.
+Coordinates are pixels, x to the right and y downwards, and a pixel's centre has whole coordinates.
 """
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 # Radius in pixels of the circle at the start of the video; the other forms are sized to look as large.
-SIZES = {"small": 8, "large": 13}
+SIZES = {"small": 9, "large": 14}
 FORMS = ("circle", "square", "triangle", "star", "cross", "ring")
 MOTIONS = (
     "moves left",
@@ -58,11 +57,9 @@ GROUNDS = tuple(f"{texture} {colour}" for texture in _TEXTURES for colour in _GR
 REACH = 1.35
 
 _TRAVEL = 32  # pixels of a move
-_GROWTH = 1.6
-_SHRINKAGE = 0.5
-_SPIN = (
-    8  # degrees a frame: 26 between 8 evenly sampled frames, under half of the star's 72 degrees of symmetry
-)
+_GROWTH = 1.5
+_SHRINKAGE = 0.55
+_SPIN = 8  # degrees a frame: 26 between 8 evenly sampled frames, less than half of the star's symmetry
 _BLINK = 3  # frames on, then as many off: 8 evenly sampled frames of 24 see on and off in turn
 _HOP = 22  # pixels
 _ORBIT = 13  # pixels, radius
@@ -76,7 +73,7 @@ class Shape:
         colour (`str`): One of `COLOURS`.
         form (`str`): One of `FORMS`.
         size (`str`): One of `SIZES`, as the video starts.
-        motions (`tuple[str, ...]`): One of `MOTIONS`, or two, one after the other, each for half of the video.
+        motions (`tuple[str, ...]`): One of `MOTIONS`, or two in turn, for half of the video each.
         x (`int`), y (`int`): Centre in the first frame, in pixels.
     """
 
@@ -90,7 +87,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one video shows: a ground, one of `GROUNDS`, and shapes, of which a later one lies over an earlier one."""
+    """What one video shows: one of `GROUNDS`, and shapes, of which a later one lies over an earlier one."""
 
     ground: str
     shapes: tuple[Shape, ...]
@@ -103,7 +100,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Path2D:
+class Trajectory:
     """How a shape moves, T = `NUM_FRAMES` frames: relative to its start, and whatever its form and colour.
 
     Attributes:
@@ -128,9 +125,9 @@ def _cosine(degrees: np.ndarray | float) -> np.ndarray:
     return _sine(np.asarray(degrees) + 90)
 
 
-@lru_cache(maxsize=None)
-def path_of(motions: tuple[str, ...], size: str) -> Path2D:
-    """The path of a shape of this size with these motions."""
+@cache
+def trajectory_of(motions: tuple[str, ...], size: str) -> Trajectory:
+    """The trajectory of a shape of this size with these motions."""
     frames = np.arange(NUM_FRAMES)
     x, y, angles = np.zeros((3, NUM_FRAMES))
     radii = np.full(NUM_FRAMES, float(SIZES[size]))
@@ -165,7 +162,7 @@ def path_of(motions: tuple[str, ...], size: str) -> Path2D:
             y += _ORBIT * (1 - _cosine(360 * done))
         else:
             raise ValueError(f"unknown motion {motion!r}; a motion is one of {', '.join(MOTIONS)}")
-    return Path2D(np.stack([x, y], axis=1), radii, angles, visible)
+    return Trajectory(np.stack([x, y], axis=1), radii, angles, visible)
 
 
 def _beyond_edges(x: np.ndarray, y: np.ndarray, inradius: np.ndarray, directions: range) -> np.ndarray:
@@ -174,7 +171,7 @@ def _beyond_edges(x: np.ndarray, y: np.ndarray, inradius: np.ndarray, directions
 
 
 def _signed_distance(form: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """About how many pixels (x, y), relative to the centre of an upright form, lies outside (negative: inside) it."""
+    """About how many pixels outside an upright form (negative: inside) x and y from its centre lie."""
     if form == "circle":
         return np.sqrt(x * x + y * y) - radius
     if form == "ring":
@@ -198,29 +195,29 @@ def draw_masks(scene: Scene) -> np.ndarray:
     """Draws where each shape is, whatever lies over it.
 
     Returns:
-        `np.ndarray` of shape `(num_shapes, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE)`, uint8: how much of a pixel the
-        shape covers, from 0 to 255.
+        `np.ndarray` of shape `(num_shapes, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE)`, uint8: how much of a pixel
+        the shape covers, from 0 to 255.
     """
     masks = np.zeros((len(scene.shapes), NUM_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
     for mask, shape in zip(masks, scene.shapes, strict=True):
-        path = path_of(shape.motions, shape.size)
-        centres = path.offsets + (shape.x, shape.y)
-        reach = REACH * path.radii[:, None] + 1
+        trajectory = trajectory_of(shape.motions, shape.size)
+        centres = trajectory.offsets + (shape.x, shape.y)
+        reach = REACH * trajectory.radii[:, None] + 1
         left, top = np.maximum(np.floor((centres - reach).min(axis=0)), 0).astype(int)
         right, bottom = np.minimum(np.ceil((centres + reach).max(axis=0)), FRAME_SIZE - 1).astype(int) + 1
         # (T, 1, width) and (T, height, 1), relative to the centre
         x = np.arange(left, right)[None, None, :] - centres[:, 0, None, None]
         y = np.arange(top, bottom)[None, :, None] - centres[:, 1, None, None]
-        cosine, sine = _cosine(path.angles)[:, None, None], _sine(path.angles)[:, None, None]
+        cosine, sine = _cosine(trajectory.angles)[:, None, None], _sine(trajectory.angles)[:, None, None]
         distance = _signed_distance(
-            shape.form, cosine * x + sine * y, cosine * y - sine * x, path.radii[:, None, None]
+            shape.form, cosine * x + sine * y, cosine * y - sine * x, trajectory.radii[:, None, None]
         )
-        coverage = np.clip(0.5 - distance, 0, 1) * path.visible[:, None, None]
+        coverage = np.clip(0.5 - distance, 0, 1) * trajectory.visible[:, None, None]
         mask[:, top:bottom, left:right] = np.rint(255 * coverage)
     return masks
 
 
-@lru_cache(maxsize=None)
+@cache
 def _draw_ground(ground: str) -> np.ndarray:
     """The ground as uint16 `(FRAME_SIZE, FRAME_SIZE, 3)`."""
     texture, _, colour = ground.partition(" ")
@@ -247,7 +244,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
     for shape, mask in zip(scene.shapes, draw_masks(scene), strict=True):
         covered = mask > 0
         coverage = mask[covered][:, None].astype(np.uint16)
-        # In whole numbers, so that no rounding differs between machines: at most 255 * 255 + 127, which uint16 holds.
+        # In whole numbers, so that no rounding differs between machines; 255 * 255 + 127 fits in 16 bits.
         colour = np.uint16(COLOURS[shape.colour])
         frames[covered] = (frames[covered] * (255 - coverage) + colour * coverage + 127) // 255
     return frames.astype(np.uint8)
@@ -261,7 +258,8 @@ def write_video(scene: Scene, path: str | os.PathLike) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with av.open(str(unfinished), "w", format="mp4") as container:
-            options = {"preset": "veryfast", "crf": "16", "threads": "1"}
+            # Without `mbtree`: with it, what x264 writes can vary from run to run, even in a single thread.
+            options = {"preset": "veryfast", "crf": "16", "threads": "1", "mbtree": "0"}
             stream = container.add_stream("libx264", rate=FPS, options=options)
             stream.width = stream.height = FRAME_SIZE
             stream.pix_fmt = "yuv420p"

@@ -1,0 +1,42 @@
+# The commands people type. The first of them makes a virtual environment in .venv and installs the package there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+# Waiting OpenMP threads that spin slow a busy machine down many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install demo test check clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/.installed  ## make .venv with everything that development needs
+
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(RUN)/model/model.safetensors  ## draw videos, train a tiny model, evaluate it, index the test videos, search
+	$(BIN)/python examples/evaluate.py --model $(RUN)/model --recipe $(RUN)/recipe.yaml --output $(RUN)/test.json
+	$(BIN)/pig index data/moving_shapes/test --model $(RUN)/model --index $(RUN)/videos.lance
+	$(BIN)/python examples/search_videos.py --index $(RUN)/videos.lance --recipe $(RUN)/recipe.yaml --output $(RUN)/answers.png
+
+$(RUN)/model/model.safetensors: | $(VENV)/.installed
+	$(BIN)/python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output $(RUN)
+
+test: install  ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+check: install  ## what is wrong with style, types and spelling?
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/typos
+	$(BIN)/mypy
+
+clean:  ## remove the environment, the demo's videos and its run
+	rm -rf $(VENV) data/moving_shapes $(RUN)

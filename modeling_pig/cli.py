@@ -1,0 +1,114 @@
+"""The `pig` command: index a folder of videos, and search it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+EXIT_ERROR = 1  # nothing was done; standard error says why
+EXIT_SET_ASIDE = 3  # done, but for files that were set aside
+
+app = typer.Typer(
+    help="Search videos with a sentence.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos (mp4, mov, mkv, webm, avi), or one file.")],
+    model: Annotated[str, typer.Option(help="Model folder, or its name on the Hub.")],
+    index: Annotated[str, typer.Option(help="The index's folder, made if it is not there.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos a forward pass.")] = 16,
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; chosen by default.")] = None,
+) -> None:
+    """Encode every video of a folder into an index. Videos that are there already are replaced."""
+    with _one_line_errors():
+        from tqdm import tqdm
+
+        from modeling_pig import PigVideoModel
+
+        from .retrieval.encode import encode_videos, find_videos, load_pretrained, model_fingerprint
+        from .retrieval.index import IndexInfo, VideoIndex
+
+        paths = find_videos(folder)
+        video_model, processor = load_pretrained(PigVideoModel, model)
+        if video_model.config.framework == "single_tower":
+            raise ValueError(f"{model} is a single-tower model: it has no one vector a video that could be indexed.")
+        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        store = VideoIndex(index, IndexInfo(name, model_fingerprint(model), video_model.config.projection_dim))
+
+        failures: list = []
+        encoded = 0
+        with tqdm(total=len(paths), desc="indexing", unit="video") as progress:
+            for batch in encode_videos(video_model, processor, paths, failures, batch_size, workers):
+                store.upsert(batch.paths, batch.embeds, batch.durations)
+                encoded += len(batch.paths)
+                progress.update(encoded + len(failures) - progress.n)
+            progress.update(len(paths) - progress.n)
+        for failure in failures:
+            typer.echo(f"set aside: {failure}", err=True)
+        if encoded == 0:
+            store.drop_if_new()
+            raise ValueError(f"none of the {len(paths)} videos in {folder} can be decoded")
+        store.optimize()
+        typer.echo(f"indexed {encoded} of {len(paths)} videos; {index} holds {len(store)}")
+    if failures:
+        raise typer.Exit(EXIT_SET_ASIDE)
+
+
+@app.command()
+def search(
+    sentence: Annotated[str, typer.Argument(help="What to look for.")],
+    index: Annotated[str, typer.Option(help="An index that `pig index` made.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 10,
+    model: Annotated[str | None, typer.Option(help="The model that made the index, if it has moved.")] = None,
+) -> None:
+    """Rank an index's videos for a sentence."""
+    with _one_line_errors():
+        from .retrieval.search import VideoSearcher
+
+        if not sentence.strip():
+            raise ValueError("the sentence is empty: say what to look for")
+        searcher = VideoSearcher.from_pretrained(model, index)
+        results = searcher.search(sentence, k)
+        if len(results) < k:
+            typer.echo(f"note: {k} answers were asked for, the index holds {len(results)} videos", err=True)
+        print_results(results)
+
+
+def print_results(results, captions: dict[str, str] | None = None) -> None:
+    """A table of ranked answers: rank, score, file and, where known, its caption."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("file", overflow="fold")
+    if captions:
+        table.add_column("caption")
+    for result in results:
+        cells = [str(result.rank), f"{result.score:.3f}", result.path]
+        table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
+    # File names may hold brackets, which are no markup; and in a pipe nothing is folded.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(markup=False, highlight=False, width=width).print(table)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns errors that a user can act on into one line and exit status 1; anything else is a fault of ours."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(EXIT_ERROR) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""A whole run from one file (`recipe`), its batches (`data`), and the loop on Accelerate (`loop`)."""

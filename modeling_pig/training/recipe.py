@@ -1,0 +1,169 @@
+"""The recipe of a training run: typed, read from YAML, overridable from the command line."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+
+Positive = Annotated[int, Ge(1)]
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+
+@dataclass
+class DataRecipe:
+    """What to train on. `options` are those of the benchmark (sizes, seed)."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    benchmark: str
+    videos: str  # folder of the video files; moving_shapes draws them there
+    options: dict[str, Any] = field(default_factory=dict)
+    max_text_tokens: Annotated[int, Ge(3), Le(77)] = 50  # longer captions are cut
+    num_workers: Annotated[int, Ge(0)] = 4  # decoding processes beside each training process
+
+
+@dataclass
+class ModelRecipe:
+    """Where the weights start: `clip` from the CLIP checkpoint `clip`, `scratch` from random ones.
+
+    A start from scratch needs `config`: the fields of `PigConfig`, or a JSON file that holds them, named relative to
+    the recipe's folder. `overrides` are further fields (for `clip` also those of `PigVisionConfig` that CLIP lacks).
+    """
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    init: Literal["clip", "scratch"] = "clip"
+    clip: str = "openai/clip-vit-base-patch32"
+    config: str | dict[str, Any] | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OptimizerRecipe:
+    """AdamW. Biases, layer norms and logit_scale are not decayed."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    learning_rate: Annotated[float, Gt(0)] = 3e-6
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class TrainingRecipe:
+    """How long, in which batches. `batch_size` counts the videos of all processes together."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    batch_size: Annotated[int, Ge(2)] = 128
+    epochs: Positive = 100
+    warmup_ratio: Annotated[float, Ge(0), Le(1)] = 0.01
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    seed: int = 42
+
+
+@dataclass
+class EvaluationRecipe:
+    """The validation split chooses the checkpoint that is kept: highest sum of text-to-video R@1, R@5 and R@10."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    every_epochs: Positive = 1
+    batch_size: Positive = 16
+
+
+@dataclass
+class Recipe:
+    """One whole run."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    data: DataRecipe
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """Reads a recipe.
+
+        Args:
+            path (`str` or `Path`): the YAML file. A file named in `model.config` is read into the recipe.
+            overrides (`Sequence[str]`): `section.key=value`, the value in YAML.
+
+        Raises:
+            ValueError: one line on what is wrong: the file, a key that does not exist (with the nearest that does), or
+                a value that does not fit.
+        """
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise ValueError(f"The recipe {path} holds no sections (data, model, optimizer, training, evaluation).")
+        for override in overrides:
+            _apply_override(tree, override)
+        _refuse_unknown_keys(cls, tree)
+        try:
+            recipe = TypeAdapter(cls).validate_python(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            seen = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+            raise ValueError(f"The recipe's {key}: {first['msg']}{seen}.") from error
+        if isinstance(recipe.model.config, str):
+            recipe.model.config = _read_config(Path(path).parent / recipe.model.config)
+        if recipe.model.init == "scratch" and recipe.model.config is None:
+            raise ValueError("The recipe's model.init is scratch: model.config must give the model's shape.")
+        return recipe
+
+    def save(self, path: str | Path) -> None:
+        """Writes the recipe as it was run, as YAML."""
+        plain = TypeAdapter(dict).dump_python(asdict(self), mode="json")
+        Path(path).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"The recipe's model.config, {path}, cannot be read: {error.strerror}.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The recipe's model.config, {path}, is not JSON: {error}.") from error
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not sections:
+        raise ValueError(f"An override is section.key=value, like training.epochs=5; got {override!r}.")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"{override!r} overrides inside {section!r}, which is no section.")
+    tree[name] = yaml.safe_load(value)
+
+
+def _refuse_unknown_keys(recipe_class: type, tree: Mapping, prefix: str = "") -> None:
+    known = {f.name: f.type for f in fields(recipe_class)}
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"The recipe has an unknown key {prefix}{key}: did you mean {prefix}{near}?")
+        if is_dataclass(known[key]) and isinstance(value, Mapping):
+            _refuse_unknown_keys(known[key], value, f"{prefix}{key}.")
+
+
+__all__ = ["Recipe"]

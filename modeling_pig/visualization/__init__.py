@@ -1,0 +1,1 @@
+"""Pictures for people: ranked answers as rows of frames."""

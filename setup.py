@@ -1,0 +1,46 @@
+"""Metadata of the package. The version is that of `modeling_pig/__init__.py`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_pig/__init__.py").read_text(encoding="utf-8")).group(1)
+
+EXTRAS = {
+    # training and evaluation on benchmarks
+    "train": ["accelerate>=1.10", "datasets>=4.0", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
+    # the index behind `pig index` and `pig search`
+    "search": ["lancedb>=0.30", "pyarrow>=16"],
+}
+TOOLS = ["mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "typos>=1.28"]
+EXTRAS["dev"] = [*EXTRAS["train"], *EXTRAS["search"], *TOOLS]
+
+setup(
+    name="modeling-pig",
+    version=VERSION,
+    description="Text-to-video retrieval with pseudo-queries (PIG, the Hybrid-Tower paper)",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["modeling_pig", "modeling_pig.*"]),
+    package_data={"modeling_pig": ["py.typed"]},
+    install_requires=[
+        "av>=14",
+        "huggingface_hub>=1.0",
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "rich>=13",
+        "safetensors>=0.5",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "tqdm>=4.66",
+        "transformers>=5.23,<6",
+        "typer>=0.15",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["pig=modeling_pig.cli:app"]},
+)

@@ -1,0 +1,100 @@
+"""Shared fixtures: a tiny model with its processor, in memory and saved to a folder."""
+
+import os
+import socket
+
+
+# Before torch is imported: two threads that spin while they wait slow each other and parallel tests down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> CLIPTokenizer:
+    words = "a small large red blue green circle square star ring moves left right up down spins and then".split()
+    tokenizer = CLIPTokenizer().train_new_from_iterator([words], vocab_size=400)
+    tokenizer.model_max_length = 77
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_config(tokenizer):
+    """A function that makes a tiny configuration; its arguments are those of `PigConfig`."""
+
+    def make(vision_config: dict | None = None, **kwargs) -> PigConfig:
+        text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        special_tokens = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        vision = {
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_frames": 4,
+            **(vision_config or {}),
+        }
+        defaults = {"projection_dim": 32, "num_selected_patches": 5}
+        return PigConfig(text_config={**text, **special_tokens}, vision_config=vision, **{**defaults, **kwargs})
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config):
+    """A function that makes a tiny model with random weights, in evaluation mode."""
+
+    def make(**kwargs) -> PigForRetrieval:
+        torch.manual_seed(0)
+        return PigForRetrieval(make_config(**kwargs)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer) -> PigProcessor:
+    return PigProcessor(PigVideoProcessor(size={"height": 32, "width": 32}, num_frames=4), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_config, processor, tmp_path_factory) -> str:
+    """A folder with a tiny model and its processor, as `save_pretrained` writes them."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    PigForRetrieval(make_config()).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def batch(make_config) -> dict[str, torch.Tensor]:
+    """Three texts, the last of them padded, and three clips of four frames."""
+    generator = torch.Generator().manual_seed(1)
+    text = make_config().text_config
+    input_ids = torch.randint(3, text.vocab_size, (3, 9), generator=generator)
+    input_ids[:, 0] = text.bos_token_id
+    input_ids[:2, -1] = text.eos_token_id
+    input_ids[2, 5:] = text.eos_token_id
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[2, 6:] = 0
+    pixels = torch.randn(3, 4, 3, 32, 32, generator=generator)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values_videos": pixels}
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

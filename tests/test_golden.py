@@ -1,0 +1,133 @@
+"""The numbers of the reference implementation: outputs, losses and gradients of the authors' code (tests/golden)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPConfig
+
+from modeling_pig import PigConfig, PigForRetrieval
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Their names -> ours, in this order; what stands before a CLIP name is dropped.
+RENAMED = [
+    ("encoder.clipmodel.", ""),
+    ("embeddings.added_cls", "embeddings.global_embedding"),
+    ("embeddings.cls_in_frames", "embeddings.frame_embedding"),
+    ("generator.bos_tokens", "generator.bos_embedding"),
+    ("generator.query_tokens", "generator.eos_embedding"),
+    ("clip_reconstructor.embeddings.", ""),
+    ("clip_reconstructor.encoder.", ""),
+    ("clip_reconstructor.video_mapper", "input_projection"),
+    ("clip_reconstructor.", ""),
+    ("fusioner.cross_attn.", "interaction."),
+    ("fusioner.", "interaction."),
+]
+
+
+def our_name(name: str) -> str:
+    for theirs, ours in RENAMED:
+        name = name.replace(theirs, ours)
+    return name
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / "golden.safetensors")
+
+
+@pytest.fixture(scope="module")
+def inputs(golden) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": golden["inputs/text_input_ids"],
+        "attention_mask": golden["inputs/text_input_mask"],
+        "pixel_values_videos": golden["inputs/video"],
+    }
+
+
+def load_reference(**kwargs) -> PigForRetrieval:
+    clip_config = CLIPConfig.from_pretrained(GOLDEN / "tiny_clip")
+    model = PigForRetrieval(PigConfig.from_clip_config(clip_config, num_frames=4, num_selected_patches=5, **kwargs))
+    checkpoint = torch.load(GOLDEN / "model_best.pt", weights_only=True)
+    state = {our_name(name): value for name, value in checkpoint.items() if not name.endswith("position_ids")}
+    missing, _ = model.load_state_dict(state, strict=False)
+    assert not missing
+    return model.eval()
+
+
+def assert_close(seen: torch.Tensor, expected: torch.Tensor):
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("prefix", "settings"),
+    [
+        ("", {}),
+        ("variant_nobos/", {"generator_use_bos": False}),
+        ("variant_mean/", {"selector_head_reduction": "mean"}),
+    ],
+)
+def test_every_output_equals_the_reference(golden, inputs, prefix, settings, implementation):
+    model = load_reference(**settings)
+    model.set_attn_implementation(implementation)
+    with torch.inference_mode():
+        outputs = model(**inputs, return_loss=True, output_selection=True)
+        video, text = outputs.vision_model_output, outputs.text_model_output
+        all_tokens = model.visual_projection(model.vision_model.post_layernorm(video.last_hidden_state))
+        vision = model.vision_model(inputs["pixel_values_videos"], output_class_attention=True)
+        cosines = outputs.logits_per_text / model.logit_scale.exp()
+        text_tokens = model.text_projection(text.last_hidden_state)
+
+    def reference(name: str) -> torch.Tensor:
+        return golden[f"{prefix}outputs/{name}"]
+
+    # Their positions count every token, ours the patches: 4 video tokens, then frames of 1 + 16 tokens.
+    frame, patch = (reference("selector_topk_indices") - 4) // 17, (reference("selector_topk_indices") - 4) % 17 - 1
+    assert torch.equal(outputs.selected_patches, frame * 16 + patch)
+    assert_close(outputs.selection_scores, reference("selector_scores").topk(5).values)
+    assert_close(vision.class_attention, reference("cls_attention_last"))
+    assert_close(video.context_embeds[:, 0], reference("video_feats"))
+    assert_close(video.context_embeds, reference("fusioner_selected_video_feats"))
+    selected = all_tokens.gather(1, reference("selector_topk_indices")[..., None].expand(-1, -1, 32))
+    assert_close(torch.cat([video.context_embeds, selected], dim=1), reference("generator_selected_video_feats"))
+    assert_close(video.pseudo_query_embeds, reference("generated_global_text_feats"))
+    assert_close(video.pooler_output, reference("final_video_feats"))
+    assert_close(outputs.video_embeds, reference("final_video_embeds"))
+    assert_close(text.pooler_output, reference("text_feats"))
+    assert_close(outputs.text_embeds, reference("text_embeds"))
+    assert_close(text_tokens, reference("text_all_feats"))
+    assert_close(cosines, reference("text_embeds") @ reference("final_video_embeds").t())
+    assert_close(outputs.retrieval_loss, reference("retrieval_loss"))
+    assert_close(outputs.reconstruction_loss, reference("generation_loss"))
+    assert_close(outputs.loss, reference("loss"))
+    if not prefix:
+        assert_close(all_tokens, reference("video_all_feats"))
+
+
+def test_every_gradient_equals_the_reference(golden, inputs):
+    model = load_reference()
+    model(**inputs, return_loss=True).loss.backward()
+    gradients = {our_name(name.removeprefix("grads/")): g for name, g in golden.items() if name.startswith("grads/")}
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == gradients.keys()
+    for name, expected in gradients.items():
+        seen = parameters[name].grad
+        if name.endswith("k_proj.bias"):  # zero in exact arithmetic
+            assert seen.abs().max() < 1e-5
+        else:
+            assert (seen - expected).norm() <= 1e-4 * expected.norm(), name
+
+
+def test_two_tower_equals_the_reference_also_with_another_number_of_frames(golden, inputs):
+    model = load_reference(framework="two_tower")
+    with torch.inference_mode():
+        outputs = model(**inputs, return_loss=True)
+        longer = model.get_video_features(golden["inputs/video_6frames"]).pooler_output
+    assert_close(outputs.video_embeds, golden["twotower/outputs/video_embeds"])
+    assert_close(outputs.loss, golden["twotower/outputs/retrieval_loss"])
+    longer = torch.nn.functional.normalize(longer, dim=-1)
+    assert_close(longer, golden["twotower/outputs/video_embeds_6frames"])

@@ -1,0 +1,387 @@
+"""The model's own contract: attention pattern, frameworks, initialisation, saving and loading."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
+from modeling_pig.modeling_pig import PigVisionAttention
+
+
+FRAMEWORKS = ["hybrid", "two_tower", "single_tower"]
+
+
+def pattern_mask(num_video_tokens: int, num_frames: int, tokens_per_frame: int) -> torch.Tensor:
+    """(N, N), True where a token may attend, written down token by token."""
+    owner = [-1] * num_video_tokens + [frame for frame in range(num_frames) for _ in range(tokens_per_frame)]
+    return torch.tensor([[row == -1 or column in (-1, row) for column in owner] for row in owner])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(("num_globals", "num_frames", "tokens_per_frame"), [(3, 4, 17), (0, 1, 16), (2, 5, 1)])
+def test_structured_attention_equals_dense_attention_under_the_mask(
+    make_config, implementation, num_globals, num_frames, tokens_per_frame
+):
+    torch.manual_seed(0)
+    config = make_config(vision_config={"num_global_tokens": num_globals}).vision_config
+    config._attn_implementation = implementation
+    attention = PigVisionAttention(config).eval()
+    num_tokens = 1 + num_globals + num_frames * tokens_per_frame
+    hidden_states = torch.randn(2, num_tokens, config.hidden_size)
+    output, weights, class_attention = attention(
+        hidden_states, num_frames, output_attentions=True, output_class_attention=True
+    )
+
+    query, key, value = (
+        projection(hidden_states).view(2, num_tokens, 4, 12).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    scores = query @ key.transpose(-1, -2) / 12**0.5
+    mask = pattern_mask(1 + num_globals, num_frames, tokens_per_frame)
+    dense = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    expected = attention.out_proj((dense @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(class_attention, dense[:, :, 0], atol=1e-5, rtol=1e-5)
+    if implementation == "eager":
+        torch.testing.assert_close(weights, dense, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def clip(make_config) -> CLIPModel:
+    config = make_config()
+    torch.manual_seed(3)
+    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    for sub_config in (text, vision):
+        sub_config.pop("model_type")
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)).eval()
+    for parameter in model.parameters():  # away from the zeros and ones of a fresh start
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def clip_folder(clip, tmp_path) -> str:
+    clip.save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+def test_one_frame_without_extra_tokens_is_clip(clip, clip_folder):
+    model = PigForRetrieval.from_clip(
+        clip_folder, num_frames=1, num_global_tokens=0, use_frame_tokens=False, framework="two_tower"
+    ).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = clip.get_image_features(pixels).pooler_output
+        seen = model.get_video_features(pixels.unsqueeze(1)).pooler_output
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_start_from_clip_uses_every_weight(clip, clip_folder):
+    model = PigForRetrieval.from_clip(clip_folder, num_frames=4, num_selected_patches=5)
+    state = model.state_dict()
+    for name, value in clip.state_dict().items():
+        assert torch.equal(state[name], value), name
+    text = clip.text_model
+    for name, value in text.encoder.layers.state_dict().items():
+        assert torch.equal(state[f"generator.layers.{name}"], value)
+    assert torch.equal(state["generator.final_layer_norm.weight"], text.final_layer_norm.weight)
+    assert torch.equal(state["generator.text_projection.weight"], clip.text_projection.weight)
+    assert torch.equal(state["generator.position_embedding.weight"], text.embeddings.position_embedding.weight)
+    tokens = text.embeddings.token_embedding.weight
+    assert torch.equal(state["generator.bos_embedding"], tokens[clip.config.text_config.bos_token_id])
+    assert torch.equal(state["generator.eos_embedding"], tokens[clip.config.text_config.eos_token_id])
+    embeddings = model.vision_model.embeddings
+    assert torch.equal(embeddings.frame_embedding, clip.vision_model.embeddings.class_embedding)
+    assert not embeddings.temporal_embedding.any()
+    assert torch.equal(model.interaction.q_proj.weight, torch.eye(32))
+
+
+def test_old_clip_checkpoints_with_a_wrong_end_token_start_right(clip, tmp_path):
+    clip.config.text_config.eos_token_id, clip.config.text_config.bos_token_id = 2, 0
+    clip.save_pretrained(tmp_path)
+    model = PigForRetrieval.from_clip(str(tmp_path), num_frames=4)
+    last = clip.config.text_config.vocab_size - 1
+    assert model.config.text_config.eos_token_id == last
+    assert torch.equal(model.generator.eos_embedding, clip.text_model.embeddings.token_embedding.weight[last])
+
+
+def test_start_from_clip_refuses_an_unknown_field(clip_folder):
+    with pytest.raises(ValueError, match="no field num_frame"):
+        PigForRetrieval.from_clip(clip_folder, num_frame=3)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_forward_of_every_framework(make_model, batch, framework):
+    model = make_model(framework=framework)
+    outputs = model(**batch, return_loss=True, output_selection=True)
+    assert outputs.logits_per_text.shape == (3, 3)
+    assert torch.equal(outputs.logits_per_video, outputs.logits_per_text.t())
+    assert outputs.loss.isfinite()
+    assert (outputs.reconstruction_loss is not None) == (framework == "hybrid")
+    assert (outputs.selected_patches is not None) == (framework == "hybrid")
+    assert model(**batch).selected_patches is None
+    assert not any(name.startswith("generator") for name in model.state_dict()) or framework == "hybrid"
+    outputs.loss.backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+def test_total_loss_is_the_weighted_sum(make_model, batch):
+    outputs = make_model(reconstruction_loss_weight=0.25)(**batch, return_loss=True)
+    torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + 0.25 * outputs.reconstruction_loss)
+
+
+def test_single_tower_scores_each_pair_as_the_interaction_with_the_real_query(make_model, batch):
+    model = make_model(framework="single_tower")
+    with torch.inference_mode():
+        outputs = model(**batch)
+        context = model.get_video_features(batch["pixel_values_videos"]).context_embeds
+        for row, text in enumerate(outputs.text_embeds):
+            for column in range(3):
+                video = model.interaction(text[None, None], context[column : column + 1])[0, 0]
+                cosine = torch.nn.functional.cosine_similarity(text, video, dim=0)
+                torch.testing.assert_close(outputs.logits_per_text[row, column], model.logit_scale.exp() * cosine)
+
+
+def test_interaction_starts_as_attention_pooling(make_model):
+    interaction = make_model().interaction
+    query, context = torch.randn(2, 1, 32), torch.randn(2, 6, 32)
+
+    def norm(states):
+        return torch.nn.functional.layer_norm(states, (32,))
+
+    weights = (norm(query) @ norm(context).transpose(1, 2) / 32**0.5).softmax(-1)
+    pooled = norm(weights @ norm(context))
+    torch.testing.assert_close(interaction(query, context), norm(2 * pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_selection_is_the_top_of_the_class_attention_over_the_clip(make_model, batch):
+    model = make_model()
+    with torch.inference_mode():
+        outputs = model(**batch, output_selection=True)
+        attention = model.vision_model(batch["pixel_values_videos"], output_class_attention=True).class_attention
+    num_patches = 16
+    for clip_number in range(3):
+        scores = {}
+        for frame in range(4):
+            for patch in range(num_patches):
+                token = 4 + frame * (1 + num_patches) + 1 + patch
+                scores[frame * num_patches + patch] = attention[clip_number, :, token].max().item()
+        best = sorted(scores, key=scores.get, reverse=True)[:5]
+        assert outputs.selected_patches[clip_number].tolist() == best
+
+
+def test_padding_does_not_change_a_text(make_model, batch):
+    model = make_model()
+    with torch.inference_mode():
+        padded = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[2]
+        alone = model.get_text_features(batch["input_ids"][2:, :6]).pooler_output[0]
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 12])
+def test_any_number_of_frames(make_model, num_frames):
+    features = make_model().get_video_features(torch.randn(2, num_frames, 3, 32, 32))
+    assert features.context_embeds.shape == (2, 1 + 3 + num_frames, 32)
+    assert features.pooler_output.isfinite().all()
+
+
+def test_order_of_frames_matters_once_the_temporal_embedding_is_trained(make_model):
+    model = make_model()
+    pixels = torch.randn(1, 4, 3, 32, 32)
+    with torch.inference_mode():
+        same = model.get_video_features(pixels.flip(1)).context_embeds[:, 0]
+        torch.testing.assert_close(model.get_video_features(pixels).context_embeds[:, 0], same, atol=1e-5, rtol=1e-5)
+        torch.nn.init.normal_(model.vision_model.embeddings.temporal_embedding, std=0.5)
+        forward = model.get_video_features(pixels).pooler_output
+        backward = model.get_video_features(pixels.flip(1)).pooler_output
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_frames_of_another_size(make_model):
+    model = make_model()
+    pixels = torch.randn(1, 4, 3, 64, 48)
+    with pytest.raises(ValueError, match="64 x 48 pixels, the model reads 32 x 32"):
+        model.get_video_features(pixels)
+    features = model.get_video_features(pixels, interpolate_pos_encoding=True)
+    assert features.last_hidden_state.shape == (1, 4 + 4 * (1 + 8 * 6), 48)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 32, 32), (1, 4, 1, 32, 32), (1, 0, 3, 32, 32)])
+def test_pixels_of_a_wrong_shape_are_refused(make_model, shape):
+    with pytest.raises(ValueError, match="pixel_values_videos"):
+        make_model().get_video_features(torch.zeros(shape))
+
+
+def test_more_frames_than_the_generator_has_positions_are_refused(make_model):
+    model = make_model(generator_max_position_embeddings=20)
+    with pytest.raises(ValueError, match="use at most 9 frames"):
+        model.get_video_features(torch.zeros(1, 10, 3, 32, 32))
+    model.get_video_features(torch.zeros(1, 9, 3, 32, 32))
+
+
+def test_loss_needs_as_many_texts_as_videos(make_model, batch):
+    batch["pixel_values_videos"] = batch["pixel_values_videos"][:2]
+    with pytest.raises(ValueError, match="got 3 texts and 2 videos"):
+        make_model()(**batch, return_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"framework": "three_tower"}, "three_tower"),
+        ({"selector_head_reduction": "sum"}, "sum"),
+        ({"generator_use_projection": False, "projection_dim": 16}, "must equal projection_dim"),
+        ({"interaction_num_attention_heads": 5}, "multiple of interaction_num_attention_heads"),
+        ({"generator_max_position_embeddings": 10}, "generator_max_position_embeddings"),
+        ({"num_selected_patches": -1}, "num_selected_patches"),
+        ({"vision_config": {"num_frames": 0}}, "num_frames"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(make_config, settings, message):
+    with pytest.raises(Exception, match=message):
+        make_config(**settings)
+
+
+VARIANTS = [
+    {},
+    {"framework": "two_tower"},
+    {"framework": "single_tower"},
+    {"generator_learnable_ends": False},
+    {"generator_use_bos": False, "generator_use_projection": False},
+    {"vision_config": {"use_frame_tokens": False, "num_global_tokens": 0}},
+]
+
+
+def tensors_of(model) -> dict[str, torch.Tensor]:
+    """Every parameter and every buffer, also those that are not saved."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+@pytest.mark.parametrize("half", [PigForRetrieval, PigVideoModel, PigTextModel])
+def test_save_and_load_keeps_every_parameter_and_buffer(make_config, tmp_path, half, settings):
+    config = make_config(**settings)
+    model = half(config.text_config if half is PigTextModel else config)
+    for tensor in tensors_of(model).values():
+        if tensor.is_floating_point():
+            tensor.data += torch.randn_like(tensor)
+    model.save_pretrained(tmp_path)
+    loaded, info = half.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    expected, seen = tensors_of(model), tensors_of(loaded)
+    assert seen.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(seen[name], tensor), name
+
+
+@pytest.mark.parametrize("half", [PigTextModel, PigVideoModel])
+def test_a_half_loads_from_the_whole(make_model, tmp_path, half, batch):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    loaded, info = half.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in loaded.state_dict().items())
+    with torch.inference_mode():
+        if half is PigTextModel:
+            seen = loaded(batch["input_ids"], batch["attention_mask"]).text_embeds
+            expected = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+        else:
+            seen = loaded(batch["pixel_values_videos"]).video_embeds
+            expected = model.get_video_features(batch["pixel_values_videos"]).pooler_output
+    torch.testing.assert_close(seen, expected, atol=1e-6, rtol=1e-6)
+
+
+LOAD_TEXT_HALF = """
+import resource, sys
+import torch
+from modeling_pig import PigTextModel
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+PigTextModel.from_pretrained(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_text_half_does_not_read_the_video_half_into_memory(make_config, tmp_path):
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4}
+    PigForRetrieval(make_config(vision_config=vision)).save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").stat().st_size
+    assert whole > 200e6
+    command = [sys.executable, "-c", LOAD_TEXT_HALF, str(tmp_path)]
+    growth = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # KiB
+    assert growth * 1024 < whole / 4
+
+
+def test_weights_that_a_checkpoint_lacks_are_initialised_as_on_a_fresh_start(make_model, tmp_path):
+    two_tower = make_model(framework="two_tower")
+    two_tower.save_pretrained(tmp_path)
+    loaded, info = PigForRetrieval.from_pretrained(tmp_path, framework="hybrid", output_loading_info=True)
+    assert {name.split(".")[0] for name in info["missing_keys"]} == {"generator", "interaction"}
+    assert torch.equal(loaded.interaction.k_proj.weight, torch.eye(32))
+    assert not loaded.interaction.k_proj.bias.any()
+    assert torch.equal(loaded.generator.final_layer_norm.weight, torch.ones(32))
+    assert 0.01 < loaded.generator.eos_embedding.std() < 0.03
+    assert all(tensor.isfinite().all() for tensor in tensors_of(loaded).values())
+
+
+def test_a_clip_checkpoint_loads_by_name(clip, clip_folder, make_config):
+    model, info = PigForRetrieval.from_pretrained(
+        clip_folder, config=make_config(framework="two_tower"), output_loading_info=True
+    )
+    new = {"global_embedding", "temporal_embedding", "frame_embedding"}
+    assert info["missing_keys"] == {f"vision_model.embeddings.{name}" for name in new}
+    assert torch.equal(model.vision_model.embeddings.frame_embedding, clip.vision_model.embeddings.class_embedding)
+
+
+def test_half_precision_keeps_logit_scale_in_float32(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    model = PigForRetrieval.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.logit_scale.dtype == torch.float32
+    assert model.text_projection.weight.dtype == torch.bfloat16
+
+
+def test_logit_scale_is_clamped(make_model):
+    model = make_model()
+    with torch.no_grad():
+        model.logit_scale.fill_(7.0)
+    model.clamp_logit_scale_()
+    assert model.logit_scale.exp().item() == pytest.approx(200, rel=1e-5)
+    with torch.no_grad():
+        model.logit_scale.fill_(-1.0)
+    model.clamp_logit_scale_()
+    assert model.logit_scale.item() == 0
+
+
+def test_hidden_states_and_attentions_on_request(make_model, batch):
+    model = make_model()
+    model.set_attn_implementation("eager")
+    features = model.get_video_features(
+        batch["pixel_values_videos"], output_hidden_states=True, output_attentions=True
+    )
+    assert len(features.hidden_states) == 3 and len(features.attentions) == 2
+    assert torch.equal(features.hidden_states[-1], features.last_hidden_state)
+    num_tokens = features.last_hidden_state.shape[1]
+    for weights in features.attentions:
+        assert weights.shape == (3, 4, num_tokens, num_tokens)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, num_tokens))
+
+
+def test_outputs_as_tuples(make_model, batch):
+    model = make_model()
+    outputs = model(**batch)
+    assert torch.equal(model(**batch, return_dict=False)[0], outputs.logits_per_text)
+
+
+def test_the_video_half_alone_has_the_attention_asked_for(make_config, batch):
+    model = PigVideoModel(make_config())
+    assert model.generator.config._attn_implementation == model.config._attn_implementation == "sdpa"
+    with torch.inference_mode():
+        expected = model.eval()(batch["pixel_values_videos"]).video_embeds
+        model.set_attn_implementation("eager")
+        assert model.generator.config._attn_implementation == "eager"
+        seen = model(batch["pixel_values_videos"]).video_embeds
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)

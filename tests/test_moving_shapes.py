@@ -1,0 +1,439 @@
+"""Tests of the benchmark that the package draws: scenes, frames, captions, near-twins and the dataset."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from datasets import DatasetDict
+
+from modeling_pig.benchmarks import load_benchmark
+from modeling_pig.benchmarks.moving_shapes import (
+    DIFFERENCES,
+    SPLITS,
+    Description,
+    describe,
+    fits,
+    make_captions,
+    make_scene,
+    recall_ceiling,
+    retrieval_ceiling,
+    twin_of,
+)
+from modeling_pig.benchmarks.shapes_drawing import (
+    COLOURS,
+    FORMS,
+    GROUNDS,
+    MOTIONS,
+    Scene,
+    Shape,
+    draw_masks,
+    draw_scene,
+)
+
+
+# A change to a frame or a caption changes it: then `MovingShapes.VERSION` has to change too.
+PINNED = "1d1824c528b4fba32fb22ea250bfbfa4a6b0f9c509c21fba3ec72c8784995463"
+
+SIZES = {"train": 3, "validation": 1, "test": 4}
+
+
+def fingerprint() -> str:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for index in (0, 1, 12, 13):
+            digest.update("\n".join(make_captions(split, index)).encode())
+            digest.update(draw_scene(make_scene(split, index)).tobytes())
+    return digest.hexdigest()
+
+
+def decode(path: str) -> np.ndarray:
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def mask_of(*motions: str, form: str = "square", size: str = "small") -> np.ndarray:
+    """Coverage from 0 to 1, `(24, 96, 96)`, of a shape that starts in the middle."""
+    return draw_masks(Scene("plain black", (Shape("red", form, size, motions),)))[0] / 255
+
+
+def centroids(mask: np.ndarray) -> np.ndarray:
+    """x and y, `(24, 2)`."""
+    y, x = np.mgrid[:96, :96]
+    return np.stack([(mask * x).sum((1, 2)), (mask * y).sum((1, 2))], axis=1) / mask.sum((1, 2))[:, None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data") / "moving_shapes"
+
+
+@pytest.fixture(scope="module")
+def benchmark(folder):
+    return load_benchmark("moving_shapes", videos=folder, **SIZES)
+
+
+# Frames
+
+
+def test_frames_and_captions_are_the_pinned_ones():
+    assert fingerprint() == PINNED
+
+
+def test_another_process_draws_the_same_loads_no_torch_and_writes_into_the_folder_alone(tmp_path):
+    root = Path(__file__).parents[1]
+    code = (
+        "import sys; import modeling_pig.benchmarks as b; assert 'torch' not in sys.modules\n"
+        f"b.load_benchmark('moving_shapes', videos='videos', **{SIZES})\n"
+        "from tests.test_moving_shapes import fingerprint; print(fingerprint())"
+    )
+    (tmp_path / "home").mkdir()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))},
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(root),
+        "PYTHONHASHSEED": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == fingerprint()
+    assert [path.name for path in tmp_path.rglob("*") if "videos" not in path.parts] == ["home"]
+
+
+@pytest.mark.parametrize(
+    "axis, sign, motion", [(0, -1, "left"), (0, 1, "right"), (1, -1, "up"), (1, 1, "down")]
+)
+def test_moves(axis, sign, motion):
+    shift = np.diff(centroids(mask_of(f"moves {motion}")), axis=0)
+    assert (sign * shift[:, axis] > 0.5).all()
+    assert np.abs(shift[:, 1 - axis]).max() < 0.01
+
+
+@pytest.mark.parametrize("sign, motion, ratio", [(1, "grows", 2), (-1, "shrinks", 1 / 2)])
+def test_grows_and_shrinks(sign, motion, ratio):
+    area = mask_of(motion).sum((1, 2))
+    assert (sign * np.diff(area) > 0).all()
+    assert sign * area[-1] > sign * ratio * area[0]
+
+
+@pytest.mark.parametrize("form", ["square", "triangle", "star", "cross"])
+def test_spins(form):
+    mask = mask_of("spins", form=form, size="large")
+    sampled = mask[np.linspace(0, 23, 8).round().astype(int)]
+    changed = np.abs(np.diff(sampled, axis=0)).sum((1, 2)) / mask[0].sum()
+    assert changed.min() > 0.15
+    np.testing.assert_allclose(mask.sum((1, 2)), mask[0].sum(), rtol=0.03)
+    np.testing.assert_allclose(centroids(mask), 48, atol=0.6)
+
+
+@pytest.mark.parametrize("motions", [("blinks",), ("blinks", "grows"), ("grows", "blinks")])
+def test_blinks_in_8_sampled_frames(motions):
+    seen = mask_of(*motions).any((1, 2))
+    half = {"blinks": [True, False, True, False], "grows": [True] * 4}
+    expected = [*half[motions[0]], *half[motions[-1]]]
+    assert seen[np.linspace(0, 23, 8).round().astype(int)].tolist() == expected
+
+
+def test_bounces():
+    height = 48 - centroids(mask_of("bounces"))[:, 1]
+    assert height.min() > -0.01
+    assert height[[0, 23]].max() < 0.01
+    assert height[11:13].max() < 5 < 20 < min(height[5:7].max(), height[17:19].max())
+
+
+def test_circles():
+    centres = centroids(mask_of("circles"))
+    middle = np.array([48, 61])  # it starts at the top of its round
+    np.testing.assert_allclose(np.linalg.norm(centres - middle, axis=1), 13, atol=0.1)
+    angles = np.unwrap(np.arctan2(*(centres - middle).T[::-1]))
+    np.testing.assert_allclose(np.diff(angles), 2 * np.pi / 23, atol=0.02)
+
+
+def test_two_motions_take_half_of_the_video_each():
+    centres = centroids(mask_of("moves up", "moves right"))
+    first, second = centres[11] - centres[0], centres[23] - centres[12]
+    assert first[1] < -25 and abs(first[0]) < 0.01
+    assert second[0] > 25 and abs(second[1]) < 0.01
+
+
+def test_forms_sizes_and_grounds_look_different():
+    upright = {form: mask_of("moves left", form=form, size="large")[0] for form in FORMS}
+    for a in FORMS:
+        assert mask_of("moves left", form=a)[0].sum() < 0.5 * upright[a].sum()
+        for b in FORMS:
+            difference = np.abs(upright[a] - upright[b]).sum() / upright[a].sum()
+            assert a == b or difference > 0.15, (a, b)
+    grounds = [draw_scene(Scene(ground, ())) for ground in GROUNDS]
+    tones = np.concatenate([ground[0].reshape(-1, 3) for ground in grounds]).astype(int)
+    for colour in COLOURS.values():
+        assert np.abs(tones - colour).max(axis=1).min() > 60
+    for i, ground in enumerate(grounds):
+        assert all((ground != other).any() for other in grounds[:i])
+
+
+def test_a_later_shape_lies_over_an_earlier_one():
+    red, blue = (Shape(colour, "circle", "large", ("grows",)) for colour in ("red", "blue"))
+    assert tuple(draw_scene(Scene("plain grey", (red, blue)))[0, 48, 48]) == COLOURS["blue"]
+
+
+def test_shapes_stay_in_the_frame_and_start_apart():
+    for split in SPLITS:
+        for index in range(12):
+            masks = draw_masks(make_scene(split, index)) > 0
+            assert masks[:, 0].any((1, 2)).all()
+            assert masks[:, 0].sum(axis=0).max() == 1
+            assert not masks[..., [0, -1]].any() and not masks[..., [0, -1], :].any()
+
+
+# Scenes and captions
+
+
+def scenes(split: str, number: int) -> list[Scene]:
+    return [make_scene(split, index) for index in range(number)]
+
+
+def contents(scene: Scene) -> tuple:
+    return tuple(sorted((shape.colour, shape.form, shape.motions) for shape in scene.shapes))
+
+
+def test_splits_share_no_scene(monkeypatch):
+    # So little to choose from that the splits would share many.
+    for name, options in (("COLOURS", ["red", "blue"]), ("FORMS", FORMS[:2]), ("MOTIONS", MOTIONS[:2])):
+        monkeypatch.setattr(f"modeling_pig.benchmarks.moving_shapes.{name}", options)
+    train, validation, test = ({contents(scene) for scene in scenes(split, 60)} for split in SPLITS)
+    assert train.isdisjoint(validation) and train.isdisjoint(test) and validation.isdisjoint(test)
+
+
+def test_scenes_show_everything_and_never_a_spin_that_cannot_be_seen():
+    drawn = scenes("train", 150)
+    shapes = [shape for scene in drawn for shape in scene.shapes]
+    assert {len(scene.shapes) for scene in drawn} == {2, 3, 4}
+    assert {scene.ground for scene in drawn} == set(GROUNDS)
+    assert {motion for shape in shapes for motion in shape.motions} == set(MOTIONS)
+    assert {(shape.colour, shape.form) for shape in shapes} == {(c, f) for c in COLOURS for f in FORMS}
+    assert not [shape for shape in shapes if "spins" in shape.motions and shape.form in ("circle", "ring")]
+
+
+def test_seed_changes_the_scenes():
+    assert make_scene("train", 0, seed=0) != make_scene("train", 0, seed=1)
+
+
+def test_captions_name_what_is_drawn():
+    words = {
+        "circle": "circle|disc",
+        "cross": "cross|plus sign",
+        "ring": "ring|hoop",
+        "moves left": "(moves|goes|slides) (to the )?left",
+        "moves right": "(moves|goes|slides) (to the )?right",
+        "moves up": "moves up|goes up|rises",
+        "moves down": "moves down|goes down|sinks",
+        "grows": "grows|gets bigger|expands",
+        "shrinks": "shrinks|gets smaller|contracts",
+        "spins": "spins|rotates|twirls",
+        "blinks": "blinks( on and off)?|flashes|flickers",
+        "bounces": "bounces|hops|jumps( up and down)?",
+        "circles": "circles|loops|goes round|moves in a loop",
+        "small": "small|little",
+        "large": "large|big",
+    }
+    for split in SPLITS:
+        for index in range(20):
+            scene, captions = make_scene(split, index), make_captions(split, index)
+            for caption, description in zip(captions, describe(scene), strict=True):
+                assert len(re.findall(r"\w+|[^\w\s]", caption)) < 50
+                assert ("ground" in caption) == (description.ground is not None)
+                assert description.ground is None or f"a {scene.ground} " in caption
+                for shape in description.shapes:
+                    article_and_size = f"an? ({words[shape['size']]}) " if "size" in shape else "an? "
+                    motions = " (and then|then|before it) ".join(f"({words[m]})" for m in shape["motions"])
+                    form = words.get(shape["form"], shape["form"])
+                    sentence = f"{article_and_size}{shape['colour']} ({form}) {motions}"
+                    assert len(re.findall(sentence, caption)) == 1, (sentence, caption)
+            for shape in scene.shapes:
+                plain = f"{shape.colour} {shape.form} {' and then '.join(shape.motions)}"
+                assert plain in captions[0]
+            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", " ".join(captions))
+
+
+def difference(a: Scene, b: Scene) -> str:
+    assert a.ground == b.ground
+    changed = [pair for pair in zip(a.shapes, b.shapes, strict=True) if pair[0] != pair[1]]
+    assert len(changed) == 1
+    one, other = changed[0]
+    names = [
+        name for name in ("colour", "form", "size", "motions") if getattr(one, name) != getattr(other, name)
+    ]
+    assert len(names) == 1
+    if names != ["motions"]:
+        return names[0]
+    if one.motions == other.motions[::-1]:
+        return "order"
+    assert sum(m != n for m, n in zip(one.motions, other.motions, strict=True)) == 1
+    return "motion"
+
+
+def test_twins_differ_in_one_thing_and_their_captions_tell_them_apart():
+    found = []
+    for index in range(0, 30, 3):
+        twins = make_scene("test", index), make_scene("test", index + 1)
+        found.append(difference(*twins))
+        for scene, twin in (twins, twins[::-1]):
+            for description in describe(scene):
+                assert fits(description, scene)
+                says = found[-1] != "size" or "size" in description.shapes[0]
+                assert fits(description, twin) != says
+        captions = zip(make_captions("test", index), make_captions("test", index + 1), strict=True)
+        for names_sizes, pair in zip((False, True, False, True), captions, strict=True):
+            one, other = (re.split(r", | and (?=an? )| while ", caption) for caption in pair)
+            differing = sum(a != b for a, b in zip(one, other, strict=True))
+            assert differing == (names_sizes or found[-1] != "size")
+    assert sorted(found) == sorted(2 * DIFFERENCES)
+    assert [twin_of("test", index) for index in range(6)] == [1, 0, None, 4, 3, None]
+    assert twin_of("train", 0) is None
+
+
+# Fitting and the ceiling
+
+
+RED_LEFT = {"colour": "red", "form": "circle", "motions": ("moves left",)}
+
+
+@pytest.mark.parametrize(
+    "described, fit",
+    [
+        ([RED_LEFT], True),
+        ([{**RED_LEFT, "size": "small"}], True),
+        ([{**RED_LEFT, "size": "large"}], False),
+        ([{"colour": "red"}, {"colour": "red"}], True),
+        ([RED_LEFT, RED_LEFT], False),
+        ([{"colour": "red"}, {"colour": "red"}, {"colour": "red"}], False),
+        # the first described shape must leave the circle to the second
+        ([{"colour": "red"}, RED_LEFT], True),
+        ([{"form": "star", "motions": ("grows", "spins")}], True),
+        ([{"form": "star", "motions": ("spins", "grows")}], False),
+        ([{"form": "star", "motions": ("grows",)}], False),
+        ([{"colour": "blue"}], False),
+        ([], True),
+    ],
+)
+def test_fits(described, fit):
+    circle = Shape("red", "circle", "small", ("moves left",))
+    star = Shape("red", "star", "large", ("grows", "spins"))
+    scene = Scene("plain grey", (circle, star))
+    assert fits(Description(tuple(described)), scene) == fit
+    assert fits(Description(tuple(described), "plain grey"), scene) == fit
+    assert not fits(Description(tuple(described), "dotted grey"), scene)
+
+
+def test_ceiling_of_a_split_with_twins_in_size():
+    def row(size: str, ground: str) -> dict:
+        shape = {"colour": "red", "form": "ring", "size": size, "motions": ["grows"], "x": 40, "y": 40}
+        return {"scene": {"ground": ground, "shapes": [shape]}}
+
+    ceiling = retrieval_ceiling(
+        [row("small", "plain grey"), row("large", "plain grey"), row("large", "dotted grey")]
+    )
+    # A video's captions name no size and ground, the size, the ground, and both.
+    assert ceiling["fitting"].tolist() == [3, 1, 2, 1, 3, 2, 2, 1, 3, 2, 1, 1]
+    assert ceiling["ambiguous"] == pytest.approx(7 / 12)
+    assert ceiling["R@1"] == pytest.approx((3 * (1 / 3) + 4 * (1 / 2) + 5) / 12)
+    assert ceiling["R@5"] == ceiling["R@10"] == 1
+
+
+def test_recall_ceiling():
+    assert recall_ceiling(np.array([1, 2, 4, 10]), 1) == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
+    assert recall_ceiling(np.array([1, 2, 4, 10]), 5) == pytest.approx((1 + 1 + 1 + 1 / 2) / 4)
+
+
+# The dataset
+
+
+def test_dataset(benchmark, folder):
+    assert isinstance(benchmark, DatasetDict)
+    assert benchmark.num_rows == SIZES
+    assert benchmark["test"].column_names == ["video_id", "video", "captions", "scene", "twin"]
+    for split in SPLITS:
+        for index, row in enumerate(benchmark[split]):
+            assert row["video_id"] == f"{split}_{index:04d}"
+            assert row["video"] == str(folder / split / f"{row['video_id']}.mp4")
+            assert row["captions"] == make_captions(split, index)
+            assert Scene.from_dict(row["scene"]) == make_scene(split, index)
+    assert benchmark["test"]["twin"][:] == ["test_0001", "test_0000", "", ""]  # test_0004 is beyond the split
+    assert set(benchmark["train"]["twin"]) == {""}
+    assert not list(folder.rglob("*.part"))
+
+
+def test_files_decode_to_the_drawn_frames(benchmark):
+    for row in benchmark["test"]:
+        with av.open(row["video"]) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.average_rate, stream.frames) == ("h264", 12, 24)
+        frames, drawn = decode(row["video"]), draw_scene(Scene.from_dict(row["scene"]))
+        assert frames.shape == drawn.shape == (24, 96, 96, 3)
+        assert np.abs(frames.astype(int) - drawn).mean() < 4
+
+
+def test_deleted_files_are_drawn_again_and_whole_ones_are_left(benchmark, folder):
+    first, second = (Path(path) for path in benchmark["train"]["video"][:2])
+    before, drawn_at = first.read_bytes(), second.stat().st_mtime_ns
+    first.unlink()
+    again = load_benchmark("moving_shapes", videos=folder, **SIZES)
+    assert first.read_bytes() == before
+    assert second.stat().st_mtime_ns == drawn_at
+    assert again["train"][0] == benchmark["train"][0]
+
+
+def test_a_larger_benchmark_contains_a_smaller_one(benchmark, folder):
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
+    larger = load_benchmark("moving_shapes", videos=folder, **{**SIZES, "test": 5})
+    assert larger["test"].select(range(3)).to_list() == benchmark["test"].select(range(3)).to_list()
+    assert larger["test"]["twin"][3:] == ["test_0004", "test_0003"]
+    assert len(list(folder.rglob("*.mp4"))) == len(kept) + 1
+    assert all(path.stat().st_mtime_ns == drawn_at for path, drawn_at in kept.items())
+
+
+def test_folder_of_another_benchmark_is_refused(benchmark, folder, tmp_path):
+    with pytest.raises(ValueError, match="'seed': 0}, not of .*'seed': 1}; choose another folder"):
+        load_benchmark("moving_shapes", videos=folder, seed=1, **SIZES)
+    assert json.loads((folder / "moving_shapes.json").read_text())["seed"] == 0
+    unknown = tmp_path / "train" / "train_0000.mp4"
+    unknown.parent.mkdir()
+    unknown.write_bytes(b"not ours")
+    with pytest.raises(ValueError, match="unknown origin"):
+        load_benchmark("moving_shapes", videos=tmp_path, **SIZES)
+    assert unknown.read_bytes() == b"not ours"
+
+
+def test_an_interrupted_drawing_leaves_whole_files_only(tmp_path, monkeypatch):
+    def interrupt(scene):
+        yield from np.zeros((100, 96, 96, 3), dtype=np.uint8)
+        assert list(tmp_path.rglob("*.part"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_pig.benchmarks.shapes_drawing.draw_scene", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=1)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".mp4", ".part")]
+    benchmark = load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=1)
+    assert len(decode(benchmark["train"][0]["video"])) == 24
+
+
+@pytest.mark.parametrize("options", [{"train": 0}, {"test": -1}, {"seed": -1}, {"videos": ""}])
+def test_unusable_options(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` is"):
+        load_benchmark("moving_shapes", **{"videos": "videos", **options})
+
+
+def test_unknown_benchmark(tmp_path):
+    with pytest.raises(ValueError, match="'moving_shape'; did you mean 'moving_shapes'"):
+        load_benchmark("moving_shape", videos=tmp_path)
