@@ -1,6 +1,6 @@
 """Evaluate a model on the test split of a recipe's benchmark: a table on the screen, JSON on disk.
 
-    python examples/evaluate.py --model runs/demo/model --recipe runs/demo/recipe.yaml --output runs/demo/test.json
+python examples/evaluate.py --model runs/demo/model --recipe runs/demo/recipe.yaml --output runs/demo/test.json
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Train a model by a recipe.
 
-    python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output runs/demo
-    accelerate launch examples/train.py --recipe RECIPE --output RUN training.epochs=5 data.videos=FOLDER
+python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output runs/demo
+accelerate launch examples/train.py --recipe RECIPE --output RUN training.epochs=5 data.videos=FOLDER
 """
 
 import argparse

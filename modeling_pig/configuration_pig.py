@@ -189,9 +189,7 @@ class PigConfig(PreTrainedConfig):
             text_config.pad_token_id = text_config.vocab_size - 1
         new_vision_fields = {f.name for f in fields(PigVisionConfig)} - {f.name for f in fields(CLIPVisionConfig)}
         vision_kwargs = {name: kwargs.pop(name) for name in new_vision_fields & kwargs.keys()}
-        vision_config = PigVisionConfig(
-            **_architecture(clip_config.vision_config, CLIPVisionConfig), **vision_kwargs
-        )
+        vision_config = PigVisionConfig(**_architecture(clip_config.vision_config, CLIPVisionConfig), **vision_kwargs)
         unknown = kwargs.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"PigConfig has no field {', '.join(sorted(unknown))}.")

@@ -343,8 +343,8 @@ class _InitialisedAsInTransformers:
     @classmethod
     def is_custom_code(cls) -> bool:
         """Code outside transformers is taken not to write through `transformers.initialization`, and modules without
-        weights of their own are then never initialised: attention, MLP and interaction would start at random. This code
-        does, and needs no such protection."""
+        weights of their own are then never initialised: attention, MLP and interaction would start at random. This
+        code does, and needs no such protection."""
         return False
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
@@ -37,16 +37,6 @@ class VideoDecodingError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.path else self.reason
-
-
-class _Packets(NamedTuple):
-    """What the packets of a video stream tell before any of them is decoded."""
-
-    num_frames: int
-    fps: float | None
-    duration: float | None  # seconds
-    pts: np.ndarray  # (num_frames,) presentation timestamps in display order, or empty if unusable
-    keyframes: np.ndarray  # (number of keyframes,) frame numbers where decoding can start
 
 
 def sample_frame_indices(
@@ -115,22 +105,15 @@ def decode_video(
         ) from error
 
     path = os.fsdecode(path)
-    packets = _read_packets(av, path)
-    indices = sample_frame_indices(packets.num_frames, num_frames, rng)
+    metadata, pts, keyframes = _read_packets(av, path)
+    indices = sample_frame_indices(metadata.total_num_frames, num_frames, rng)
     wanted = np.unique(indices)
-    images = _decode_frames(av, path, wanted, packets.pts, packets.keyframes)
+    images = _decode_frames(av, path, wanted, pts, keyframes)
     if images is None:  # Seeking does not work in this file.
-        images = _decode_frames(av, path, wanted, packets.pts, packets.keyframes[:0])
+        images = _decode_frames(av, path, wanted, pts, keyframes[:0])
     frames = np.stack([images[i] for i in np.searchsorted(wanted, indices)])  # (T, height, width, 3)
-    metadata = VideoMetadata(
-        total_num_frames=packets.num_frames,
-        fps=packets.fps,
-        width=frames.shape[2],
-        height=frames.shape[1],
-        duration=packets.duration,
-        video_backend="pyav",
-        frames_indices=indices.tolist(),
-    )
+    metadata.height, metadata.width = frames.shape[1:3]
+    metadata.frames_indices = indices.tolist()
     return frames, metadata
 
 
@@ -161,14 +144,19 @@ def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _read_packets(av: ModuleType, path: str) -> _Packets:
-    """Reads the whole file without decoding it, to number the frames and to see whether all are there."""
+def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray, np.ndarray]:
+    """
+    Reads the whole file without decoding it, to number the frames and to see whether all are there.
+
+    Returns the metadata, the presentation timestamps in display order, and the numbers of the frames where
+    decoding can start. The last two are empty if the file has no timestamps that tell the frames apart.
+    """
     shown = []  # (pts, duration, is_keyframe) of the packets of the frames
     end = 0.0  # seconds, of the last packet of any stream
     damage = None
     with _open_video(av, path) as (container, stream):
         try:
-            for packet in _iterate_packets(container, container.streams):
+            for packet in _iterate_packets(container):
                 if packet.size == 0 or packet.is_corrupt:
                     continue
                 if packet.pts is not None:
@@ -178,55 +166,54 @@ def _read_packets(av: ModuleType, path: str) -> _Packets:
         except av.FFmpegError as error:
             damage = error
         num_frames = len(shown)
-        num_expected = round(num_frames / max(_present_fraction(av, container, stream, end), 1e-6))
-        if num_expected - num_frames > max(2, 0.05 * num_expected):
-            reason = f"truncated: {num_frames} of about {num_expected} frames are there"
-            raise VideoDecodingError(path, f"{reason}; download or copy it again") from damage
-        if damage is not None:
-            raise VideoDecodingError(
-                path, f"damaged after {num_frames} frames: {damage.strerror}"
-            ) from damage
-        if not shown:
-            raise VideoDecodingError(path, "the video stream of the file holds no frames")
+        num_expected = num_frames + _count_missing_frames(av, container, stream, num_frames, end)
+        is_avi = container.format.name == "avi"
+        rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
 
-        timed = all(pts is not None for pts, _, _ in shown)
-        duration = 0
-        if timed:
-            shown.sort()
-            span = shown[-1][0] - shown[0][0]
-            duration = (span + (shown[-1][1] or span / max(num_frames - 1, 1))) * stream.time_base
-        rate = stream.average_rate or stream.guessed_rate
-        if not duration and rate:
-            duration = num_frames / rate
-        pts = np.array([pts for pts, _, _ in shown] if timed else [], dtype=np.int64)
-        keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
-        # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
-        if container.format.name == "avi" or len(np.unique(pts)) < num_frames:
-            pts, keyframes = pts[:0], keyframes[:0]
-        return _Packets(
-            num_frames=num_frames,
-            fps=float(num_frames / duration) if duration else None,
-            duration=float(duration) if duration else None,
-            pts=pts,
-            keyframes=keyframes,
+    if num_expected - num_frames > max(2, 0.05 * num_expected):
+        reason = (
+            f"truncated: {num_frames} of about {num_expected} frames are there; download or copy it again"
         )
+        raise VideoDecodingError(path, reason) from damage
+    if damage is not None:
+        raise VideoDecodingError(path, f"damaged after {num_frames} frames: {damage.strerror}") from damage
+    if not shown:
+        raise VideoDecodingError(path, "the video stream of the file holds no frames")
+
+    pts = np.empty(0, dtype=np.int64)
+    keyframes = np.empty(0, dtype=np.int64)
+    duration = num_frames / rate if rate else None
+    if len({time for time, _, _ in shown} - {None}) == num_frames:
+        shown.sort()
+        span = shown[-1][0] - shown[0][0]
+        last_duration = shown[-1][1] or span / max(num_frames - 1, 1)
+        duration = (span + last_duration) * time_base or duration
+        if not is_avi:  # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
+            pts = np.array([time for time, _, _ in shown], dtype=np.int64)
+            keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
+    metadata = VideoMetadata(
+        total_num_frames=num_frames,
+        fps=float(num_frames / duration) if duration else None,
+        duration=float(duration) if duration else None,
+        video_backend="pyav",
+    )
+    return metadata, pts, keyframes
 
 
-def _present_fraction(av: ModuleType, container: Any, stream: Any, end: float) -> float:
+def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frames: int, end: float) -> int:
     """
-    Estimates how much of the video is in the file. The number of frames in the header would not do: it counts
-    those that an MP4 edit list cuts, and those that an AVI repeats.
+    Tells how many frames lie beyond the end of the file. The number of frames in the header would not do: it
+    counts those that an MP4 edit list cuts away and those that an AVI repeats.
     """
-    if container.format.name in ("avi", "matroska,webm"):
-        seconds = (
-            stream.duration * stream.time_base
-            if stream.duration
-            else (container.duration or 0) / av.time_base
-        )
-        return end / float(seconds) if seconds > 0 else 1.0
-    entries = list(stream.index_entries)
-    return (
-        sum(entry.pos + entry.size <= container.size for entry in entries) / len(entries) if entries else 1.0
+    if container.format.name in (
+        "avi",
+        "matroska,webm",
+    ):  # Their index does not hold every frame, or comes last.
+        seconds = float(stream.duration * stream.time_base if stream.duration else 0)
+        seconds = seconds or (container.duration or 0) / av.time_base
+        return round(num_frames * max(seconds / end - 1, 0)) if end else 0
+    return sum(
+        entry.pos + entry.size > container.size and not entry.is_discard for entry in stream.index_entries
     )
 
 
@@ -238,7 +225,7 @@ def _decode_frames(
     told by their timestamps, or counted where `pts` is empty. Seeks to `keyframes` where that saves decoding,
     and returns `None` if seeking turns out not to work in this file.
     """
-    images, size = [], {}
+    images = []
     frame, position = None, -1  # the last frame decoded, and its number
     sought = landed = False
     with _open_video(av, path) as (container, stream):
@@ -269,14 +256,15 @@ def _decode_frames(
                     return None
                 if frame is None:
                     raise VideoDecodingError(path, "no frame can be decoded, the file is damaged")
+                if not images:  # Size and rotation may change in the video, but not in the result.
+                    size = {"width": frame.width, "height": frame.height}
+                    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
                 image = frame.to_ndarray(format="rgb24", **size)  # (height, width, 3)
-                size = size or {"width": frame.width, "height": frame.height}
-                # `rotation` is in degrees counter-clockwise, like that of `np.rot90`.
-                images.append(np.rot90(image, round(frame.rotation / 90) % 4))
+                images.append(np.rot90(image, quarter_turns))
         except av.FFmpegError as error:
             if sought:
                 return None
-            reason = f"damaged: frame {position + 1} cannot be decoded ({error.strerror})"
+            reason = f"damaged, decoding fails near frame {position + 1}: {error.strerror}"
             raise VideoDecodingError(path, reason) from error
     return images
 
@@ -287,8 +275,8 @@ def _iterate_frames(container: Any, stream: Any) -> Iterator[Any]:
             yield from packet.decode()
 
 
-def _iterate_packets(container: Any, streams: Any) -> Iterator[Any]:
+def _iterate_packets(container: Any, *streams: Any) -> Iterator[Any]:
     try:
-        yield from container.demux(streams)
+        yield from container.demux(*streams)
     except IndexError:
         pass  # How PyAV ends a file in which a stream began that was not announced at its start.

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import PIL.Image
 import torch
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -57,7 +57,8 @@ class PigVideoProcessor(BaseVideoProcessor):
         chosen = []
         for video in _as_list_of_videos(videos):
             if isinstance(video, (str, os.PathLike)):
-                chosen.append(self.fetch_videos(video, sample_indices_fn))
+                frames, metadata = self.fetch_videos(video, sample_indices_fn)
+                chosen.append((_to_channels_first(frames), metadata))
                 continue
             frames = _to_channels_first(video)  # (frames, 3, height, width)
             metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
@@ -65,6 +66,10 @@ class PigVideoProcessor(BaseVideoProcessor):
             metadata.frames_indices = indices.tolist()
             chosen.append((frames[torch.from_numpy(indices)], metadata))
         return [frames for frames, _ in chosen], [metadata for _, metadata in chosen]
+
+    def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):
+        # The stock method takes the layout of the first video for that of all; here all have the same by now.
+        return super()._prepare_input_videos(videos, do_convert_rgb, ChannelDimension.FIRST, device)
 
 
 def _as_list_of_videos(videos) -> list:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 
 # Before torch is imported: two threads that spin while they wait slow each other and parallel tests down.
@@ -14,14 +15,15 @@ import torch
 from transformers import CLIPTokenizer
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig.benchmarks.moving_shapes import make_scene
+from modeling_pig.benchmarks.shapes_drawing import write_video
+from modeling_pig.training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> CLIPTokenizer:
-    words = "a small large red blue green circle square star ring moves left right up down spins and then".split()
-    tokenizer = CLIPTokenizer().train_new_from_iterator([words], vocab_size=400)
-    tokenizer.model_max_length = 77
-    return tokenizer
+    words = "a small large red blue green circle square star ring moves left right up down spins and then"
+    return train_tokenizer([[words]], vocab_size=700)
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +100,13 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def shape_videos(tmp_path_factory) -> list[Path]:
+    """Five different mp4 files of the drawn benchmark."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [folder / f"video_{index}.mp4" for index in range(5)]
+    for index, path in enumerate(paths):
+        write_video(make_scene("train", index), path)
+    return paths

@@ -108,9 +108,7 @@ def test_another_process_draws_the_same_loads_no_torch_and_writes_into_the_folde
     assert [path.name for path in tmp_path.rglob("*") if "videos" not in path.parts] == ["home"]
 
 
-@pytest.mark.parametrize(
-    "axis, sign, motion", [(0, -1, "left"), (0, 1, "right"), (1, -1, "up"), (1, 1, "down")]
-)
+@pytest.mark.parametrize("axis, sign, motion", [(0, -1, "left"), (0, 1, "right"), (1, -1, "up"), (1, 1, "down")])
 def test_moves(axis, sign, motion):
     shift = np.diff(centroids(mask_of(f"moves {motion}")), axis=0)
     assert (sign * shift[:, axis] > 0.5).all()
@@ -268,9 +266,7 @@ def difference(a: Scene, b: Scene) -> str:
     changed = [pair for pair in zip(a.shapes, b.shapes, strict=True) if pair[0] != pair[1]]
     assert len(changed) == 1
     one, other = changed[0]
-    names = [
-        name for name in ("colour", "form", "size", "motions") if getattr(one, name) != getattr(other, name)
-    ]
+    names = [name for name in ("colour", "form", "size", "motions") if getattr(one, name) != getattr(other, name)]
     assert len(names) == 1
     if names != ["motions"]:
         return names[0]
@@ -338,9 +334,7 @@ def test_ceiling_of_a_split_with_twins_in_size():
         shape = {"colour": "red", "form": "ring", "size": size, "motions": ["grows"], "x": 40, "y": 40}
         return {"scene": {"ground": ground, "shapes": [shape]}}
 
-    ceiling = retrieval_ceiling(
-        [row("small", "plain grey"), row("large", "plain grey"), row("large", "dotted grey")]
-    )
+    ceiling = retrieval_ceiling([row("small", "plain grey"), row("large", "plain grey"), row("large", "dotted grey")])
     # A video's captions name no size and ground, the size, the ground, and both.
     assert ceiling["fitting"].tolist() == [3, 1, 2, 1, 3, 2, 2, 1, 3, 2, 1, 1]
     assert ceiling["ambiguous"] == pytest.approx(7 / 12)

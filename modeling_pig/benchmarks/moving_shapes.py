@@ -359,9 +359,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.videos:
-            raise ValueError(
-                "`videos` is empty; it is the folder to draw the videos into, e.g. 'data/moving_shapes'"
-            )
+            raise ValueError("`videos` is empty; it is the folder to draw the videos into, e.g. 'data/moving_shapes'")
         for name in SPLITS:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it is a number of videos, at least 1")
@@ -427,9 +425,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
 
     def _draw_missing_videos(self) -> None:
         paths = {
-            self._video_path(split, i): (split, i)
-            for split in SPLITS
-            for i in range(getattr(self.config, split))
+            self._video_path(split, i): (split, i) for split in SPLITS for i in range(getattr(self.config, split))
         }
         missing = {path: video for path, video in paths.items() if not path.exists()}
         self._claim_folder(holds_videos=len(missing) < len(paths))

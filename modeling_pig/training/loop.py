@@ -18,6 +18,7 @@ from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProce
 from ..evaluation.evaluator import evaluate
 from .data import TrainingCollator, VideoTextDataset
 from .recipe import OptimizerRecipe, Recipe
+from .tokenizer import train_tokenizer
 
 
 def train(recipe: Recipe, output: str | Path) -> dict:
@@ -129,7 +130,7 @@ def train(recipe: Recipe, output: str | Path) -> dict:
 def build_model(recipe: Recipe, train_split) -> tuple[PigForRetrieval, PigProcessor]:
     """The model and the processor that a recipe starts from.
 
-    A model from scratch gets a tokenizer trained on the captions of `train_split`; bytes they lack are still read.
+    A model from scratch gets a tokenizer trained on the captions of `train_split`.
 
     Raises:
         ValueError: a configuration that cannot be, see [`PigConfig`].
@@ -139,11 +140,11 @@ def build_model(recipe: Recipe, train_split) -> tuple[PigForRetrieval, PigProces
         tokenizer = CLIPTokenizer.from_pretrained(recipe.model.clip)
     else:
         shape = {**recipe.model.config, **recipe.model.overrides}
-        tokenizer = CLIPTokenizer().train_new_from_iterator(
-            train_split["captions"], vocab_size=shape["text_config"]["vocab_size"]
+        text_config = shape["text_config"]
+        tokenizer = train_tokenizer(
+            train_split["captions"], text_config["vocab_size"], text_config["max_position_embeddings"]
         )
-        tokenizer.model_max_length = shape["text_config"]["max_position_embeddings"]
-        shape["text_config"] = shape["text_config"] | {
+        shape["text_config"] = text_config | {
             "vocab_size": len(tokenizer),
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,

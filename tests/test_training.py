@@ -1,0 +1,199 @@
+"""Recipes, parameter groups, samples, and a short run of the loop."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from modeling_pig import PigForRetrieval, PigProcessor
+from modeling_pig.training.data import VideoTextDataset
+from modeling_pig.training.loop import build_model, parameter_groups, train
+from modeling_pig.training.recipe import Recipe
+from modeling_pig.training.tokenizer import train_tokenizer
+
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "configuration/recipes/moving_shapes.yaml"
+
+
+def tiny_run(videos: Path, *more: str) -> list[str]:
+    """Overrides that make the demo's recipe a matter of seconds."""
+    sizes = "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}"
+    return [
+        f"data.videos={videos}",
+        "data.options={train: 16, validation: 6, test: 6, seed: 0}",
+        "data.num_workers=0",
+        "model.overrides={projection_dim: 32, generator_num_hidden_layers: 1, text_config: "
+        + sizes.replace("{", "{vocab_size: 600, max_position_embeddings: 77, ")
+        + ", vision_config: "
+        + sizes.replace("{", "{image_size: 32, patch_size: 16, num_frames: 2, ")
+        + "}",
+        "training.batch_size=8",
+        "training.epochs=2",
+        "evaluation.every_epochs=1",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shapes") / "videos"
+
+
+# recipes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configuration/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_read(path):
+    assert Recipe.from_yaml(path).data.benchmark
+
+
+def test_a_saved_recipe_is_the_same_recipe(tmp_path):
+    recipe = Recipe.from_yaml(DEMO, ["optimizer.learning_rate=3e-6", "training.epochs=7"])
+    assert recipe.optimizer.learning_rate == 3e-6  # which YAML 1.1 takes for a string
+    assert recipe.training.epochs == 7
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", "unknown key training.epoch: did you mean training.epochs?"),
+        ("optimiser.eps=1", "unknown key optimiser: did you mean optimizer?"),
+        ("training.batch_size=1", "training.batch_size: .*2.*got 1"),
+        ("training.epochs=many", "training.epochs: .*integer.*'many'"),
+        ("training.mixed_precision=fp8", "training.mixed_precision: .*'bf16'.*'fp8'"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate: .*greater than 0"),
+        ("model.config=null", "model.config must give the model's shape"),
+        ("model.config=missing.json", "missing.json, cannot be read: No such file"),
+        ("epochs=3", "An override is section.key=value"),
+        ("training.epochs", "An override is section.key=value"),
+        ("data.videos.x=3", "'videos', which is no section"),
+    ],
+)
+def test_impossible_recipes_are_refused_in_one_line(override, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Recipe.from_yaml(DEMO, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("", "no sections"), ("- a", "no sections")])
+def test_files_that_are_no_recipe(tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_yaml(tmp_path / "recipe.yaml")
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        Recipe.from_yaml(tmp_path / "missing.yaml")
+
+
+def test_a_recipe_without_data_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"benchmark": "moving_shapes"}}))
+    with pytest.raises(ValueError, match="data.videos: Field required"):
+        Recipe.from_yaml(tmp_path / "recipe.yaml")
+
+
+# parts
+
+
+def test_weight_decay_spares_biases_norms_and_logit_scale(make_model):
+    model = make_model()
+    decayed, plain = parameter_groups(model, Recipe.from_yaml(DEMO).optimizer)
+    assert plain["weight_decay"] == 0 and decayed["weight_decay"] > 0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    plain_names = {names.pop(id(parameter)) for parameter in plain["params"]}
+    assert {names.pop(id(parameter)) for parameter in decayed["params"]} and not names
+    expected = {
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") or "norm" in name or "layrnorm" in name or name == "logit_scale"
+    }
+    assert plain_names == expected
+
+
+def test_samples_depend_on_seed_epoch_and_row_alone(shape_videos):
+    rows = [{"video": str(path), "captions": [f"{i}" for i in range(20)]} for path in shape_videos]
+    dataset, again = (VideoTextDataset(rows, num_frames=4, seed=3) for _ in range(2))
+    first = [dataset[i] for i in range(5)]
+    for (frames, caption), (same_frames, same_caption) in zip(first, [again[i] for i in range(5)], strict=True):
+        assert caption == same_caption and np.array_equal(frames, same_frames)
+    dataset.set_epoch(1)
+    assert [caption for _, caption in first] != [dataset[i][1] for i in range(5)]
+
+
+def test_frequent_words_are_one_token_each_and_the_same_captions_give_the_same_tokenizer():
+    captions = [["a red circle moves left", "a Red ring, it's red"], ["a blue circle spins", "12 circles"]]
+    tokenizer, again = (train_tokenizer(captions, vocab_size=800) for _ in range(2))
+    assert tokenizer.get_vocab() == again.get_vocab()
+    for word in ("a", "red", "circle", "moves", "left", "ring", "spins", "circles", ",", "it", "'s"):
+        assert tokenizer.tokenize(word) == [word + "</w>"], word
+    small = train_tokenizer(captions, vocab_size=514 + 3)
+    assert small.tokenize("a red circle") == ["a</w>", "red</w>", *"circl", "e</w>"]  # the most frequent ones first
+    with pytest.raises(ValueError, match="vocab_size is 500"):
+        train_tokenizer(captions, vocab_size=500)
+
+
+def test_a_model_from_scratch_reads_words_that_no_caption_had():
+    recipe = Recipe.from_yaml(DEMO)
+    model, processor = build_model(recipe, {"captions": [["a red circle"]]})
+    tokenizer, config = processor.tokenizer, model.config.text_config
+    assert config.vocab_size == len(tokenizer) and config.eos_token_id == tokenizer.eos_token_id
+    for text in ("zebra", "ü", "naïve café", "日本語の動画", "🐖 runs!", "x" * 5, "\x00\x7f", "Ж9_~"):
+        ids = tokenizer(text).input_ids
+        assert tokenizer.unk_token_id not in ids[:-1], text
+        assert ids[-1] == config.eos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
+
+
+# runs
+
+
+def test_a_run_writes_a_model_that_loads_and_says_what_it_was(videos, tmp_path):
+    recipe = Recipe.from_yaml(DEMO, tiny_run(videos))
+    best = train(recipe, tmp_path / "run")
+    assert Recipe.from_yaml(tmp_path / "run/recipe.yaml") == recipe
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert [record["step"] for record in records] == [2, 4]
+    assert best in [record["validation"] for record in records]
+    PigForRetrieval.from_pretrained(tmp_path / "run/model")
+    assert PigProcessor.from_pretrained(tmp_path / "run/model").video_processor.num_frames == 2
+    with pytest.raises(ValueError, match="already holds a trained model"):
+        train(recipe, tmp_path / "run")
+
+
+def test_the_same_recipe_gives_the_same_weights(videos, tmp_path):
+    weights = []
+    for name in ("one", "two"):
+        train(Recipe.from_yaml(DEMO, tiny_run(videos, "training.epochs=1")), tmp_path / name)
+        weights.append(PigForRetrieval.from_pretrained(tmp_path / name / "model").state_dict())
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+def test_a_few_steps_learn(videos, tmp_path):
+    """Eight videos, seen sixty times, are told apart."""
+    settings = ["data.options={train: 16, validation: 16, test: 6, seed: 0}", "training.epochs=30"]
+    settings += ["evaluation.every_epochs=30", "optimizer.learning_rate=3e-3", f"data.videos={tmp_path / 'videos'}"]
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    record = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    assert record["retrieval"] < 0.7 * 2 * np.log(8)  # chance is 2 log 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.batch_size=64", "16 training videos do not fill one batch of 64"),
+        ("data.benchmark=moving_shape", "did you mean 'moving_shapes'"),
+    ],
+)
+def test_the_script_refuses_in_one_line_and_writes_nothing(videos, tmp_path, override, message):
+    command = [sys.executable, "examples/train.py", "--recipe", str(DEMO), "--output", str(tmp_path / "run")]
+    done = subprocess.run([*command, *tiny_run(videos), override], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run/model").exists()
