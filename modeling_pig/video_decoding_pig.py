@@ -39,9 +39,7 @@ class VideoDecodingError(ValueError):
         return f"{self.path}: {self.reason}" if self.path else self.reason
 
 
-def sample_frame_indices(
-    num_video_frames: int, num_frames: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
+def sample_frame_indices(num_video_frames: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """
     Chooses evenly spaced frames of a video.
 
@@ -100,9 +98,7 @@ def decode_video(
     try:  # Inside `try`, or loading this file as remote code would require PyAV.
         import av
     except ImportError as error:
-        raise ImportError(
-            "Decoding a video file needs PyAV, which is not installed: `pip install av`."
-        ) from error
+        raise ImportError("Decoding a video file needs PyAV: `pip install av`.") from error
 
     path = os.fsdecode(path)
     metadata, pts, keyframes = _read_packets(av, path)
@@ -121,7 +117,9 @@ def decode_video(
 def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
     """Opens the container and its first video stream that is not a cover picture."""
     if not os.path.isfile(path):
-        raise VideoDecodingError(path, "not a file" if os.path.exists(path) else "no such file")
+        raise VideoDecodingError(
+            path, "a directory or a device, not a file" if os.path.exists(path) else "no such file"
+        )
     if not os.access(path, os.R_OK):
         raise VideoDecodingError(path, "no permission to read the file")
     if os.path.getsize(path) == 0:
@@ -137,9 +135,7 @@ def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
         if stream is None:
             raise VideoDecodingError(path, "no video stream in the file, it may hold audio only")
         if stream.codec_context is None:
-            raise VideoDecodingError(
-                path, "this build of PyAV has no decoder for the codec of the video stream"
-            )
+            raise VideoDecodingError(path, "this build of PyAV has no decoder for the video stream")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         yield container, stream
 
@@ -153,28 +149,30 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
     """
     shown = []  # (pts, duration, is_keyframe) of the packets of the frames
     end = 0.0  # seconds, of the last packet of any stream
-    damage = None
+    cut_off = False  # whether the file ends in the middle of the last frame
+    damage: Any = None
     with _open_video(av, path) as (container, stream):
         try:
             for packet in _iterate_packets(container):
-                if packet.size == 0 or packet.is_corrupt:
+                if packet.size == 0:
                     continue
-                if packet.pts is not None:
+                if packet.pts is not None and not packet.is_corrupt:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index == stream.index and not packet.is_discard:
                     shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+                    cut_off = packet.is_corrupt
         except av.FFmpegError as error:
             damage = error
+        if cut_off:
+            shown.pop()
         num_frames = len(shown)
         num_expected = num_frames + _count_missing_frames(av, container, stream, num_frames, end)
         is_avi = container.format.name == "avi"
         rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
 
     if num_expected - num_frames > max(2, 0.05 * num_expected):
-        reason = (
-            f"truncated: {num_frames} of about {num_expected} frames are there; download or copy it again"
-        )
-        raise VideoDecodingError(path, reason) from damage
+        reason = f"truncated: {num_frames} of about {num_expected} frames are there"
+        raise VideoDecodingError(path, f"{reason}; download or copy it again") from damage
     if damage is not None:
         raise VideoDecodingError(path, f"damaged after {num_frames} frames: {damage.strerror}") from damage
     if not shown:
@@ -202,19 +200,16 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
 
 def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frames: int, end: float) -> int:
     """
-    Tells how many frames lie beyond the end of the file. The number of frames in the header would not do: it
-    counts those that an MP4 edit list cuts away and those that an AVI repeats.
+    Tells how many frames lie beyond the end of the file, which is only an estimate where it has no index at its
+    start. The number of frames in the header alone would not do: it counts those that an MP4 edit list cuts away
+    and those that an AVI repeats.
     """
-    if container.format.name in (
-        "avi",
-        "matroska,webm",
-    ):  # Their index does not hold every frame, or comes last.
-        seconds = float(stream.duration * stream.time_base if stream.duration else 0)
-        seconds = seconds or (container.duration or 0) / av.time_base
-        return round(num_frames * max(seconds / end - 1, 0)) if end else 0
-    return sum(
-        entry.pos + entry.size > container.size and not entry.is_discard for entry in stream.index_entries
-    )
+    if container.format.name in ("avi", "matroska,webm"):
+        is_avi = container.format.name == "avi"
+        seconds = stream.frames * stream.time_base if is_avi else (container.duration or 0) / av.time_base
+        return round(num_frames * max(float(seconds) / end - 1, 0)) if end else 0
+    entries = stream.index_entries
+    return sum(entry.pos + entry.size > container.size and not entry.is_discard for entry in entries)
 
 
 def _decode_frames(
@@ -226,24 +221,25 @@ def _decode_frames(
     and returns `None` if seeking turns out not to work in this file.
     """
     images = []
-    frame, position = None, -1  # the last frame decoded, and its number
+    frame: Any = None  # the last one decoded
+    position = -1  # its number
     sought = landed = False
     with _open_video(av, path) as (container, stream):
-        frames = _iterate_frames(container, stream)
+        frames = _iterate_frames(av, container, stream)
         try:
             for index in wanted:
                 start = int(keyframes[keyframes <= index].max(initial=0))
                 if start - position > MIN_SKIPPED_FRAMES:
                     sought, landed = True, False
                     container.seek(int(pts[start]), stream=stream)
-                    frames, frame, position = _iterate_frames(container, stream), None, -1
+                    frames, frame, position = _iterate_frames(av, container, stream), None, -1
                 while position < index:
                     following = next(frames, None)
                     if following is None:
                         break  # Not every packet shows a frame: the last one that was shown stands in.
                     frame = following
                     if len(pts) and frame.pts is not None:
-                        position = int(np.searchsorted(pts, frame.pts))
+                        position = int(np.searchsorted(pts, frame.pts, side="right")) - 1
                     else:
                         position += 1
                     if sought and not landed:
@@ -269,10 +265,13 @@ def _decode_frames(
     return images
 
 
-def _iterate_frames(container: Any, stream: Any) -> Iterator[Any]:
+def _iterate_frames(av: ModuleType, container: Any, stream: Any) -> Iterator[Any]:
     for packet in _iterate_packets(container, stream):
-        if not packet.is_corrupt:
+        try:
             yield from packet.decode()
+        except av.FFmpegError:
+            if not packet.is_corrupt:  # One that is known to lack a part need not yield a frame.
+                raise
 
 
 def _iterate_packets(container: Any, *streams: Any) -> Iterator[Any]:

@@ -42,6 +42,7 @@ def train(recipe: Recipe, output: str | Path) -> dict:
         raise ValueError(f"{output} already holds a trained model: give another run folder, or remove it.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are forks, and tokenize in parallel already
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unless it is told, processes on CPUs do not find one another
         mixed_precision=_mixed_precision(recipe.training.mixed_precision),
         # The recipe's batch is that of all processes together, so that the same recipe gives the same training.
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True),
@@ -110,7 +111,13 @@ def train(recipe: Recipe, output: str | Path) -> dict:
                     batch_size=recipe.evaluation.batch_size,
                     max_text_tokens=recipe.data.max_text_tokens,
                 )
-                record = {"epoch": epoch, "step": progress.n, **_losses(outputs), "validation": metrics}
+                record = {
+                    "epoch": epoch,
+                    "step": progress.n,
+                    "num_processes": accelerator.num_processes,
+                    **_losses(outputs),
+                    "validation": metrics,
+                }
                 with metrics_file.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 text_to_video = metrics["text_to_video"]

@@ -1,0 +1,104 @@
+"""From nothing to ranked answers, by the commands of `make demo` on tiny data: every example is run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from tests.test_training import DEMO, ROOT, tiny_run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A folder in which `examples/train.py` was run: videos/, run/model."""
+    folder = tmp_path_factory.mktemp("demo")
+    example(folder, "train.py", "--recipe", DEMO, "--output", "run", *tiny_run("videos"))
+    return folder
+
+
+def example(folder: Path, script: str, *arguments) -> str:
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pig(folder: Path, *arguments) -> str:
+    command = [sys.executable, "-m", "modeling_pig.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_whole_path(run_folder):
+    output = example(
+        run_folder, "evaluate.py", "--model", "run/model", "--recipe", "run/recipe.yaml", "--output", "run/test.json"
+    )
+    assert "24 queries, 6 of 6 videos" in output and "text-to-video" in output and "video-to-text" in output
+    figures = json.loads((run_folder / "run/test.json").read_text())
+    assert figures["num_queries"] == 24 and 0 <= figures["text_to_video"]["R@1"] <= 100
+    assert figures["text_to_video"]["R@10"] == 100  # of six videos
+
+    assert "indexed 6 of 6" in pig(
+        run_folder, "index", "videos/test", "--model", "run/model", "--index", "run/videos.lance"
+    )
+    assert len(pig(run_folder, "search", "a red circle moves left", "--index", "run/videos.lance").splitlines()) == 7
+
+    output = example(
+        run_folder,
+        "search_videos.py",
+        *("--index", "run/videos.lance", "--recipe", "run/recipe.yaml", "--output", "run/answers.png", "-k", "3"),
+    )
+    assert output.count("“") == 3 and output.count("rank") == 3
+    assert output.count("videos/test/test_000") == 9
+    assert "picture: run/answers.png" in output
+    with PIL.Image.open(run_folder / "run/answers.png") as picture:
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_search_with_sentences_of_ones_own(run_folder, shape_videos, tmp_path):
+    pig(run_folder, "index", shape_videos[0].parent, "--model", "run/model", "--index", tmp_path / "own.lance")
+    sentences = ["a red circle moves left", "[red] {x} $y_"]
+    output = example(
+        run_folder, "search_videos.py", "--index", tmp_path / "own.lance", "--output", tmp_path / "own.png", *sentences
+    )
+    assert all(f"“{sentence}”" in output for sentence in sentences)
+    assert (tmp_path / "own.png").stat().st_size > 10_000
+
+
+def test_quickstart(run_folder, shape_videos):
+    output = example(run_folder, "quickstart.py", "--model", "run/model", shape_videos[0], "a red circle", "a star")
+    shares = [float(line.split("%")[0]) for line in output.splitlines()]
+    assert len(shares) == 2 and shares[0] >= shares[1] and sum(shares) == pytest.approx(100, abs=0.2)
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "search_videos.py", "train.py"])
+def test_bad_input_is_one_line(run_folder, script):
+    arguments = {
+        "evaluate.py": ["--model", "missing/model", "--recipe", "run/recipe.yaml"],
+        "search_videos.py": ["--index", "missing.lance", "a"],
+        "train.py": ["--recipe", "missing.yaml", "--output", "out"],
+    }[script]
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
+    done = subprocess.run(command, cwd=run_folder, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "missing" in done.stderr
+    assert not (run_folder / "out").exists()
+
+
+def test_training_on_two_processes(run_folder):
+    """The same recipe on two processes, as torchrun starts them: the whole loop, one model at the end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "examples/train.py"), "--recipe", str(DEMO), "--output", "two", *tiny_run("videos")]
+    done = subprocess.run(command, cwd=run_folder, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (run_folder / "two/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 4]  # batches of 8 over both, not of 8 each
+    assert records[0]["num_processes"] == 2
+    shutil.rmtree(run_folder / "two")

@@ -1,0 +1,155 @@
+"""Writes small real video files whose frames carry their number in the picture, and reads it off again."""
+
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+NUM_BITS = 10
+
+
+def numbered_frames(num_frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """
+    Frames of a moving pattern with their number in black and white blocks along the upper edge.
+
+    Args:
+        num_frames (`int`): Number of frames, N, at most 1024.
+        height (`int`): Pixels.
+        width (`int`): Pixels, at least 80, so that the blocks survive compression.
+
+    Returns:
+        `np.ndarray` of shape `(N, height, width, 3)`: uint8.
+    """
+    pattern = np.random.default_rng(0).integers(0, 255, (height // 8, width // 4, 3), dtype=np.uint8)
+    pattern = pattern.repeat(8, axis=0).repeat(8, axis=1)  # (height, 2 * width, 3)
+    frames = np.stack([np.roll(pattern, -2 * number, axis=1)[:, :width] for number in range(num_frames)])
+    block = width // NUM_BITS
+    for bit in range(NUM_BITS):
+        is_white = np.arange(num_frames) >> bit & 1
+        frames[:, :8, bit * block : (bit + 1) * block] = 255 * is_white[:, None, None, None]
+    return frames
+
+
+def read_number(frame: np.ndarray) -> int:
+    """The number in a frame of [`numbered_frames`], `(height, width, 3)`, after compression."""
+    block = frame.shape[1] // NUM_BITS
+    columns = np.arange(NUM_BITS)[:, None] * block + np.arange(2, block - 2)
+    is_white = frame[2:6, columns].mean(axis=(0, 2, 3)) > 128  # (NUM_BITS,)
+    return int(is_white @ (1 << np.arange(NUM_BITS)))
+
+
+def read_numbers(frames: np.ndarray) -> list[int]:
+    return [read_number(frame) for frame in frames]
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    fps: int = 25,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    pts: Sequence[int] | None = None,
+    rotation: int = 0,
+    faststart: bool = False,
+) -> Path:
+    """
+    Writes a video file.
+
+    Args:
+        path (`Path`): The file; its suffix chooses the container.
+        frames (`np.ndarray` of shape `(N, height, width, 3)`): uint8 RGB, as they are to be displayed.
+        fps (`int`): Frames per second.
+        codec (`str`): An encoder of FFmpeg.
+        options (`dict[str, str]`, *optional*): Its options; `{"g": "10"}` sets a keyframe every ten frames.
+        pts (`Sequence[int]`, *optional*): Time of each frame in units of 1 / `fps`, for a variable frame rate.
+        rotation (`int`): Degrees counter-clockwise by which a player has to turn the stored pictures.
+        faststart (`bool`): Writes the index of an mp4 file at its start.
+
+    Returns:
+        `Path`: The file.
+    """
+    stored = np.rot90(frames, -(rotation // 90), axes=(1, 2))
+    with av.open(path, "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {})
+        stream.height, stream.width = stored.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number, image in enumerate(stored):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts = number if pts is None else pts[number]
+            frame.time_base = Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_audio(path: Path, with_cover: bool = False) -> Path:
+    """Writes one second of silence, with a cover picture if asked for."""
+    with av.open(path, "w", format="mp4" if path.suffix == ".m4a" else None) as container:
+        stream = container.add_stream("aac" if path.suffix == ".m4a" else "pcm_s16le", rate=16000)
+        if with_cover:
+            cover = container.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+            cover.disposition = av.stream.Disposition.attached_pic
+            picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            picture.pts = 0
+            container.mux(cover.encode(picture) + cover.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16", layout="mono")
+        silence.rate = 16000
+        container.mux(stream.encode(silence) + stream.encode())
+    return path
+
+
+def cut_file(path: Path, fraction: float) -> Path:
+    """Cuts the end of a file off, so that `fraction` of its bytes are left."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * fraction)])
+    return path
+
+
+def add_empty_packets(source: Path, path: Path, after: Sequence[int]) -> Path:
+    """Copies a video in MPEG-4 part 2, with a packet that shows no picture behind each of the frames `after`."""
+    not_coded = bytes.fromhex("000001b6504f")
+    with av.open(source) as old, av.open(path, "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        packets = [packet for packet in old.demux(stream) if packet.size]
+        for number, packet in enumerate(packets):
+            pts, duration = packet.pts, packet.duration
+            packet.stream = copy
+            new.mux(packet)
+            if number in after:
+                extra = av.Packet(not_coded)
+                extra.pts = extra.dts = pts + duration // 2
+                extra.time_base, extra.stream = stream.time_base, copy
+                new.mux(extra)
+    return path
+
+
+def set_mp4_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """
+    Overwrites the display matrix in the track header of an mp4 file. With `(a, b, c, d)` the pixel (x, y) of the
+    stored picture is displayed at (a x + c y, b x + d y); x points to the right and y down.
+    """
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44  # behind the name, version, times, id, duration, layer and volume
+    a, b, c, d = (value << 16 for value in matrix)
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def set_mp4_edit(path: Path, start: int, duration: int) -> Path:
+    """Makes the edit list of an mp4 file show `duration` ms of it, `start` ticks of its track later than before."""
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 12  # behind the name, version and number of entries
+    media_time = struct.unpack_from(">i", content, entry + 4)[0]
+    struct.pack_into(">Ii", content, entry, duration, media_time + start)
+    path.write_bytes(content)
+    return path
