@@ -1,6 +1,6 @@
 """The six lines: compare a sentence with a video.
 
-    python examples/quickstart.py --model runs/demo/model VIDEO "a red circle moves left" "a blue star spins"
+python examples/quickstart.py --model runs/demo/model VIDEO "a red circle moves left" "a blue star spins"
 """
 
 import argparse

@@ -68,7 +68,7 @@ def sample_frame_indices(num_video_frames: int, num_frames: int, rng: np.random.
         return np.array([last // 2 if rng is None else rng.integers(num_video_frames)], dtype=np.int64)
     if rng is not None:
         slack = min(num_video_frames // (num_frames - 1), last // 2)
-        first, last = rng.integers(slack, endpoint=True), last - rng.integers(slack, endpoint=True)
+        first, last = int(rng.integers(slack, endpoint=True)), last - int(rng.integers(slack, endpoint=True))
     return np.linspace(first, last, num_frames, dtype=np.int64)
 
 
@@ -107,6 +107,7 @@ def decode_video(
     images = _decode_frames(av, path, wanted, pts, keyframes)
     if images is None:  # Seeking does not work in this file.
         images = _decode_frames(av, path, wanted, pts, keyframes[:0])
+        assert images is not None
     frames = np.stack([images[i] for i in np.searchsorted(wanted, indices)])  # (T, height, width, 3)
     metadata.height, metadata.width = frames.shape[1:3]
     metadata.frames_indices = indices.tolist()
@@ -220,7 +221,7 @@ def _decode_frames(
     told by their timestamps, or counted where `pts` is empty. Seeks to `keyframes` where that saves decoding,
     and returns `None` if seeking turns out not to work in this file.
     """
-    images = []
+    images: list[np.ndarray] = []
     frame: Any = None  # the last one decoded
     position = -1  # its number
     sought = landed = False

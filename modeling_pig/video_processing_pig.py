@@ -35,8 +35,16 @@ class PigVideoProcessor(BaseVideoProcessor):
     do_sample_frames = True
     num_frames = 12
 
-    def sample_frames(self, metadata: VideoMetadata, num_frames: int | None = None, **kwargs) -> np.ndarray:
-        """Indices of the chosen frames, (T,): evenly from the first to the last; a short clip repeats frames."""
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
+    ) -> np.ndarray:
+        """Indices of the chosen frames, (T,): evenly from the first to the last; a short clip repeats frames.
+
+        Raises:
+            ValueError: a frame rate: clips have a number of frames.
+        """
+        if fps is not None:
+            raise ValueError(f"fps is {fps}, but PIG reads a number of frames, whatever the length: use num_frames.")
         return sample_frame_indices(metadata.total_num_frames, num_frames or self.num_frames)
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
@@ -62,7 +70,7 @@ class PigVideoProcessor(BaseVideoProcessor):
                 continue
             frames = _to_channels_first(video)  # (frames, 3, height, width)
             metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
-            indices = sample_indices_fn(metadata) if do_sample_frames else np.arange(len(frames))
+            indices = sample_indices_fn(metadata) if sample_indices_fn is not None else np.arange(len(frames))
             metadata.frames_indices = indices.tolist()
             chosen.append((frames[torch.from_numpy(indices)], metadata))
         return [frames for frames, _ in chosen], [metadata for _, metadata in chosen]

@@ -228,24 +228,40 @@ def test_packets_without_a_picture(tmp_path, frames):
     assert read_numbers(chosen) == [*range(11), 11, *range(11, 20), 19]
 
 
+def join_transport_streams(path, *videos):
+    path.write_bytes(b"".join(video.read_bytes() for video in videos))
+    return path
+
+
 def test_the_size_of_the_first_frame_is_that_of_all(tmp_path):
-    pieces = [numbered_frames(12), numbered_frames(24, 128, 192)[12:]]
-    written = [
-        write_video(tmp_path / f"{index}.ts", piece, options={"g": "6"}, pts=range(start, start + 12))
-        for index, (piece, start) in enumerate(zip(pieces, (0, 20), strict=True))
-    ]
-    path = tmp_path / "video.ts"
-    path.write_bytes(b"".join(file.read_bytes() for file in written))
+    small, large = numbered_frames(12), numbered_frames(24, height=128, width=192)[12:]
+    path = join_transport_streams(
+        tmp_path / "video.ts",
+        write_video(tmp_path / "0.ts", small, options={"g": "6"}),
+        write_video(tmp_path / "1.ts", large, options={"g": "6"}, pts=range(20, 32)),
+    )
     chosen, metadata = decode_video(path, 24)
     assert chosen.shape == (24, 64, 96, 3)
     assert (metadata.height, metadata.width) == (64, 96)
     assert read_numbers(chosen) == list(range(24))
 
 
+def test_frames_are_counted_where_timestamps_do_not_tell_them_apart(tmp_path, frames):
+    path = join_transport_streams(
+        tmp_path / "video.ts",
+        write_video(tmp_path / "0.ts", frames[:20], options={"g": "5"}),
+        write_video(tmp_path / "1.ts", frames[20:40], options={"g": "5"}),  # starts at 0 again
+    )
+    chosen, metadata = decode_video(path, 40)
+    assert read_numbers(chosen) == list(range(40))
+    assert metadata.duration == pytest.approx(40 / 25)
+
+
 @pytest.mark.parametrize("name", ["http:video.mp4", "50%03d.mp4", "a video.mp4", "vidéo?x=1.mp4"])
-def test_a_name_is_only_a_name(tmp_path, frames, name):
-    path = write_video(tmp_path / "video.mp4", frames[:3]).rename(tmp_path / name)
-    assert read_numbers(decode_video(path, 3)[0]) == [0, 1, 2]
+def test_a_name_is_only_a_name(tmp_path, monkeypatch, frames, name):
+    write_video(tmp_path / "video.mp4", frames[:3]).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert read_numbers(decode_video(name, 3)[0]) == [0, 1, 2]
 
 
 # What cannot be decoded
@@ -309,12 +325,17 @@ def test_other_truncated_files(tmp_path, frames, name, codec):
     assert_refused(cut_file(path, 0.6), r"truncated: [2-5]\d of about [67]\d frames are there")
 
 
-def test_the_loss_of_the_very_last_frame_is_forgiven(tmp_path, frames):
-    path = write_video(tmp_path / "video.mp4", frames, options={"bf": "0"}, faststart=True)
+@pytest.mark.parametrize(
+    "codec, num_b_frames, lost",
+    [("libx264", 0, 72), ("libx264", 3, 70), ("mpeg4", 0, 72), ("mpeg4", 2, 71)],
+)
+def test_the_loss_of_the_very_last_packet_is_forgiven(tmp_path, frames, codec, num_b_frames, lost):
+    options = {"bf": str(num_b_frames)}
+    path = write_video(tmp_path / "video.mp4", frames[:73], codec=codec, options=options, faststart=True)
     path.write_bytes(path.read_bytes()[:-10])
-    chosen, metadata = decode_video(path, 74)
-    assert metadata.total_num_frames == 74
-    assert read_numbers(chosen) == list(range(74))
+    chosen, metadata = decode_video(path, 72)
+    assert metadata.total_num_frames == 72
+    assert read_numbers(chosen) == [number for number in range(73) if number != lost]
 
 
 def test_a_damaged_file(tmp_path, frames):

@@ -74,7 +74,9 @@ def write_video(
     """
     stored = np.rot90(frames, -(rotation // 90), axes=(1, 2))
     with av.open(path, "w", options={"movflags": "faststart"} if faststart else {}) as container:
-        stream = container.add_stream(codec, rate=fps, options=options or {})
+        # With macroblock trees x264 writes a slightly different file each time.
+        defaults = {"mbtree": "0"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=fps, options={**defaults, **(options or {})})
         stream.height, stream.width = stored.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

@@ -84,7 +84,7 @@ _LONG_MOTION_WORDS = {
 
 def _choose(rng: np.random.Generator, items: Sequence) -> Any:
     # Only `integers` and `random` are drawn: the streams that NumPy is least likely to change.
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 def _shuffled(rng: np.random.Generator, items: Iterable) -> list:

@@ -231,7 +231,7 @@ def _draw_ground(ground: str) -> np.ndarray:
         "dotted": (x % 12 - 6) ** 2 + (y % 12 - 6) ** 2 <= 9,
     }[texture]
     first, second = _GROUND_TONES[colour]
-    return np.where(textured[..., None], np.uint16(second), np.uint16(first))
+    return np.where(textured[..., None], np.array(second, np.uint16), np.array(first, np.uint16))
 
 
 def draw_scene(scene: Scene) -> np.ndarray:
@@ -245,7 +245,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
         covered = mask > 0
         coverage = mask[covered][:, None].astype(np.uint16)
         # In whole numbers, so that no rounding differs between machines; 255 * 255 + 127 fits in 16 bits.
-        colour = np.uint16(COLOURS[shape.colour])
+        colour = np.array(COLOURS[shape.colour], np.uint16)
         frames[covered] = (frames[covered] * (255 - coverage) + colour * coverage + 127) // 255
     return frames.astype(np.uint8)
 

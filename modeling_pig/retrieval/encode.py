@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
@@ -28,7 +30,7 @@ class EncodedVideos:
     durations: list[float | None]
 
 
-def load_pretrained(model_class: type, name_or_folder: str) -> tuple:
+def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> tuple[Any, PigProcessor]:
     """A model's half and its processor: `(model in evaluation mode, PigProcessor)`.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,14 +68,13 @@ class VideoIndex:
         holds_index = (folder / f"{_TABLE}.lance").is_dir()
         self.is_new = not holds_index
         self._made_folder = not folder.exists()
-        if not holds_index:
-            if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-                raise ValueError(f"{self.uri} is there already and is no index: choose another place.")
-            if info is None:
-                raise FileNotFoundError(f"There is no index {self.uri}: make one with `pig index`.")
+        if not holds_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+            raise ValueError(f"{self.uri} is there already and is no index: choose another place.")
+        if not holds_index and info is None:
+            raise FileNotFoundError(f"There is no index {self.uri}: make one with `pig index`.")
         try:
             database = lancedb.connect(self.uri)
-            self._table = self._create(database, info) if self.is_new else database.open_table(_TABLE)
+            self._table = _create_table(database, info) if info and self.is_new else database.open_table(_TABLE)
             metadata = json.loads((self._table.schema.metadata or {})[_METADATA_KEY])
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             verb = "made" if self.is_new else "opened"
@@ -82,20 +82,6 @@ class VideoIndex:
         self.info = IndexInfo(**metadata)
         if info is not None:
             self._refuse_other_model(info)
-
-    def _create(self, database, info: IndexInfo):
-        import pyarrow as pa
-
-        info = {**asdict(info), "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        schema = pa.schema(
-            [
-                pa.field("path", pa.string(), nullable=False),
-                pa.field("duration", pa.float64()),
-                pa.field("embedding", pa.list_(pa.float32(), info["width"]), nullable=False),
-            ],
-            metadata={_METADATA_KEY: json.dumps(info)},
-        )
-        return database.create_table(_TABLE, schema=schema)
 
     def _refuse_other_model(self, info: IndexInfo) -> None:
         if (info.model_fingerprint, info.width) != (self.info.model_fingerprint, self.info.width):
@@ -186,6 +172,21 @@ class VideoIndex:
     def optimize(self) -> None:
         """Merges the small files that many upserts leave behind."""
         self._table.optimize()
+
+
+def _create_table(database: Any, info: IndexInfo) -> Any:
+    import pyarrow as pa
+
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    schema = pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("duration", pa.float64()),
+            pa.field("embedding", pa.list_(pa.float32(), info.width), nullable=False),
+        ],
+        metadata={_METADATA_KEY: json.dumps({**asdict(info), "created": now})},
+    )
+    return database.create_table(_TABLE, schema=schema)
 
 
 def _import_lancedb():

@@ -1,11 +1,12 @@
 """A sentence's way to a ranked list of videos."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from modeling_pig import PigProcessor, PigTextModel
 
 from .encode import encode_texts, load_pretrained, model_fingerprint
-from .index import IndexInfo, SearchResult, VideoIndex
+from .index import IndexInfo, VideoIndex
 
 
 class VideoSearcher:
@@ -44,8 +45,9 @@ class VideoSearcher:
         video_index = VideoIndex(index, IndexInfo(name, model_fingerprint(name), text_model.config.projection_dim))
         return cls(text_model, processor, video_index)
 
-    def search(self, texts: str | Sequence[str], k: int = 10) -> list[SearchResult] | list[list[SearchResult]]:
-        """The k best videos for a sentence, best first - or, for a list of sentences, a list of such lists.
+    def search(self, texts: str | Sequence[str], k: int = 10) -> list[Any]:
+        """The k best videos for a sentence, as a list of [`SearchResult`], best first - or, for a list of sentences, a
+        list of such lists.
 
         Raises:
             ValueError: an empty sentence, or k under 1.

@@ -146,6 +146,7 @@ def build_model(recipe: Recipe, train_split) -> tuple[PigForRetrieval, PigProces
         model = PigForRetrieval.from_clip(recipe.model.clip, **recipe.model.overrides)
         tokenizer = CLIPTokenizer.from_pretrained(recipe.model.clip)
     else:
+        assert isinstance(recipe.model.config, dict)  # a file is read with the recipe
         shape = {**recipe.model.config, **recipe.model.overrides}
         text_config = shape["text_config"]
         tokenizer = train_tokenizer(
@@ -168,7 +169,8 @@ def build_model(recipe: Recipe, train_split) -> tuple[PigForRetrieval, PigProces
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:
     """AdamW's two groups: decayed, and not (biases, layer norms, logit_scale)."""
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_plain = id(parameter) in norms or name.endswith("bias") or name == "logit_scale"
         (plain if is_plain else decayed).append(parameter)

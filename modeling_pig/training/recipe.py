@@ -156,8 +156,8 @@ def _apply_override(tree: dict, override: str) -> None:
     tree[name] = yaml.safe_load(value)
 
 
-def _refuse_unknown_keys(recipe_class: type, tree: Mapping, prefix: str = "") -> None:
-    known = {f.name: f.type for f in fields(recipe_class)}
+def _refuse_unknown_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:
+    known: dict[str, Any] = {f.name: f.type for f in fields(recipe_class)}
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]

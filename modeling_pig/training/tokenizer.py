@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -27,7 +28,7 @@ def train_tokenizer(captions: Iterable[list[str]], vocab_size: int, max_length: 
     Raises:
         ValueError: a limit under 514.
     """
-    backend = CLIPTokenizer()._tokenizer  # for CLIP's own way to normalise and to split
+    backend: Any = CLIPTokenizer().backend_tokenizer  # for CLIP's own way to normalise and to split
     words: Counter[str] = Counter()
     for texts in captions:
         for text in texts:
@@ -50,8 +51,9 @@ def train_tokenizer(captions: Iterable[list[str]], vocab_size: int, max_length: 
             vocab.append(first)
         room -= len(rest)
     vocab += ["<|startoftext|>", "<|endoftext|>"]
+    merges: Any = list(ranks)  # pairs, which the annotation of CLIPTokenizer does not foresee
     return CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(vocab)}, merges=list(ranks), model_max_length=max_length
+        vocab={token: number for number, token in enumerate(vocab)}, merges=merges, model_max_length=max_length
     )
 
 
