@@ -222,6 +222,8 @@ def _decode_frames(
     and returns `None` if seeking turns out not to work in this file.
     """
     images: list[np.ndarray] = []
+    # One for all frames: set up anew for each, with threads of its own, it would take longer than decoding them.
+    to_rgb = av.video.reformatter.VideoReformatter()
     frame: Any = None  # the last one decoded
     position = -1  # its number
     sought = landed = False
@@ -256,7 +258,7 @@ def _decode_frames(
                 if not images:  # Size and rotation may change in the video, but not in the result.
                     size = {"width": frame.width, "height": frame.height}
                     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
-                image = frame.to_ndarray(format="rgb24", **size)  # (height, width, 3)
+                image = to_rgb.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()  # (height, width, 3)
                 images.append(np.rot90(image, quarter_turns))
         except av.FFmpegError as error:
             if sought:
