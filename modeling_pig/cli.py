@@ -22,7 +22,7 @@ def index(
     model: Annotated[str, typer.Option(help="Model folder, or its name on the Hub.")],
     index: Annotated[str, typer.Option(help="The index's folder, made if it is not there.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Videos a forward pass.")] = 16,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; chosen by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Files decoded at a time; by default one a core.")] = None,
 ) -> None:
     """Encode every video of a folder into an index. Videos that are there already are replaced."""
     with _one_line_errors():
@@ -43,7 +43,7 @@ def index(
         failures: list = []
         encoded = 0
         with tqdm(total=len(paths), desc="indexing", unit="video") as progress:
-            for batch in encode_videos(video_model, processor, paths, failures, batch_size, workers):
+            for batch in encode_videos(video_model, processor, paths, failures, batch_size, threads):
                 store.upsert(batch.paths, batch.embeds, batch.durations)
                 encoded += len(batch.paths)
                 progress.update(encoded + len(failures) - progress.n)

@@ -45,16 +45,16 @@ def test_find_videos_refuses_what_is_not_there(tmp_path):
         find_videos(tmp_path)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_threads", [1, 3])
 def test_encoding_in_batches_equals_one_by_one_and_sets_broken_files_aside(
-    model_folder, shape_videos, tmp_path, num_workers
+    model_folder, shape_videos, tmp_path, num_threads
 ):
     model, processor = load_pretrained(PigVideoModel, model_folder)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     paths = [str(path) for path in shape_videos]
     failures = []
-    batches = list(encode_videos(model, processor, [*paths[:2], str(broken), *paths[2:]], failures, 2, num_workers))
+    batches = list(encode_videos(model, processor, [*paths[:2], str(broken), *paths[2:]], failures, 2, num_threads))
     assert [path for batch in batches for path in batch.paths] == paths
     assert [failure.path for failure in failures] == [str(broken)]
     assert [duration for batch in batches for duration in batch.durations] == pytest.approx([2.0] * 5)

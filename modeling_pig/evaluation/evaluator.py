@@ -16,7 +16,7 @@ def evaluate(
     processor: PigProcessor,
     split: Iterable[dict],
     batch_size: int = 16,
-    num_workers: int | None = None,
+    num_threads: int | None = None,
     ties: TiePolicy = "expected",
     max_text_tokens: int | None = None,
     progress: bool = True,
@@ -26,6 +26,7 @@ def evaluate(
     Args:
         split (`Iterable[dict]`): rows with `video` (path) and `captions` (list of sentences).
         batch_size (`int`): videos a forward pass.
+        num_threads (`int`, *optional*): files decoded at a time; by default one a core.
         ties (`str`): how tied scores are ranked, see [`ranks_of_targets`].
         max_text_tokens (`int`, *optional*): cut longer captions here; by default at the tokenizer's own limit.
 
@@ -42,7 +43,7 @@ def evaluate(
     failures: list = []
     paths: list[str] = []
     embeds = []
-    batches = encode_videos(model, processor, list(rows), failures, batch_size, num_workers)
+    batches = encode_videos(model, processor, list(rows), failures, batch_size, num_threads)
     with tqdm(total=len(rows), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
             paths += batch.paths

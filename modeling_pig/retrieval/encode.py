@@ -1,14 +1,16 @@
-"""Files -> embeddings: loads a model's half, encodes texts, and encodes videos batch by batch while workers decode."""
+"""Files -> embeddings: loads a model's half, encodes texts, and encodes videos batch by batch while threads decode."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -139,66 +141,66 @@ def encode_texts(
     return torch.nn.functional.normalize(torch.cat(embeds), dim=-1)
 
 
-class _VideoFiles(Dataset):
-    """Paths -> decoded frames, or what stood in the way; runs in the workers."""
-
-    def __init__(self, paths: Sequence[str], processor: PigProcessor):
-        self.paths = paths
-        self.processor = processor
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int):
-        path = self.paths[index]
-        try:
-            frames, metadata = decode_video(path, self.processor.video_processor.num_frames)
-        except VideoDecodingError as error:
-            return path, error, None
-        return path, frames, metadata.duration
-
-    def collate(self, items: list[tuple]) -> tuple[list, torch.Tensor | None, list[VideoDecodingError]]:
-        decoded = [item for item in items if not isinstance(item[1], VideoDecodingError)]
-        errors = [item[1] for item in items if isinstance(item[1], VideoDecodingError)]
-        pixels = None
-        if decoded:
-            frames = [frames for _, frames, _ in decoded]
-            inputs = self.processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-            pixels = inputs["pixel_values_videos"]
-        return [(path, duration) for path, _, duration in decoded], pixels, errors
-
-
 @torch.inference_mode()
 def encode_videos(
     model: PigVideoModel | PigForRetrieval,
     processor: PigProcessor,
-    paths: Sequence[str],
+    paths: Iterable[str],
     failures: list[VideoDecodingError],
     batch_size: int = 16,
-    num_workers: int | None = None,
+    num_threads: int | None = None,
 ) -> Iterator[EncodedVideos]:
     """Encodes video files in order, a batch at a time, in bounded memory.
 
     Args:
-        paths (`Sequence[str]`): video files.
+        paths (`Iterable[str]`): video files.
         failures (`list[VideoDecodingError]`): gets one entry for each file that cannot be decoded; the rest goes on.
         batch_size (`int`): videos a forward pass.
-        num_workers (`int`, *optional*): decoding processes beside this one; by default a few, none for a few files.
+        num_threads (`int`, *optional*): files decoded at a time, while the model works; by default one a core.
     """
-    if num_workers is None:
-        num_workers = min(4, os.cpu_count() or 1) if len(paths) > 2 * batch_size else 0
-    files = _VideoFiles(paths, processor)
-    loader = DataLoader(files, batch_size=batch_size, num_workers=num_workers, collate_fn=files.collate)
-    for videos, pixels, errors in loader:
-        failures += errors
-        if not videos:
-            continue
+    videos = _decoded(paths, processor, 2 * batch_size, num_threads or os.cpu_count() or 1)
+    readable = (video for video in videos if not _set_aside(video, failures))
+    while batch := list(islice(readable, batch_size)):
+        pixels = torch.cat([pixels for _, pixels, _ in batch])  # (B, T, 3, height, width)
         features = model.get_video_features(pixels.to(model.device, model.dtype))
         if model.config.framework == "single_tower":
             embeds = features.context_embeds.float()
         else:
             embeds = torch.nn.functional.normalize(features.pooler_output.float(), dim=-1)
-        yield EncodedVideos([path for path, _ in videos], embeds.cpu(), [duration for _, duration in videos])
+        yield EncodedVideos([path for path, _, _ in batch], embeds.cpu(), [duration for _, _, duration in batch])
+
+
+def _decoded(paths: Iterable[str], processor: PigProcessor, ahead: int, num_threads: int) -> Iterator[Any]:
+    """(path, pixels (1, T, 3, height, width), duration) of each file in order, or the error that stood in the way.
+
+    Threads, not processes: decoding and resizing work outside the interpreter's lock, and what has been opened before
+    (an index, a GPU, a tokenizer) need not survive a fork. At most `ahead` videos are held in memory.
+    """
+
+    def decode(path: str):
+        try:
+            frames, metadata = decode_video(path, processor.video_processor.num_frames)
+        except VideoDecodingError as error:
+            return error
+        inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
+        return path, inputs["pixel_values_videos"], metadata.duration
+
+    remaining = iter(paths)
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            pending = deque(pool.submit(decode, path) for path in islice(remaining, ahead))
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(decode, path) for path in islice(remaining, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _set_aside(video: Any, failures: list[VideoDecodingError]) -> bool:
+    if isinstance(video, VideoDecodingError):
+        failures.append(video)
+        return True
+    return False
 
 
 __all__ = [
