@@ -50,10 +50,9 @@ class PigVisionConfig(CLIPVisionConfig):
         """Patches of one frame (49 for 224 pixels and patches of 32)."""
         return (self.image_size // self.patch_size) ** 2
 
-    @property
-    def num_context_tokens(self) -> int:
-        """Tokens that are not patches: class, globals and frame tokens, 1 + G + T. The interaction reads these."""
-        return 1 + self.num_global_tokens + (self.num_frames if self.use_frame_tokens else 0)
+    def num_context_tokens(self, num_frames: int) -> int:
+        """Tokens that are not patches, 1 + G + T: class, globals and one a frame. The interaction reads these."""
+        return 1 + self.num_global_tokens + (num_frames if self.use_frame_tokens else 0)
 
 
 @strict
@@ -157,8 +156,7 @@ class PigConfig(PreTrainedConfig):
 
     def generator_length(self, num_frames: int) -> int:
         """Length of the generator's sequence for clips of `num_frames` frames (34 with the defaults)."""
-        num_frame_tokens = num_frames if self.vision_config.use_frame_tokens else 0
-        num_context_tokens = 1 + self.vision_config.num_global_tokens + num_frame_tokens
+        num_context_tokens = self.vision_config.num_context_tokens(num_frames)
         return int(self.generator_use_bos) + num_context_tokens + self.num_selected_patches + 1
 
     def check_generator_length(self, num_frames: int) -> None:

@@ -11,6 +11,7 @@ K selected patches, H heads, C width of the tower, D width of the joint space.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -44,7 +45,8 @@ logger = logging.get_logger(__name__)
 class PigVisionOutput(BaseModelOutputWithPooling):
     """Output of [`PigVisionTransformer`].
 
-    last_hidden_state (`torch.Tensor` of shape `(B, N, C)`): class, globals, then frame by frame; before the last norm.
+    last_hidden_state (`torch.Tensor` of shape `(B, N, C)`):
+        Class, globals, then frame by frame, before the last norm; fewer tokens with `keep_tokens`.
     pooler_output (`torch.Tensor` of shape `(B, C)`): the class token after the last norm.
     class_attention (`torch.Tensor` of shape `(B, H, N)`, *optional*):
         Attention of the class token to every token in the last layer, after softmax.
@@ -66,7 +68,9 @@ class PigVideoFeatures(BaseModelOutputWithPooling):
         The selector's choice in descending order of score, as positions in the clip's T * P patches: patch `p` of
         frame `t` is `t * P + p`; `hybrid` only.
     selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*): their attention, reduced over the heads.
-    last_hidden_state, hidden_states, attentions: those of [`PigVisionTransformer`].
+    last_hidden_state (`torch.Tensor` of shape `(B, S + K, C)`):
+        Context tokens and selected patches: the last layer finishes no others. `vision_model(...)` finishes all.
+    hidden_states, attentions: those of [`PigVisionTransformer`].
     """
 
     context_embeds: torch.FloatTensor | None = None
@@ -276,11 +280,17 @@ class PigVisionLayer(CLIPEncoderLayer):
         self.self_attn = PigVisionAttention(config)
 
     def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states: torch.Tensor,
+        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, C) -> (B, N, C) and the class token's attention, (B, H, N), if asked for."""
+        """(B, N, C) -> (B, N, C) and the class token's attention, (B, H, N), if asked for. With `keep_tokens` only the
+        tokens that it takes from both go through the MLP."""
         attention_output, _, class_attention = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
         hidden_states = hidden_states + attention_output
+        if keep_tokens is not None:
+            hidden_states = keep_tokens(hidden_states, class_attention)
         hidden_states = hidden_states + self.mlp(self.layer_norm2(hidden_states))
         return hidden_states, class_attention
 
@@ -297,13 +307,18 @@ class PigVisionEncoder(nn.Module):
         hidden_states: torch.Tensor,
         num_frames: int,
         output_class_attention: bool,
+        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, C) -> (B, N, C) and the class token's attention in the last layer, (B, H, N), if asked for."""
+        """(B, N, C) -> (B, N or tokens kept, C) and the class token's attention, (B, H, N), if asked for."""
         for layer in self.layers[:-1]:
             hidden_states, _ = layer(hidden_states, num_frames=num_frames, **kwargs)
         return self.layers[-1](
-            hidden_states, num_frames=num_frames, output_class_attention=output_class_attention, **kwargs
+            hidden_states,
+            keep_tokens=keep_tokens,
+            num_frames=num_frames,
+            output_class_attention=output_class_attention,
+            **kwargs,
         )
 
 
@@ -415,6 +430,7 @@ class PigVisionTransformer(PigPreTrainedModel):
         pixel_values_videos: torch.FloatTensor,
         interpolate_pos_encoding: bool = False,
         output_class_attention: bool = False,
+        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigVisionOutput:
         """
@@ -422,13 +438,15 @@ class PigVisionTransformer(PigPreTrainedModel):
             pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`): frames, any T >= 1.
             interpolate_pos_encoding (`bool`): accept frames of another size than the model's.
             output_class_attention (`bool`): also return the class token's attention in the last layer.
+            keep_tokens (`Callable`, *optional*): takes from the tokens, `(B, N, C)`, and the class token's attention,
+                `(B, H, N)`, those that the last layer is to finish; the first must be the class token.
             output_attentions (`bool`, needs `attn_implementation="eager"`): also return each layer's weights laid out
                 densely, `(B, H, N, N)`, zero where a frame does not see another frame.
         """
         hidden_states = self.embeddings(pixel_values_videos, interpolate_pos_encoding)  # (B, N, C)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, class_attention = self.encoder(
-            hidden_states, pixel_values_videos.shape[1], output_class_attention, **kwargs
+            hidden_states, pixel_values_videos.shape[1], output_class_attention, keep_tokens, **kwargs
         )
         return PigVisionOutput(
             last_hidden_state=hidden_states,
@@ -554,16 +572,19 @@ class _VideoPath:
         ...     video_embeds = model.get_video_features(**inputs).pooler_output
         ```"""
         is_hybrid = self.config.framework == "hybrid"
+        num_frames = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 5 else 0
+        if is_hybrid:
+            self.config.check_generator_length(num_frames)
         outputs: PigVisionOutput = self.vision_model(
             pixel_values_videos,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_class_attention=is_hybrid,
+            keep_tokens=partial(self._keep_context_and_selected, num_frames=num_frames),
             return_dict=True,
             **kwargs,
         )
-        num_frames = pixel_values_videos.shape[1]
-        context, patches = self._split_tokens(outputs.last_hidden_state, num_frames)  # (B, S, C), (B, T * P, C)
-        context_embeds = self._to_joint_space(context)  # (B, S, D)
+        tokens = self.visual_projection(self.vision_model.post_layernorm(outputs.last_hidden_state))  # (B, S + K, D)
+        context_embeds = tokens[:, : self.config.vision_config.num_context_tokens(num_frames)]  # (B, S, D)
         features = PigVideoFeatures(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=context_embeds[:, 0],
@@ -572,37 +593,30 @@ class _VideoPath:
             context_embeds=context_embeds,
         )
         if is_hybrid:
-            self.config.check_generator_length(num_frames)
             scores, selected = self._select_patches(outputs.class_attention, num_frames)  # (B, K) each
-            chosen = patches.gather(1, selected.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))  # (B, K, C)
-            pseudo_query = self.generator(torch.cat([context_embeds, self._to_joint_space(chosen)], dim=1))  # (B, D)
+            pseudo_query = self.generator(tokens)  # (B, D)
             features.pooler_output = self.interaction(pseudo_query.unsqueeze(1), context_embeds).squeeze(1)  # (B, D)
             features.pseudo_query_embeds = pseudo_query
             features.selected_patches = selected
             features.selection_scores = scores
         return features
 
-    def _to_joint_space(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, C) -> (B, tokens, D). Of the patches only the selected ones ever take this way."""
-        return self.visual_projection(self.vision_model.post_layernorm(hidden_states))
-
-    def _split_tokens(self, tokens: torch.Tensor, num_frames: int, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Parts N tokens along `dim` into the S context tokens (class, globals, frames') and the T * P patches."""
+    def _token_positions(
+        self, num_frames: int, num_tokens: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where among N tokens the S context tokens (class, globals, frames') stand, and where the T * P patches."""
         config = self.config.vision_config
-        num_video_tokens = 1 + config.num_global_tokens
-        num_frame_tokens = int(config.use_frame_tokens)
-        video_tokens, frames = tokens.tensor_split([num_video_tokens], dim=dim)
-        frames = frames.unflatten(dim, (num_frames, -1))  # (..., T, L, ...)
-        frame_tokens, patches = frames.tensor_split([num_frame_tokens], dim=dim + 1)
-        context = torch.cat([video_tokens, frame_tokens.flatten(dim, dim + 1)], dim=dim)
-        return context, patches.flatten(dim, dim + 1)
+        positions = torch.arange(num_tokens, device=device)
+        video_tokens, frames = positions.tensor_split([1 + config.num_global_tokens])
+        frame_tokens, patches = frames.view(num_frames, -1).tensor_split([int(config.use_frame_tokens)], dim=1)
+        return torch.cat([video_tokens, frame_tokens.flatten()]), patches.flatten()
 
     def _select_patches(self, class_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Informative Token Selector: (B, H, N) attention of the class token -> scores and positions, (B, K) each,
         of the patches with the most of it over the whole clip, best first."""
-        _, attention = self._split_tokens(class_attention, num_frames, dim=2)  # (B, H, T * P)
+        _, patches = self._token_positions(num_frames, class_attention.shape[2], class_attention.device)
         reduce = torch.amax if self.config.selector_head_reduction == "max" else torch.mean
-        attention = reduce(attention, dim=1)
+        attention = reduce(class_attention[:, :, patches], dim=1)  # (B, T * P)
         num_selected = self.config.num_selected_patches
         if num_selected > attention.shape[1]:
             logger.warning_once(
@@ -611,6 +625,18 @@ class _VideoPath:
             )
             num_selected = attention.shape[1]
         return attention.topk(num_selected, dim=1)
+
+    def _keep_context_and_selected(
+        self, hidden_states: torch.Tensor, class_attention: torch.Tensor | None, num_frames: int
+    ) -> torch.Tensor:
+        """(B, N, C) tokens -> (B, S + K, C): the context tokens, then (`hybrid`) the selected patches, best first."""
+        batch_size, num_tokens, width = hidden_states.shape
+        context, patches = self._token_positions(num_frames, num_tokens, hidden_states.device)
+        if class_attention is None:
+            return hidden_states[:, context]
+        _, selected = self._select_patches(class_attention, num_frames)  # (B, K)
+        kept = torch.cat([context.expand(batch_size, -1), patches[selected]], dim=1)  # (B, S + K)
+        return hidden_states.gather(1, kept.unsqueeze(-1).expand(-1, -1, width))
 
 
 class PigTextModel(_TextPath, _InitialisedAsInTransformers, CLIPTextModelWithProjection):

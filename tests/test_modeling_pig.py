@@ -174,6 +174,23 @@ def test_selection_is_the_top_of_the_class_attention_over_the_clip(make_model, b
         assert outputs.selected_patches[clip_number].tolist() == best
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_last_layer_finishes_only_tokens_that_are_read_and_changes_nothing_by_it(make_model, batch, framework):
+    model = make_model(framework=framework)
+    with torch.inference_mode():
+        features = model.get_video_features(batch["pixel_values_videos"])
+        all_tokens = model.vision_model(batch["pixel_values_videos"]).last_hidden_state
+    assert all_tokens.shape == (3, 4 + 4 * 17, 48)
+    context = [0, 1, 2, 3, *(4 + 17 * frame for frame in range(4))]
+    torch.testing.assert_close(features.last_hidden_state[:, :8], all_tokens[:, context], atol=1e-5, rtol=1e-5)
+    if framework != "hybrid":
+        assert features.last_hidden_state.shape[1] == 8
+        return
+    frame, patch = features.selected_patches // 16, features.selected_patches % 16
+    selected = all_tokens.gather(1, (4 + 17 * frame + 1 + patch).unsqueeze(-1).expand(-1, -1, 48))
+    torch.testing.assert_close(features.last_hidden_state[:, 8:], selected, atol=1e-5, rtol=1e-5)
+
+
 def test_padding_does_not_change_a_text(make_model, batch):
     model = make_model()
     with torch.inference_mode():
@@ -207,7 +224,9 @@ def test_frames_of_another_size(make_model):
     with pytest.raises(ValueError, match="64 x 48 pixels, the model reads 32 x 32"):
         model.get_video_features(pixels)
     features = model.get_video_features(pixels, interpolate_pos_encoding=True)
-    assert features.last_hidden_state.shape == (1, 4 + 4 * (1 + 8 * 6), 48)
+    assert features.pooler_output.isfinite().all()
+    tokens = model.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
+    assert tokens.shape == (1, 4 + 4 * (1 + 8 * 6), 48)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (1, 4, 1, 32, 32), (1, 0, 3, 32, 32)])
@@ -364,7 +383,8 @@ def test_hidden_states_and_attentions_on_request(make_model, batch):
     )
     assert len(features.hidden_states) == 3 and len(features.attentions) == 2
     assert torch.equal(features.hidden_states[-1], features.last_hidden_state)
-    num_tokens = features.last_hidden_state.shape[1]
+    num_tokens = 4 + 4 * 17
+    assert [states.shape[1] for states in features.hidden_states] == [num_tokens, num_tokens, 4 + 4 + 5]
     for weights in features.attentions:
         assert weights.shape == (3, 4, num_tokens, num_tokens)
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, num_tokens))
