@@ -30,7 +30,7 @@ def contrastive_loss(logits_per_text: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `()`; 2 log B when all logits are equal. The retrieval loss of arXiv 2509.04773.
     """
-    target = torch.arange(len(logits_per_text), device=logits_per_text.device)
+    target = torch.arange(logits_per_text.shape[0], device=logits_per_text.device)
     return nn.functional.cross_entropy(logits_per_text, target) + nn.functional.cross_entropy(
         logits_per_text.t(), target
     )

@@ -199,7 +199,6 @@ class PigVisionAttention(CLIPAttention):
         self,
         hidden_states: torch.Tensor,
         num_frames: int,
-        output_attentions: bool = False,
         output_class_attention: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
@@ -237,11 +236,11 @@ class PigVisionAttention(CLIPAttention):
             **settings,
         )  # (B * T, L, H, C / H)
 
-        frame_output = frame_output.reshape(len(hidden_states), -1, self.embed_dim)  # (B, T * L, C)
+        frame_output = frame_output.reshape(hidden_states.shape[0], -1, self.embed_dim)  # (B, T * L, C)
         output = self.out_proj(torch.cat([video_output.flatten(2), frame_output], dim=1))  # (B, N, C)
 
         weights = None
-        if output_attentions and video_weights is not None:
+        if kwargs.get("output_attentions") and video_weights is not None:
             weights = self._dense_weights(video_weights, frame_weights, num_frames)
         class_attention = None
         if output_class_attention:
@@ -348,7 +347,7 @@ class PigInteraction(nn.Module):
         query = self.q_proj(queries).unflatten(-1, heads).transpose(1, 2)  # (B or 1, heads, Q, D / heads)
         key = self.k_proj(context).unflatten(-1, heads).transpose(1, 2)  # (B, heads, S, D / heads)
         value = self.v_proj(context).unflatten(-1, heads).transpose(1, 2)
-        query = query.expand(len(context), -1, -1, -1)
+        query = query.expand(context.shape[0], -1, -1, -1)
         pooled = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, heads, Q, D / heads)
         pooled = self.layer_norm2(self.out_proj(pooled.transpose(1, 2).flatten(2)))  # (B, Q, D)
         return self.layer_norm3(pooled + self.dropout(self.linear_proj(pooled)))
@@ -371,7 +370,7 @@ class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
     base_model_prefix = "pig"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "PigVideoEmbeddings", "PigVisionLayer"]
+    _no_split_modules = ["CLIPEncoderLayer", "PigVideoEmbeddings", "PigVisionLayer"]
     _keep_in_fp32_modules_strict = ["logit_scale"]
     _can_record_outputs = None
 
@@ -481,9 +480,10 @@ class PigPseudoQueryGenerator(PigPreTrainedModel):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, S + K, D) tokens, context first, then patches by score -> (B, D) pseudo-queries."""
-        sequence = [self.input_projection(tokens), self.eos_embedding.expand(len(tokens), 1, -1)]
+        batch_size = tokens.shape[0]
+        sequence = [self.input_projection(tokens), self.eos_embedding.expand(batch_size, 1, -1)]
         if self.bos_embedding is not None:
-            sequence.insert(0, self.bos_embedding.expand(len(tokens), 1, -1))
+            sequence.insert(0, self.bos_embedding.expand(batch_size, 1, -1))
         hidden_states = torch.cat(sequence, dim=1)  # (B, 1 + S + K + 1, width)
         hidden_states = hidden_states + self.position_embedding.weight[: hidden_states.shape[1]]
         causal_mask = create_causal_mask(
@@ -817,15 +817,15 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
 
         losses = {}
         if return_loss:
-            if len(text_embeds) != len(video_embeds):
+            if text_embeds.shape[0] != video_embeds.shape[0]:
                 raise ValueError(
-                    f"return_loss needs one text a video, in the same order; got {len(text_embeds)} texts and "
-                    f"{len(video_embeds)} videos."
+                    f"return_loss needs one text a video, in the same order; got {text_embeds.shape[0]} texts "
+                    f"and {video_embeds.shape[0]} videos."
                 )
             all_logits = logits_per_text
             if self.training:
                 all_texts, all_videos = gather_with_gradient(text_embeds), gather_with_gradient(video_embeds)
-                if len(all_texts) != len(text_embeds):
+                if all_texts.shape[0] != text_embeds.shape[0]:
                     all_logits = logit_scale * self.similarity(all_texts, all_videos)  # (P * B, P * B)
             losses["loss"] = losses["retrieval_loss"] = contrastive_loss(all_logits)
             if pseudo_query_embeds is not None:
