@@ -9,7 +9,7 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check bench clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,10 @@ check: install  ## what is wrong with style, types and spelling?
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/mypy
+	$(BIN)/python hub_scripts/lint_exported_files.py
+
+bench: install  ## what a forward pass costs beside CLIP's own (about a quarter of an hour on two cores)
+	$(BIN)/python examples/benchmark.py model --json runs/benchmark.json
 
 clean:  ## remove the environment, the demo's videos and its run
 	rm -rf $(VENV) data/moving_shapes $(RUN)

@@ -14,9 +14,13 @@ EXTRAS = {
     "train": ["accelerate>=1.10", "datasets>=4.0", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
     "search": ["lancedb>=0.30", "pyarrow>=16"],
+    # the text half outside torch
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
+    # the model in every vector store that speaks sentence-transformers
+    "sentence-transformers": ["sentence-transformers>=6.0"],
 }
-TOOLS = ["mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "typos>=1.28"]
-EXTRAS["dev"] = [*EXTRAS["train"], *EXTRAS["search"], *TOOLS]
+TOOLS = ["mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(
     name="modeling-pig",

@@ -72,34 +72,34 @@ def _register_auto_classes() -> None:
         sys.meta_path.remove(_ImportHook)
 
 
-class _ImportHook(PathFinder):
+class _ImportHook:
     """Registers PIG whenever an import of transformers, or of this package, is complete with all that it imports.
 
     Not as soon as an auto class is there: transformers' modules and its auto classes import each other, and in the
     middle of that PIG's modules could not be imported.
     """
 
-    @classmethod
-    def find_spec(cls, fullname, path=None, target=None) -> ModuleSpec | None:
+    @staticmethod
+    def find_spec(fullname, path=None, target=None) -> ModuleSpec | None:
         if fullname.split(".")[0] not in ("transformers", __name__):
             return None
-        spec = super().find_spec(fullname, path, target)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _Loader(fullname, spec.loader.path)
         return spec
 
 
 class _Loader(SourceFileLoader):
-    under_way: list[str] = []
+    under_way: list[str] = []  # of all loaders
 
     def exec_module(self, module: ModuleType) -> None:
         self.under_way.append(self.name)
         try:
             super().exec_module(module)
-            if len(self.under_way) == 1:
-                _register_auto_classes()
         finally:
             self.under_way.remove(self.name)
+        if not self.under_way:
+            _register_auto_classes()
 
 
 sys.meta_path.insert(0, _ImportHook)

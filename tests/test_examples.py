@@ -77,6 +77,19 @@ def test_quickstart(run_folder, shape_videos):
     assert len(shares) == 2 and shares[0] >= shares[1] and sum(shares) == pytest.approx(100, abs=0.2)
 
 
+def test_benchmark_of_the_model(tmp_path):
+    settings = ["--sizes", "b32", "--batches", "1", "--frames", "1", "--repeats", "1"]
+    output = example(
+        tmp_path, "benchmark.py", "model", *settings, "--leave-out", "memory", "switches", "--json", "figures.json"
+    )
+    assert "ours beside CLIP" in output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["model"] for row in figures["video"]] == ["hybrid", "two_tower", "CLIP on frames"]
+    assert all(row["ratio"] > 0 for row in figures["video"] + figures["text"])
+    gflops = {row["model"]: row["GFLOPs"] for row in figures["video"]}
+    assert gflops["two_tower"] < gflops["hybrid"] and 8 < gflops["CLIP on frames"] < 9  # one frame through ViT-B/32
+
+
 @pytest.mark.parametrize("script", ["evaluate.py", "search_videos.py", "train.py"])
 def test_bad_input_is_one_line(run_folder, script):
     arguments = {

@@ -1,0 +1,292 @@
+"""What a forward pass costs beside CLIP's own: time, peak memory, FLOPs, parameters, and what half precision changes.
+
+    python examples/benchmark.py model                                  # ViT-B/32 and B/16, batch 2 and 4, 12 frames
+    python examples/benchmark.py model --sizes b32 --batches 2 --repeats 5 --json runs/benchmark.json
+
+Weights are random: they do not change the cost. Runs of the candidates are interleaved in one process with the same
+threads, and a ratio is the median of the ratios within each round, so that a machine whose speed drifts does not tilt
+it. Peak memory is taken in a process of its own a candidate: what the forward pass adds to the loaded model.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel
+
+from modeling_pig import PigConfig, PigForRetrieval, PigTextModel, PigVideoModel
+
+
+PATCH_SIZES = {"b32": 32, "b16": 16}
+TEXT_LENGTHS = (12, 32, 77)
+
+
+def make_video_candidate(
+    name: str, patch_size: int, batch_size: int, num_frames: int
+) -> tuple[torch.nn.Module, Callable]:
+    """A model and its forward pass over `batch_size` random clips: ours, or CLIP over the same frames."""
+    torch.manual_seed(0)
+    pixels = torch.randn(batch_size, num_frames, 3, 224, 224)
+    if name == "CLIP on frames":
+        model = CLIPVisionModel(CLIPVisionConfig(patch_size=patch_size)).eval()
+        return model, lambda: model(pixels.flatten(0, 1)).pooler_output
+    config = PigConfig(framework=name, vision_config={"patch_size": patch_size, "num_frames": num_frames})
+    model = PigVideoModel(config).eval()
+    return model, lambda: model(pixels).video_embeds
+
+
+VIDEO_CANDIDATES = ("hybrid", "two_tower", "CLIP on frames")
+
+
+def interleave(candidates: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run of each candidate, one after the other in each round, after one round of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    with torch.inference_mode():
+        for round_number in range(repeats + 1):
+            for name, run in candidates.items():
+                start = time.perf_counter()
+                run()
+                if round_number > 0:
+                    seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(seconds: list[float], floor: list[float]) -> float:
+    return statistics.median(ours / theirs for ours, theirs in zip(seconds, floor, strict=True))
+
+
+def _added_memory(connection, *candidate) -> None:
+    """In a process of its own: sends the bytes that the forward pass adds to the loaded model at its peak."""
+    torch.set_num_threads(1)
+    _, run = make_video_candidate(*candidate)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports and initialisation
+    before = _status("VmRSS")
+    with torch.inference_mode():
+        run()
+    connection.send((_status("VmHWM") - before) * 1024)
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+def added_memory(*candidate) -> float | None:
+    """Peak of a forward pass beyond the loaded model, in MB; `None` where the system does not tell (needs Linux)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_added_memory, args=(sender, *candidate))
+    process.start()
+    sender.close()  # or a child that fails would leave the line below waiting
+    added = receiver.recv()
+    process.join()
+    return added / 1e6
+
+
+def flops(run: Callable) -> int:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def benchmark_video(size: str, batch_size: int, num_frames: int, repeats: int, memory: bool) -> list[dict]:
+    """Ours and CLIP on the same frames."""
+    settings = (PATCH_SIZES[size], batch_size, num_frames)
+    made = {name: make_video_candidate(name, *settings) for name in VIDEO_CANDIDATES}
+    seconds = interleave({name: run for name, (_, run) in made.items()}, repeats)
+    added = {name: added_memory(name, *settings) if memory else None for name in made}
+    floor = "CLIP on frames"
+    return [
+        {
+            "size": size,
+            "batch": batch_size,
+            "frames": num_frames,
+            "model": name,
+            "seconds": statistics.median(seconds[name]),
+            "ratio": median_ratio(seconds[name], seconds[floor]),
+            "added MB": added[name],
+            "memory ratio": ours / theirs if (ours := added[name]) and (theirs := added[floor]) else None,
+            "GFLOPs": flops(run) / 1e9,
+            "M parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        }
+        for name, (model, run) in made.items()
+    ]
+
+
+def benchmark_parts(size: str, batch_size: int, num_frames: int, repeats: int) -> list[dict]:
+    """What the parts that CLIP lacks cost each, as a share of the whole video path."""
+    model, whole = make_video_candidate("hybrid", PATCH_SIZES[size], batch_size, num_frames)
+    config = model.config
+    tokens = torch.randn(batch_size, config.generator_length(num_frames) - 2, config.projection_dim)
+    context = tokens[:, : config.vision_config.num_context_tokens(num_frames)]
+    query = torch.randn(batch_size, 1, config.projection_dim)
+    attention = model.vision_model.encoder.layers[-1].self_attn
+    num_tokens = 1 + config.vision_config.num_global_tokens + num_frames * (1 + config.vision_config.num_patches)
+    class_query = torch.randn(batch_size, attention.num_heads, attention.head_dim)
+    key = torch.randn(batch_size, num_tokens, attention.num_heads, attention.head_dim)
+
+    def select():
+        scores = torch.einsum("bhc,bnhc->bhn", class_query, key).softmax(dim=-1, dtype=torch.float32)
+        return model._select_patches(scores, num_frames)
+
+    parts = {
+        "whole": whole,
+        "selector": select,
+        "generator": lambda: model.generator(tokens),
+        "interaction": lambda: model.interaction(query, context),
+    }
+    seconds = interleave(parts, repeats)
+    return [
+        {"size": size, "batch": batch_size, "part": name, "ms": 1e3 * statistics.median(seconds[name])}
+        | {"share": median_ratio(seconds[name], seconds["whole"])}
+        for name in parts
+    ]
+
+
+def benchmark_text(repeats: int, batch_size: int) -> list[dict]:
+    """The text half beside CLIP's at the same length, and beside padding to 77 tokens."""
+    torch.manual_seed(0)
+    ours = PigTextModel(PigConfig().text_config).eval()
+    clip = CLIPTextModelWithProjection(CLIPTextConfig()).eval()
+    rows = []
+    for length in TEXT_LENGTHS:
+        input_ids = torch.randint(1000, 40000, (batch_size, 77))
+        input_ids[:, length - 1 :] = ours.config.eos_token_id
+        mask = (torch.arange(77) < length).long().expand(batch_size, -1)
+        short = {"input_ids": input_ids[:, :length], "attention_mask": mask[:, :length]}
+        candidates = {
+            "ours": lambda inputs=short: ours(**inputs),
+            "CLIP": lambda inputs=short: clip(**inputs),
+            "CLIP padded to 77": lambda inputs={"input_ids": input_ids, "attention_mask": mask}: clip(**inputs),
+        }
+        seconds = interleave(candidates, repeats)
+        rows += [
+            {"tokens": length, "batch": batch_size, "model": name, "ms": 1e3 * statistics.median(seconds[name])}
+            | {"ratio": median_ratio(seconds[name], seconds["CLIP"])}
+            for name in candidates
+        ]
+    return rows
+
+
+def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int) -> list[dict]:
+    """bfloat16 and torch.compile as a user would switch them on: speed, and the ranks that they change."""
+    torch.manual_seed(0)
+    config = PigConfig(vision_config={"patch_size": PATCH_SIZES[size], "num_frames": num_frames})
+    model = PigForRetrieval(config).eval()
+    half = PigForRetrieval(config).eval()
+    half.load_state_dict(model.state_dict())
+    half = half.to(torch.bfloat16)
+    half.logit_scale.data = half.logit_scale.data.float()
+    compiled = torch.compile(model.get_video_features)
+    candidates = {
+        "float32": model.get_video_features,
+        "bfloat16": lambda pixels: half.get_video_features(pixels.bfloat16()),
+        "compiled": compiled,
+    }
+    clip = torch.randn(2, num_frames, 3, 224, 224)
+    timed = {name: lambda run=run: run(clip) for name, run in candidates.items()}
+    seconds = interleave(timed, repeats)
+
+    embeds: dict[str, list[torch.Tensor]] = {name: [] for name in candidates}
+    with torch.inference_mode():
+        for start in range(0, num_videos, 2):
+            # Random videos that differ: a random picture each, with a little of its own in each frame.
+            generator = torch.Generator().manual_seed(start)
+            pictures = torch.randn(2, 1, 3, 7, 7, generator=generator).expand(-1, num_frames, -1, -1, -1)
+            frames = pictures + 0.3 * torch.randn(2, num_frames, 3, 7, 7, generator=generator)
+            pixels = torch.nn.functional.interpolate(frames.flatten(0, 1), size=224, mode="bilinear")
+            pixels = pixels.unflatten(0, (2, num_frames))
+            for name, run in candidates.items():
+                embeds[name].append(run(pixels).pooler_output.float().clone())
+    # Queries: the videos' own float32 embeddings, disturbed until some are confused with others.
+    videos = {name: torch.nn.functional.normalize(torch.cat(parts), dim=-1) for name, parts in embeds.items()}
+    spread = videos["float32"].std(dim=0).mean()
+    queries = videos["float32"] + 1.5 * spread * torch.randn(videos["float32"].shape)
+    scores = {name: queries @ embedded.t() for name, embedded in videos.items()}
+    ranks = {name: (s > s.diagonal()[:, None]).sum(1) for name, s in scores.items()}
+    return [
+        {
+            "size": size,
+            "switch": name,
+            "seconds": statistics.median(seconds[name]),
+            "ratio": median_ratio(seconds[name], seconds["float32"]),
+            "least cosine to float32": (videos[name] * videos["float32"]).sum(1).min().item(),
+            "ranks changed": int((ranks[name] != ranks["float32"]).sum()),
+            "of videos": len(videos[name]),
+        }
+        for name in candidates
+    ]
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in row.values()))
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what a forward pass costs beside CLIP's own.")
+    parser.add_argument("subject", choices=["model"])
+    parser.add_argument("--sizes", nargs="+", default=list(PATCH_SIZES), choices=list(PATCH_SIZES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--videos", type=int, default=200, help="random videos for the ranks")
+    parser.add_argument("--leave-out", nargs="+", default=[], choices=["memory", "switches"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", help="also write the figures to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.utils.logging.set_verbosity_error()
+
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "precision": "float32 unless said otherwise",
+    }
+    print(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    figures: dict[str, list[dict]] = {"text": benchmark_text(5 * args.repeats, args.batches[-1])}
+    print_table("Text: ours beside CLIP at the same length", figures["text"])
+    for size in args.sizes:
+        for batch_size in args.batches:
+            rows = benchmark_video(size, batch_size, args.frames, args.repeats, "memory" not in args.leave_out)
+            figures.setdefault("video", []).extend(rows)
+            print_table(f"Video, ViT-{size}: ours beside CLIP on the same {batch_size} x {args.frames} frames", rows)
+        rows = benchmark_parts(size, args.batches[0], args.frames, args.repeats)
+        figures.setdefault("parts", []).extend(rows)
+        print_table(f"Video, ViT-{size}: the parts", rows)
+    if "memory" not in args.leave_out:
+        rows = [
+            {"size": args.sizes[0], "frames": n, "added MB": added_memory("hybrid", PATCH_SIZES[args.sizes[0]], 2, n)}
+            for n in (6, 12, 24)
+        ]
+        figures["memory by frames"] = rows
+        print_table("Video: memory against frames, batch 2", rows)
+    if "switches" not in args.leave_out:
+        figures["switches"] = benchmark_switches(args.sizes[0], args.videos, args.frames, args.repeats)
+        print_table("Video: bfloat16 and torch.compile", figures["switches"])
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", encoding="utf-8")
+        print(f"figures: {args.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,594 @@
+"""The scripts that make model folders: the authors' checkpoints converted, and models started from CLIP."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from hub_scripts import convert_reference_checkpoint, init_from_clip
+from hub_scripts.convert_reference_checkpoint import convert, convert_state_dict, our_name, read_checkpoint
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
+
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests/golden"
+TINY_CLIP = str(GOLDEN / "tiny_clip")
+GENERATOR = "generator.clip_reconstructor."
+
+
+@pytest.fixture
+def first_release() -> dict[str, torch.Tensor]:
+    """A checkpoint as the authors' first release writes it."""
+    return torch.load(GOLDEN / "model_best.pt", weights_only=True)
+
+
+@pytest.fixture
+def second_release(first_release) -> dict[str, torch.Tensor]:
+    """The same as their second release would hold it: the ends are rows of a token table, no text projection."""
+    state = dict(first_release)
+    table = torch.randn(99, 32, generator=torch.Generator().manual_seed(0))
+    table[97], table[98] = state.pop("generator.bos_tokens"), state.pop("generator.query_tokens")
+    del state[f"{GENERATOR}text_projection.weight"]
+    return state | {f"{GENERATOR}embeddings.token_embedding.weight": table}
+
+
+@pytest.fixture
+def clip_vip(first_release) -> dict[str, torch.Tensor]:
+    """The video and text tower as CLIP-ViP writes them."""
+    return {n.removeprefix("encoder."): v for n, v in first_release.items() if n.startswith("encoder.clipmodel.")}
+
+
+@pytest.fixture
+def clip_config() -> CLIPConfig:
+    return CLIPConfig.from_pretrained(TINY_CLIP)
+
+
+def saved(state, path: Path) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def run_script(script: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "hub_scripts" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def error_of(script, monkeypatch, *arguments) -> str:
+    """The one line with which a script's `main` gives up."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        script.main()
+    message = exit_info.value.code
+    assert message.startswith("error: ") and "\n" not in message
+    return message
+
+
+def model_of(state, clip_config, **settings) -> PigForRetrieval:
+    config, converted = convert_state_dict(state, clip_config, **{"num_selected_patches": 5, **settings})
+    model = PigForRetrieval(config)
+    model.load_state_dict(converted)
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.tensor([[97, 82, 86, 98, 98], [97, 26, 84, 90, 98]])
+    return {"input_ids": input_ids, "pixel_values_videos": torch.randn(2, 4, 3, 32, 32, generator=generator)}
+
+
+# --- convert_reference_checkpoint
+
+
+@pytest.mark.parametrize("dialect", ["first_release", "second_release", "clip_vip"])
+def test_the_script_writes_a_folder_that_loads_and_runs(request, tmp_path, dialect):
+    state = request.getfixturevalue(dialect)
+    output = tmp_path / "model"
+    done = run_script(
+        "convert_reference_checkpoint.py",
+        *("--checkpoint", saved(state, tmp_path / "checkpoint.pt"), "--clip", TINY_CLIP, "--output", output),
+        *("--num-selected-patches", "5", "--head-reduction", "mean"),
+    )
+    assert done.returncode == 0, done.stderr
+    model, processor = PigForRetrieval.from_pretrained(output).eval(), PigProcessor.from_pretrained(output)
+    framework = "two_tower" if dialect == "clip_vip" else "hybrid"
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert done.stdout.startswith(f"{framework}: {count:,} parameters") and done.stdout.count("\n") == 1
+    assert "4 frames of 32 pixels in patches of 8" in done.stdout and done.stdout.endswith(f"{output}\n")
+    assert model.config.selector_head_reduction == "mean" and model.config.num_selected_patches == 5
+
+    converted = model.state_dict()
+    renamed = {our_name(name if dialect != "clip_vip" else f"encoder.{name}"): v for name, v in state.items()}
+    for name, value in renamed.items():
+        if not name.endswith("position_ids") and name != "generator.token_embedding.weight":
+            assert torch.equal(converted.pop(name), value), name
+    ends = {"generator.bos_embedding", "generator.eos_embedding"}
+    assert converted.keys() == (ends if dialect == "second_release" else set())
+
+    video = np.random.default_rng(0).integers(0, 256, (9, 40, 50, 3), dtype=np.uint8)
+    inputs = processor(text=["the cat", "a man is cooking"], videos=[video], return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
+    assert inputs["input_ids"][0].tolist()[:1] == [97] and (inputs["input_ids"] == 98).any(dim=1).all()
+    with torch.inference_mode():
+        assert model(**inputs).logits_per_text.isfinite().all()
+
+
+def test_second_release_equals_weights_set_by_hand(first_release, second_release, clip_config, tiny_batch):
+    seen = model_of(second_release, clip_config)
+    expected = PigForRetrieval(
+        PigConfig.from_clip_config(
+            clip_config,
+            num_frames=4,
+            num_selected_patches=5,
+            generator_learnable_ends=False,
+            generator_use_projection=False,
+        )
+    ).eval()
+    by_our_name = {our_name(name): value for name, value in first_release.items()}
+    with torch.no_grad():
+        for name, tensor in expected.state_dict().items():
+            if name not in ("generator.bos_embedding", "generator.eos_embedding"):
+                tensor.copy_(by_our_name[name])
+        expected.generator.bos_embedding.copy_(first_release["generator.bos_tokens"])
+        expected.generator.eos_embedding.copy_(first_release["generator.query_tokens"])
+        # The same function as the first release with an identity for its projection.
+        first = model_of({**first_release, f"{GENERATOR}text_projection.weight": torch.eye(32)}, clip_config)
+        outputs = [model(**tiny_batch) for model in (seen, expected, first)]
+    assert torch.equal(outputs[0].video_embeds, outputs[1].video_embeds)
+    assert torch.equal(outputs[0].pseudo_query_embeds, outputs[1].pseudo_query_embeds)
+    torch.testing.assert_close(outputs[0].video_embeds, outputs[2].video_embeds, atol=1e-5, rtol=1e-5)
+    trained = {name for name, _ in seen.named_parameters() if name.startswith("generator.")}
+    assert not trained & {"generator.bos_embedding", "generator.eos_embedding", "generator.text_projection.weight"}
+
+
+def test_second_release_reads_the_ends_of_a_clip_with_the_early_token_ids(second_release, clip_config):
+    clip_config.text_config.bos_token_id, clip_config.text_config.eos_token_id = 0, 2
+    table = second_release[f"{GENERATOR}embeddings.token_embedding.weight"]
+    config, state = convert_state_dict(second_release, clip_config, num_selected_patches=5)
+    assert torch.equal(state["generator.bos_embedding"], table[97])
+    assert torch.equal(state["generator.eos_embedding"], table[98])
+    assert (config.text_config.bos_token_id, config.text_config.eos_token_id) == (97, 98)
+
+
+def test_without_bos(first_release, second_release, clip_config):
+    """Both releases hold the vector also when it was not used."""
+    for state in (first_release, second_release):
+        config, converted = convert_state_dict(state, clip_config, num_selected_patches=5, generator_use_bos=False)
+        assert not config.generator_use_bos and "generator.bos_embedding" not in converted
+        assert torch.equal(converted["generator.eos_embedding"], first_release["generator.query_tokens"])
+
+
+def test_every_size_is_read_off_the_shapes(first_release, clip_config):
+    clip_config.text_config.num_attention_heads, clip_config.vision_config.hidden_act = 8, "gelu"
+    first_release["encoder.clipmodel.vision_model.embeddings.temporal_embedding"] = torch.ones(1, 7, 48)
+    first_release["encoder.clipmodel.vision_model.embeddings.added_cls"] = torch.ones(2, 48)
+    first_release[f"{GENERATOR}embeddings.position_embedding.weight"] = torch.ones(40, 32)
+    state = {n: v for n, v in first_release.items() if not n.startswith(f"{GENERATOR}encoder.layers.1.")}
+    config, converted = convert_state_dict(state, clip_config)
+    assert config.framework == "hybrid" and config.num_selected_patches == 16
+    assert config.vision_config.num_frames == 7 and config.vision_config.num_global_tokens == 2
+    assert config.generator_max_position_embeddings == 40 and config.generator_num_hidden_layers == 1
+    assert config.generator_learnable_ends and config.generator_use_projection and config.generator_use_bos
+    # What no shape tells is CLIP's.
+    assert config.text_config.num_attention_heads == 8 and config.vision_config.hidden_act == "gelu"
+    assert all(value.dtype == torch.float32 for value in converted.values())
+
+
+def test_towers_alone_are_a_two_tower_model(first_release, clip_vip, clip_config):
+    towers = {name: value for name, value in first_release.items() if name.startswith("encoder.")}
+    config, state = convert_state_dict(towers, clip_config)
+    assert config.framework == "two_tower" and config.vision_config.use_frame_tokens
+    other_config, other_state = convert_state_dict(clip_vip, clip_config)
+    assert other_config.to_dict() == config.to_dict()
+    assert all(torch.equal(other_state[name], value) for name, value in state.items())
+
+
+def test_clip_vip_without_frame_tokens(clip_vip, clip_config, tiny_batch):
+    del clip_vip["clipmodel.vision_model.embeddings.cls_in_frames"]
+    model = model_of(clip_vip, clip_config)
+    assert not model.config.vision_config.use_frame_tokens
+    features = model.get_video_features(tiny_batch["pixel_values_videos"])
+    assert features.context_embeds.shape == (2, 1 + 3, 32)
+
+
+def test_restore_file_in_half_precision(first_release, tmp_path):
+    half = {name: value.half() if value.is_floating_point() else value for name, value in first_release.items()}
+    nested = {"model_state_dict": half, "optimizer": {"state": {0: {"step": torch.tensor(3)}}}, "epoch": 3}
+    summary = convert(saved(nested, tmp_path / "restore.pt"), TINY_CLIP, tmp_path / "model", num_selected_patches=5)
+    assert summary.startswith("hybrid: ")
+    state = PigForRetrieval.from_pretrained(tmp_path / "model").state_dict()
+    for name, value in half.items():
+        if value.is_floating_point():
+            assert state[our_name(name)].dtype == torch.float32
+            assert torch.equal(state[our_name(name)], value.float()), name
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_written(first_release, tmp_path, monkeypatch):
+    del first_release["fusioner.cross_attn.k_proj.bias"]
+    del first_release["encoder.clipmodel.vision_model.embeddings.cls_in_frames"]
+    del first_release["generator.bos_tokens"]
+    first_release["generator.layers.0.mlp.fc1.weight"] = torch.ones(64, 32)  # our name is none of theirs
+    first_release["logit_scale"] = torch.tensor(1.0)
+    first_release[f"{GENERATOR}embeddings.token_embedding.weight"] = torch.ones(99, 32)  # with vectors of their own
+    first_release["fusioner.layer_norm2.weight"] = torch.ones(31)
+    message = error_of(
+        convert_reference_checkpoint,
+        monkeypatch,
+        *(
+            "--checkpoint",
+            saved(first_release, tmp_path / "a.pt"),
+            "--clip",
+            TINY_CLIP,
+            "--output",
+            tmp_path / "model",
+        ),
+        *("--num-selected-patches", "5"),
+    )
+    for problem in (
+        "missing fusioner.cross_attn.k_proj.bias;",
+        "missing encoder.clipmodel.vision_model.embeddings.cls_in_frames;",
+        "missing generator.bos_tokens;",
+        "surplus generator.layers.0.mlp.fc1.weight;",
+        "surplus logit_scale;",
+        "surplus generator.clip_reconstructor.embeddings.token_embedding.weight;",
+        "fusioner.layer_norm2.weight has shape (31,) instead of (32,).",
+    ):
+        assert problem in message
+    assert message.count(";") == 6 and "more" not in message
+    assert not (tmp_path / "model").exists()
+
+
+def test_many_problems_are_counted(first_release, clip_config):
+    dropped = [name for name in first_release if name.startswith(f"{GENERATOR}encoder.layers.0.")]
+    state = {name: value for name, value in first_release.items() if name not in dropped}
+    with pytest.raises(ValueError, match=f"; and {len(dropped) - 10} more") as error:
+        convert_state_dict(state, clip_config, num_selected_patches=5)
+    assert sum(name in str(error.value) for name in dropped) == 10
+
+
+@pytest.mark.parametrize("missing", ["vision_model.embeddings.patch_embedding.weight", "visual_projection.weight"])
+def test_a_missing_weight_from_which_a_size_is_read_is_named(clip_vip, clip_config, missing):
+    del clip_vip[f"clipmodel.{missing}"]
+    with pytest.raises(ValueError, match=f"weights: missing clipmodel.{missing}.$"):
+        convert_state_dict(clip_vip, clip_config)
+
+
+def test_an_incomplete_generator_is_no_two_tower_model(first_release, clip_config):
+    state = {name: value for name, value in first_release.items() if not name.startswith("generator.")}
+    with pytest.raises(ValueError, match="missing generator.bos_tokens; .*more"):
+        convert_state_dict(state, clip_config, num_selected_patches=5)
+
+
+def test_a_token_table_of_another_shape_is_refused(second_release, clip_config):
+    second_release[f"{GENERATOR}embeddings.token_embedding.weight"] = torch.ones(90, 32)
+    with pytest.raises(ValueError, match=r"token_embedding.weight has shape \(90, 32\) instead of \(99, 32\)"):
+        convert_state_dict(second_release, clip_config, num_selected_patches=5)
+
+
+def test_another_clip_is_refused_with_both_numbers(first_release, clip_config):
+    clip_config.text_config.num_hidden_layers, clip_config.text_config.vocab_size = 12, 49408
+    clip_config.vision_config.hidden_size, clip_config.vision_config.image_size = 768, 224
+    clip_config.projection_dim = 512
+    with pytest.raises(ValueError, match="not the CLIP that the checkpoint started from") as error:
+        convert_state_dict(first_release, clip_config)
+    for contradiction in (
+        "projection_dim is 32 in the checkpoint and 512 in CLIP",
+        "text_config.vocab_size is 99 in the checkpoint and 49408 in CLIP",
+        "text_config.num_hidden_layers is 2 in the checkpoint and 12 in CLIP",
+        "vision_config.hidden_size is 48 in the checkpoint and 768 in CLIP",
+        "vision_config.image_size is 32 in the checkpoint and 224 in CLIP",
+    ):
+        assert contradiction in str(error.value)
+    assert str(error.value).count(";") == 4
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, monkeypatch, writer):
+    trace, path = tmp_path / "trace", tmp_path / "model_best.pt"
+    content = first_release | {"encoder.clipmodel.extra": Malicious(trace)}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with path.open("rb") as file:  # it is what it says it is
+        torch.load(file, weights_only=False) if writer == "torch" else pickle.load(file)
+    trace.rmdir()
+
+    arguments = ("--checkpoint", path, "--clip", TINY_CLIP, "--output", tmp_path / "model")
+    assert "could run code" in error_of(convert_reference_checkpoint, monkeypatch, *arguments)
+    assert not trace.exists() and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is no checkpoint"),
+        (b"hello, world\n" * 100, "checkpoint"),
+        (b"PK\x03\x04 cut off", "is no checkpoint"),
+        ({"state": torch.ones(2)}, "expected names that start with encoder.clipmodel. or clipmodel.; it holds state"),
+        ({}, "it holds nothing"),
+        ([torch.ones(2)], "it holds list"),
+        ({"model_state_dict": {"visual.proj": torch.ones(2)}}, "it holds visual.proj"),
+    ],
+)
+def test_files_that_are_no_checkpoint_are_one_line(tmp_path, content, message):
+    path = tmp_path / "model_best.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_output_folder_must_be_empty(tmp_path, monkeypatch):
+    output = tmp_path / "model"
+    output.mkdir()
+    arguments = ("--checkpoint", GOLDEN / "model_best.pt", "--clip", TINY_CLIP, "--output", output)
+    (output / "notes.txt").write_text("mine")
+    assert "not an empty folder" in error_of(convert_reference_checkpoint, monkeypatch, *arguments)
+    assert [file.name for file in output.iterdir()] == ["notes.txt"]
+    (output / "notes.txt").unlink()
+    convert(GOLDEN / "model_best.pt", TINY_CLIP, output)
+    assert (output / "model.safetensors").is_file()
+
+
+def test_what_is_written_is_read_back(tmp_path, monkeypatch):
+    """A bit that changes on its way to the disk is noticed."""
+    write = PigForRetrieval.save_pretrained
+
+    def write_another_bit(model, folder):
+        with torch.no_grad():
+            model.logit_scale.view(torch.int32).bitwise_xor_(1)
+        write(model, folder)
+
+    monkeypatch.setattr(PigForRetrieval, "save_pretrained", write_another_bit)
+    with pytest.raises(ValueError, match="does not read back the same: logit_scale.$"):
+        convert(GOLDEN / "model_best.pt", TINY_CLIP, tmp_path / "model")
+
+
+SCRIPTS = {
+    "convert": (convert_reference_checkpoint, ("--checkpoint", GOLDEN / "model_best.pt")),
+    "init": (init_from_clip, ("--num-frames", "4")),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_folder_that_is_no_clip_checkpoint_is_one_line(monkeypatch, tmp_path, name, model_folder):
+    script, arguments = SCRIPTS[name]
+    output = tmp_path / "model"
+    missing = tmp_path / "missing"
+    assert str(missing) in error_of(script, monkeypatch, *arguments, "--clip", missing, "--output", output)
+    message = error_of(script, monkeypatch, *arguments, "--clip", model_folder, "--output", output)
+    assert f"{model_folder} is no CLIP checkpoint" in message
+    without_tokenizer = tmp_path / "clip"
+    CLIPModel.from_pretrained(TINY_CLIP).save_pretrained(without_tokenizer)
+    message = error_of(script, monkeypatch, *arguments, "--clip", without_tokenizer, "--output", output)
+    assert "no tokenizer that fits" in message and "97 and 98 in the configuration" in message
+    assert not output.exists()
+
+
+# --- init_from_clip
+
+# Keys of configurations on the Hub that older versions wrote, without meaning for the model.
+OLD_KEYS = {
+    "_name_or_path": "",
+    "add_cross_attention": False,
+    "bad_words_ids": None,
+    "chunk_size_feed_forward": 0,
+    "dropout": 0.0,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "num_beams": 1,
+    "output_attentions": False,
+    "pruned_heads": {},
+    "torch_dtype": None,
+    "torchscript": False,
+    "transformers_version": "4.16.0.dev0",
+    "use_bfloat16": False,
+}
+
+
+def tower(width: int, heads: int = 4, **fields) -> dict:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": heads,
+        "num_hidden_layers": 2,
+        **fields,
+    }
+
+
+# The structures of OpenAI's and LAION's checkpoints, small: widths that differ from each other or from the joint one.
+CLIPS = {
+    "openai": {
+        "text_config": tower(32, projection_dim=32, bos_token_id=0, eos_token_id=2, pad_token_id=1, **OLD_KEYS),
+        "vision_config": tower(48, projection_dim=32, image_size=32, patch_size=8, **OLD_KEYS),
+        "projection_dim": 32,
+        "torch_dtype": "float32",
+        **{"text_config_dict": None, "vision_config_dict": None},
+    },
+    "laion": {
+        "text_config": tower(48, hidden_act="gelu", bos_token_id=0, eos_token_id=2, dropout=0.0, torch_dtype=None),
+        "vision_config": tower(64, heads=2, hidden_act="gelu", image_size=28, patch_size=14, dropout=0.0),
+        "projection_dim": 40,
+        "torch_dtype": "float32",
+    },
+    "recent": {  # with the ids of its tokenizer; they are filled in
+        "text_config": tower(64, heads=8, layer_norm_eps=1e-6, projection_dim=64),
+        "vision_config": tower(32, image_size=48, patch_size=16, layer_norm_eps=1e-6, projection_dim=64),
+        "projection_dim": 64,
+        "dtype": "float16",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
+    """A folder for each of CLIPS, with random weights: whole, in shards, in half precision."""
+    folders = {}
+    for name, written in CLIPS.items():
+        folder = tmp_path_factory.mktemp(name)
+        fields = json.loads(json.dumps(written))
+        fields["text_config"]["vocab_size"] = len(tokenizer)
+        if name == "recent":
+            fields["text_config"] |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        torch.manual_seed(4)
+        model = CLIPModel(CLIPConfig.from_dict(fields))
+        for parameter in model.parameters():  # away from the zeros and ones of a fresh start
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        model = model.half() if name == "recent" else model
+        model.save_pretrained(folder, **({"max_shard_size": "100KB"} if name == "laion" else {}))
+        config = {"architectures": ["CLIPModel"], "model_type": "clip", "logit_scale_init_value": 2.6592, **fields}
+        (folder / "config.json").write_text(json.dumps(config))
+        tokenizer.save_pretrained(folder)
+        folders[name] = folder
+    assert len(list(folders["laion"].glob("model-*.safetensors"))) > 1
+    return folders
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_started_model_is_clip_on_single_frames(clip_folders, tokenizer, tmp_path, name):
+    clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32).eval()
+    settings = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
+    init_from_clip.init_from_clip(str(clip_folders[name]), tmp_path / "model", framework="two_tower", **settings)
+    model = PigForRetrieval.from_pretrained(tmp_path / "model").eval()
+    texts = tokenizer(["a small red circle", "a star"], padding=True, return_tensors="pt")
+    side = clip.config.vision_config.image_size
+    pixels = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        outputs = model(**texts, pixel_values_videos=pixels.unsqueeze(1))
+        expected = clip(**texts, pixel_values=pixels)
+    torch.testing.assert_close(outputs.text_embeds, expected.text_embeds, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs.video_embeds, expected.image_embeds, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs.logits_per_text, expected.logits_per_text, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_started_hybrid_uses_every_weight_of_clip(clip_folders, tokenizer, tmp_path, name):
+    clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32)
+    folder = tmp_path / "model"
+    init_from_clip.init_from_clip(str(clip_folders[name]), folder, num_frames=3, num_selected_patches=4)
+    model, processor = PigForRetrieval.from_pretrained(folder).eval(), PigProcessor.from_pretrained(folder)
+    state = model.state_dict()
+    for weight, value in clip.state_dict().items():
+        assert torch.equal(state[weight], value), weight
+    for weight, value in clip.text_model.encoder.layers.state_dict().items():
+        assert torch.equal(state[f"generator.layers.{weight}"], value), weight
+    tokens = clip.text_model.embeddings.token_embedding.weight
+    assert torch.equal(state["generator.bos_embedding"], tokens[tokenizer.bos_token_id])
+    assert torch.equal(state["generator.eos_embedding"], tokens[tokenizer.eos_token_id])
+    generator, text = model.generator.config, clip.config.text_config
+    for field in ("hidden_act", "layer_norm_eps", "num_attention_heads"):
+        assert getattr(generator, field) == getattr(text, field)
+    assert model.config.projection_dim == clip.config.projection_dim == CLIPS[name]["projection_dim"]
+
+    assert processor.tokenizer.model_max_length == 77
+    video = np.zeros((5, 20, 30, 3), dtype=np.uint8)
+    inputs = processor(text="a red circle", videos=[video], return_tensors="pt")
+    side = clip.config.vision_config.image_size
+    assert inputs["pixel_values_videos"].shape == (1, 3, 3, side, side)
+    assert model(**inputs).video_embeds.shape == (1, clip.config.projection_dim)
+
+
+def test_the_script_starts_a_model(clip_folders, tmp_path):
+    output = tmp_path / "model"
+    done = run_script(
+        "init_from_clip.py",
+        *("--clip", clip_folders["openai"], "--output", output, "--num-frames", "4", "--framework", "single_tower"),
+        *("num_global_tokens=2", "use_frame_tokens=false", "interaction_dropout=0.2"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("single_tower: ") and done.stdout.endswith(f"joint width 32: {output}\n")
+    config = PigConfig.from_pretrained(output)
+    assert config.framework == "single_tower" and config.interaction_dropout == 0.2
+    assert config.vision_config.num_frames == 4 and config.vision_config.num_global_tokens == 2
+    assert not config.vision_config.use_frame_tokens
+    assert PigProcessor.from_pretrained(output).video_processor.num_frames == 4
+
+
+def test_a_tokenizer_without_a_length_gets_that_of_the_text_tower(clip_folders, tmp_path):
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folders["openai"])
+    tokenizer.model_max_length = int(1e30)  # what transformers sets where no file tells
+    clip = tmp_path / "clip"
+    CLIPModel.from_pretrained(clip_folders["openai"]).save_pretrained(clip)
+    tokenizer.save_pretrained(clip)
+    init_from_clip.init_from_clip(str(clip), tmp_path / "model", num_frames=2)
+    processor = PigProcessor.from_pretrained(tmp_path / "model")
+    assert processor(text="a star " * 200, return_tensors="pt")["input_ids"].shape == (1, 77)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["num_selected_patch=3"], "no field num_selected_patch"),
+        (["num_selected_patches"], "name=value, like num_selected_patches=8; got 'num_selected_patches'"),
+        (["num_selected_patches=many"], "num_selected_patches"),
+        (["num_selected_patches=100"], "generator_max_position_embeddings"),
+        (["num_frames=0"], "num_frames is 0"),
+        (["projection_dim=16"], "projection_dim is 16; it must be CLIP's own, 32"),
+    ],
+)
+def test_fields_that_cannot_be_are_one_line(clip_folders, tmp_path, monkeypatch, fields, message):
+    output = tmp_path / "model"
+    arguments = ("--clip", clip_folders["openai"], "--output", output, *fields)
+    assert message in error_of(init_from_clip, monkeypatch, *arguments)
+    assert not output.exists()
+
+
+def test_a_start_does_not_overwrite(clip_folders, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = ("--clip", clip_folders["openai"], "--output", tmp_path)
+    assert "not an empty folder" in error_of(init_from_clip, monkeypatch, *arguments)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+# Name, text width and layers, vision width and layers, patch, pixels, joint width, parameters as published.
+PUBLISHED = [
+    ("ViT-B/32", 512, 12, 768, 12, 32, 224, 512, 151_277_313),
+    ("ViT-B/16", 512, 12, 768, 12, 16, 224, 512, 149_620_737),
+    ("ViT-L/14", 768, 12, 1024, 24, 14, 224, 768, 427_616_513),
+    ("ViT-L/14-336", 768, 12, 1024, 24, 14, 336, 768, 427_944_193),
+    ("ViT-H/14 (LAION)", 1024, 24, 1280, 32, 14, 224, 1024, 986_109_441),
+]
+
+
+@pytest.mark.parametrize("shape", PUBLISHED, ids=lambda shape: shape[0])
+def test_real_shapes_hold_every_weight(shape):
+    name, text, text_layers, vision, vision_layers, patch, pixels, joint, published = shape
+    clip_config = CLIPConfig(
+        text_config=tower(text, heads=text // 64, num_hidden_layers=text_layers),
+        vision_config=tower(vision, heads=16, num_hidden_layers=vision_layers, patch_size=patch, image_size=pixels),
+        projection_dim=joint,
+    )
+    with torch.device("meta"):
+        clip = CLIPModel(clip_config)
+        model = PigForRetrieval(PigConfig.from_clip_config(clip_config))
+    assert clip.num_parameters() == published
+    parameters = dict(model.named_parameters())
+    assert all(parameters[name].shape == value.shape for name, value in clip.named_parameters())
+    tokens = (3 + 1 + 12) * vision  # globals, the frame token, the temporal embedding
+    layer = 12 * text**2 + 13 * text
+    generator = joint * text + text + (2 + 77) * text + text_layers * layer + 2 * text + text * joint
+    interaction = 5 * (joint**2 + joint) + 3 * 2 * joint
+    assert model.num_parameters() == published + tokens + generator + interaction
+    assert model.config.generator_length(12) == 34
