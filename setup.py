@@ -16,8 +16,8 @@ EXTRAS = {
     "search": ["lancedb>=0.30", "pyarrow>=16"],
     # the text half outside torch
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
-    # the model in every vector store that speaks sentence-transformers
-    "sentence-transformers": ["sentence-transformers>=6.0"],
+    # `SentenceTransformer(FOLDER)` on what hub_scripts/export_remote_code.py writes
+    "sentence-transformers": ["sentence-transformers>=6.2"],
 }
 TOOLS = ["mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPConfig, CLIPTokenizer
+from transformers import CLIPConfig
 
-from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
 
 
 # How names start, theirs and ours. It is read in both directions; the first start that fits counts.
@@ -239,15 +239,7 @@ def convert(checkpoint: str | Path, clip: str, output: str | Path, **pig_config:
     config, state = convert_state_dict(state_dict, CLIPConfig.from_pretrained(clip), **pig_config)
 
     text, vision = config.text_config, config.vision_config
-    tokenizer = CLIPTokenizer.from_pretrained(clip)  # an empty one where the files are missing
-    if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (text.bos_token_id, text.eos_token_id):
-        raise ValueError(
-            f"{clip} has no tokenizer that fits: start and end of a text are {tokenizer.bos_token_id} and "
-            f"{tokenizer.eos_token_id} there, {text.bos_token_id} and {text.eos_token_id} in the configuration."
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
-    size = {"height": vision.image_size, "width": vision.image_size}
-    processor = PigProcessor(PigVideoProcessor(size=size, num_frames=vision.num_frames), tokenizer)
+    processor = PigProcessor.from_clip(clip, config)
 
     model = PigForRetrieval(config)
     model.load_state_dict(state)

@@ -2,9 +2,10 @@
 
 python hub_scripts/export_remote_code.py --model runs/demo/model --output runs/demo/exported
 
-`AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`, and so on for its configuration, processor, video processor
-and tokenizer, then need transformers, and PyAV to read video files. `SentenceTransformer(FOLDER, trust_remote_code=True)`
-encodes sentences and video files, except for models that have no embedding of a video alone (`single_tower`).
+`AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`, and the same of `AutoConfig`, `AutoProcessor`,
+`AutoVideoProcessor` and `AutoTokenizer`, then need transformers, and PyAV to read video files.
+`SentenceTransformer(FOLDER, trust_remote_code=True)` encodes sentences and video files, except for a model that has no
+embedding of a video alone (`single_tower`).
 """
 
 import argparse

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPConfig, CLIPTokenizer
+from transformers import CLIPConfig
 
-from modeling_pig import PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig import PigForRetrieval, PigProcessor
 
 
 def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
@@ -27,9 +26,8 @@ def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
         `str`: what was written, in one line.
 
     Raises:
-        ValueError: an unknown field; an output folder that is not empty; no CLIP checkpoint, or one without tokenizer.
-            Nothing is written then.
-        StrictDataclassError: a configuration that cannot be, see [`PigConfig`].
+        ValueError: an unknown or impossible field; an output folder that is not empty; no CLIP checkpoint, or one
+            without tokenizer. Nothing is written then.
         OSError: a CLIP checkpoint that is neither a folder nor on the Hub.
     """
     output = Path(output)
@@ -38,24 +36,11 @@ def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
     clip_fields, _ = CLIPConfig.get_config_dict(clip)
     if clip_fields.get("model_type") != "clip":
         raise ValueError(f"{clip} is no CLIP checkpoint: it has no config.json with model_type clip.")
-    joint_width = CLIPConfig.from_dict(clip_fields).projection_dim
-    if pig_config.get("projection_dim", joint_width) != joint_width:
-        raise ValueError(f"projection_dim is {pig_config['projection_dim']}; it must be CLIP's own, {joint_width}.")
     model = PigForRetrieval.from_clip(clip, **pig_config)
-
-    text, vision = model.config.text_config, model.config.vision_config
-    tokenizer = CLIPTokenizer.from_pretrained(clip)  # an empty one where the files are missing
-    if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (text.bos_token_id, text.eos_token_id):
-        raise ValueError(
-            f"{clip} has no tokenizer that fits: start and end of a text are {tokenizer.bos_token_id} and "
-            f"{tokenizer.eos_token_id} there, {text.bos_token_id} and {text.eos_token_id} in the configuration."
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
-    size = {"height": vision.image_size, "width": vision.image_size}
-    processor = PigProcessor(PigVideoProcessor(size=size, num_frames=vision.num_frames), tokenizer)
-
+    processor = PigProcessor.from_clip(clip, model.config)
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    vision = model.config.vision_config
     return (
         f"{model.config.framework}: {model.num_parameters():,} parameters, {vision.num_frames} frames of "
         f"{vision.image_size} pixels in patches of {vision.patch_size}, joint width {model.config.projection_dim}: "
@@ -79,7 +64,7 @@ def main() -> None:
                 raise ValueError(f"A field is given as name=value, like num_selected_patches=8; got {field!r}.")
             pig_config[name] = yaml.safe_load(value)
         summary = init_from_clip(args.clip, args.output, **pig_config)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     print(summary)
 

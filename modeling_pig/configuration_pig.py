@@ -15,9 +15,10 @@
 
 import math
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
@@ -191,22 +192,34 @@ class PigConfig(PreTrainedConfig):
             clip_config (`CLIPConfig`): the checkpoint's own.
             kwargs: fields of [`PigConfig`], or of [`PigVisionConfig`] that CLIP lacks (`num_frames`,
                 `num_global_tokens`, `use_frame_tokens`).
+
+        Raises:
+            ValueError: an unknown or impossible field.
         """
-        text_config = PigTextConfig(**_architecture(clip_config.text_config, CLIPTextConfig))
-        if text_config.eos_token_id == 2:
+        text_config = _architecture(clip_config.text_config, CLIPTextConfig)
+        if text_config["eos_token_id"] == 2:
             # Early CLIP checkpoints carry these wrong ids; their tokenizers use the two last rows of the vocabulary.
-            text_config.bos_token_id = text_config.vocab_size - 2
-            text_config.eos_token_id = text_config.vocab_size - 1
-            text_config.pad_token_id = text_config.vocab_size - 1
+            last = text_config["vocab_size"] - 1
+            text_config |= {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
         new_vision_fields = {f.name for f in fields(PigVisionConfig)} - {f.name for f in fields(CLIPVisionConfig)}
-        vision_kwargs = {name: kwargs.pop(name) for name in new_vision_fields & kwargs.keys()}
-        vision_config = PigVisionConfig(**_architecture(clip_config.vision_config, CLIPVisionConfig), **vision_kwargs)
+        vision_config = _architecture(clip_config.vision_config, CLIPVisionConfig)
+        vision_config |= {name: kwargs.pop(name) for name in new_vision_fields & kwargs.keys()}
         unknown = kwargs.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"PigConfig has no field {', '.join(sorted(unknown))}.")
-        kwargs.setdefault("projection_dim", clip_config.projection_dim)
+        width = clip_config.projection_dim
+        if kwargs.setdefault("projection_dim", width) != width:
+            raise ValueError(f"projection_dim is {kwargs['projection_dim']}; it must be CLIP's own, {width}.")
         kwargs.setdefault("initializer_factor", clip_config.initializer_factor)
-        return cls(text_config=text_config, vision_config=vision_config, **kwargs)
+        return cls.from_fields(text_config=text_config, vision_config=vision_config, **kwargs)
+
+    @classmethod
+    def from_fields(cls, **kwargs: Any) -> "PigConfig":
+        """`PigConfig(**kwargs)` for fields that a user wrote: what cannot be is a `ValueError` of one line."""
+        try:
+            return cls(**kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
 
 
 def _architecture(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> dict:

@@ -758,10 +758,15 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
             pig_config: fields of [`PigConfig`] or of [`PigVisionConfig`] (`num_frames=16`, `framework="two_tower"`).
 
         Raises:
-            ValueError: an unknown or impossible field.
+            ValueError: an unknown or impossible field, or a checkpoint that lacks weights.
             OSError: no such checkpoint.
         """
-        clip = CLIPModel.from_pretrained(clip_name_or_folder)
+        clip, info = CLIPModel.from_pretrained(clip_name_or_folder, output_loading_info=True)
+        if missing := info["missing_keys"]:
+            raise ValueError(
+                f"{clip_name_or_folder} is no whole CLIP checkpoint: it lacks {len(missing)} weights, such as "
+                f"{min(missing)}."
+            )
         model = cls(PigConfig.from_clip_config(clip.config, **pig_config))
         state = clip.state_dict()
         if model.vision_model.embeddings.frame_embedding is not None:

@@ -13,9 +13,15 @@
 # limitations under the License.
 """PIG processor: sentences and videos -> the inputs of the models."""
 
+from typing import Any
+
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
+
+from .configuration_pig import PigConfig
+from .video_processing_pig import PigVideoProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -40,6 +46,25 @@ class PigProcessor(ProcessorMixin):
 
     def __init__(self, video_processor=None, tokenizer=None, **kwargs):
         super().__init__(video_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_clip(cls, clip_name_or_folder: str, config: PigConfig) -> "PigProcessor":
+        """The processor of a model that starts from a CLIP checkpoint: its tokenizer, and frames of the model's size.
+
+        Raises:
+            ValueError: a checkpoint without a tokenizer, or with one that does not fit the configuration.
+        """
+        text: Any = config.text_config
+        vision: Any = config.vision_config
+        tokenizer = CLIPTokenizer.from_pretrained(clip_name_or_folder)  # an empty one where the files are missing
+        if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (text.bos_token_id, text.eos_token_id):
+            raise ValueError(
+                f"{clip_name_or_folder} has no tokenizer that fits: start and end of a text are "
+                f"{tokenizer.bos_token_id} and {tokenizer.eos_token_id} there, {text.bos_token_id} and "
+                f"{text.eos_token_id} in the configuration."
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+        return cls(PigVideoProcessor.from_config(vision), tokenizer)
 
     def __call__(self, text=None, videos=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
         r"""

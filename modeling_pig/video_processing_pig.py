@@ -16,6 +16,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -24,6 +25,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from .configuration_pig import PigVisionConfig
 from .video_decoding_pig import decode_video, sample_frame_indices
 
 
@@ -47,6 +49,12 @@ class PigVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = True
     num_frames = 12
+
+    @classmethod
+    def from_config(cls, config: PigVisionConfig) -> "PigVideoProcessor":
+        """The processor for a video tower: as many frames, of the size that it reads."""
+        size: Any = {"height": config.image_size, "width": config.image_size}
+        return cls(size=size, num_frames=config.num_frames)
 
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs

@@ -111,6 +111,18 @@ def test_old_clip_checkpoints_with_a_wrong_end_token_start_right(clip, tmp_path)
 def test_start_from_clip_refuses_an_unknown_field(clip_folder):
     with pytest.raises(ValueError, match="no field num_frame"):
         PigForRetrieval.from_clip(clip_folder, num_frame=3)
+    with pytest.raises(ValueError, match="projection_dim is 16; it must be CLIP's own, 32"):
+        PigForRetrieval.from_clip(clip_folder, projection_dim=16)
+    with pytest.raises(ValueError, match="three_tower") as caught:
+        PigForRetrieval.from_clip(clip_folder, framework="three_tower")
+    assert "\n" not in str(caught.value)
+
+
+def test_start_from_a_clip_that_lacks_weights_is_refused(clip, tmp_path):
+    state = {name: value for name, value in clip.state_dict().items() if "text_model.encoder" not in name}
+    clip.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match="no whole CLIP checkpoint: it lacks 32 weights, such as text_model.encoder"):
+        PigForRetrieval.from_clip(str(tmp_path))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

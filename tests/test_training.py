@@ -187,6 +187,7 @@ def test_a_few_steps_learn(videos, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.overrides={framework: three_tower}", "three_tower"),
         ("training.batch_size=64", "16 training videos do not fill one batch of 64"),
         ("data.benchmark=moving_shape", "did you mean 'moving_shapes'"),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -49,7 +50,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
     try:
         model = model_class.from_pretrained(name_or_folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {_first_line(error)}") from error
     try:
         processor = PigProcessor.from_pretrained(name_or_folder)

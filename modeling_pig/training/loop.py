@@ -11,7 +11,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import CLIPTokenizer, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor, load_benchmark
 
@@ -144,26 +144,21 @@ def build_model(recipe: Recipe, train_split) -> tuple[PigForRetrieval, PigProces
     """
     if recipe.model.init == "clip":
         model = PigForRetrieval.from_clip(recipe.model.clip, **recipe.model.overrides)
-        tokenizer = CLIPTokenizer.from_pretrained(recipe.model.clip)
-    else:
-        assert isinstance(recipe.model.config, dict)  # a file is read with the recipe
-        shape = {**recipe.model.config, **recipe.model.overrides}
-        text_config = shape["text_config"]
-        tokenizer = train_tokenizer(
-            train_split["captions"], text_config["vocab_size"], text_config["max_position_embeddings"]
-        )
-        shape["text_config"] = text_config | {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
-        model = PigForRetrieval(PigConfig(**shape))
-    vision = model.config.vision_config
-    video_processor = PigVideoProcessor(
-        size={"height": vision.image_size, "width": vision.image_size}, num_frames=vision.num_frames
+        return model, PigProcessor.from_clip(recipe.model.clip, model.config)
+    assert isinstance(recipe.model.config, dict)  # a file is read with the recipe
+    shape = {**recipe.model.config, **recipe.model.overrides}
+    text_config = shape["text_config"]
+    tokenizer = train_tokenizer(
+        train_split["captions"], text_config["vocab_size"], text_config["max_position_embeddings"]
     )
-    return model, PigProcessor(video_processor, tokenizer)
+    shape["text_config"] = text_config | {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model = PigForRetrieval(PigConfig.from_fields(**shape))
+    return model, PigProcessor(PigVideoProcessor.from_config(model.config.vision_config), tokenizer)
 
 
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:

@@ -1,0 +1,163 @@
+"""A model exported with its code loads where the package is not installed, and computes the same to the bit."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "hub_scripts" / "export_remote_code.py"
+SENTENCES = ["a red circle moves left", "a blue star"]
+
+# The package may be installed where the tests run, so that hiding it is not a matter of paths.
+WITHOUT_PACKAGE = """
+import sys
+
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] == "modeling_pig":
+            raise ImportError("modeling_pig is hidden")
+
+sys.meta_path.insert(0, Hidden)
+"""
+COMPUTE = """
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, AutoVideoProcessor
+
+folder, output, video, *sentences = sys.argv[1:]
+classes = []
+for auto_class in (AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, AutoVideoProcessor):
+    classes.append(type(auto_class.from_pretrained(folder, trust_remote_code=True)).__name__)
+    if auto_class is not AutoTokenizer:  # a class of transformers, whose code needs no trust
+        try:
+            auto_class.from_pretrained(folder)  # asks on the terminal, which there is not
+        except ValueError as error:
+            assert "Please pass the argument `trust_remote_code=True`" in str(error), error
+        else:
+            sys.exit(f"{auto_class.__name__} ran the code unasked")
+
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+text = processor(text=sentences, return_tensors="pt")
+clip = processor(videos=video, return_tensors="pt")
+with torch.inference_mode():
+    results = {
+        "text": model.get_text_features(**text).pooler_output,
+        "video": model.get_video_features(**clip).pooler_output,
+        **{k: v for k, v in model(**text, **clip).items() if isinstance(v, torch.Tensor)},
+    }
+save_file({name: value.clone() for name, value in {**results, **text, **clip}.items()}, output)
+print()
+print(*classes, "modeling_pig" in sys.modules)
+"""
+
+
+def export(model_folder, output) -> None:
+    """Runs the script, and takes back what it tells the classes: they would write code wherever they are saved."""
+    with pytest.MonkeyPatch.context() as patch:
+        for pig_class in (PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor):
+            patch.setattr(pig_class, "_auto_class", None)
+        patch.setattr(sys, "argv", [str(SCRIPT), "--model", str(model_folder), "--output", str(output)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def run_without_package(code: str, cache: Path, *arguments) -> str:
+    """Runs `code` in a fresh interpreter that cannot import the package; returns what it prints."""
+    command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE + code, *map(str, arguments)]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_same_results_without_the_package(model_folder, shape_videos, tmp_path):
+    exported, output = tmp_path / "exported", tmp_path / "output.safetensors"
+    export(model_folder, exported)
+    stdout = run_without_package(COMPUTE, tmp_path / "cache", exported, output, shape_videos[0], *SENTENCES)
+    classes = ["PigConfig", "PigForRetrieval", "PigProcessor", "CLIPTokenizer", "PigVideoProcessor"]
+    assert stdout.splitlines()[-1].split() == [*classes, "False"]
+
+    model, processor = PigForRetrieval.from_pretrained(model_folder).eval(), PigProcessor.from_pretrained(model_folder)
+    text = processor(text=SENTENCES, return_tensors="pt")
+    clip = processor(videos=str(shape_videos[0]), return_tensors="pt")
+    with torch.inference_mode():
+        expected = {
+            "text": model.get_text_features(**text).pooler_output,
+            "video": model.get_video_features(**clip).pooler_output,
+            **{k: v for k, v in model(**text, **clip).items() if isinstance(v, torch.Tensor)},
+            **text,
+            **clip,
+        }
+    found = load_file(output)
+    assert found.keys() == expected.keys() >= {"logits_per_text", "pseudo_query_embeds", "pixel_values_videos"}
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_what_is_exported(model_folder, tmp_path):
+    """The code is the package's own; the weights are the same; what else was in the folder is there; it loads as
+    before where the package is installed, without trust in the code beside it."""
+    source = shutil.copytree(model_folder, tmp_path / "model")
+    (source / "README.md").write_text("a model card")
+    (source / ".eval_results").mkdir()
+    (source / ".eval_results" / "test.yaml").write_text("[]")
+    target = tmp_path / "exported"
+    export(source, target)
+
+    files = sorted(file.name for file in target.glob("*.py"))
+    assert files == sorted(file.name for file in (ROOT / "modeling_pig").glob("*_pig.py"))
+    for name in files:
+        assert (target / name).read_bytes() == (ROOT / "modeling_pig" / name).read_bytes()
+    weights, exported_weights = load_file(source / "model.safetensors"), load_file(target / "model.safetensors")
+    assert weights.keys() == exported_weights.keys()
+    assert all(torch.equal(weights[name], exported_weights[name]) for name in weights)
+    assert (target / "README.md").read_text() == "a model card"
+    assert (target / ".eval_results" / "test.yaml").read_text() == "[]"
+    assert type(PigForRetrieval.from_pretrained(target)) is PigForRetrieval
+    assert str(tmp_path) not in "".join(file.read_text() for file in target.glob("*.json"))
+
+    # Once exported, a model can be exported again.
+    export(target, tmp_path / "again")
+    assert json.loads((tmp_path / "again/config.json").read_text()) == json.loads((target / "config.json").read_text())
+
+
+def test_sentence_transformers_files_need_an_embedding_of_the_video_alone(make_config, processor, tmp_path):
+    PigForRetrieval(make_config(framework="single_tower")).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "exported")
+    assert not (tmp_path / "exported" / "modules.json").exists()
+
+
+def test_refusals_are_one_line_and_write_nothing(model_folder, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    (clip / "config.json").write_text('{"model_type": "clip"}')
+    incomplete = tmp_path / "incomplete"
+    PigConfig().save_pretrained(incomplete)
+    for model, output, message in [
+        (model_folder, tmp_path / "full", "full is not an empty folder"),
+        (model_folder, tmp_path / "full" / "file", "file is not an empty folder"),
+        (model_folder, Path(model_folder) / "exported", "lies in the model's own folder"),
+        (clip, tmp_path / "new", "clip holds no PIG model"),
+        (tmp_path / "missing", tmp_path / "new", "missing holds no PIG model"),
+        (incomplete, tmp_path / "new", "incomplete"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as error:
+            export(model, output)
+        assert str(error.value).startswith("error: ") and "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists() and not (Path(model_folder) / "exported").exists()
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["file"]
