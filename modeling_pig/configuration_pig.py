@@ -85,7 +85,8 @@ class PigConfig(PreTrainedConfig):
         projection_dim (`int`, defaults to 512):
             Width of the joint space, D.
         num_selected_patches (`int`, defaults to 16):
-            Informative patches that the selector hands to the generator, k, over the whole clip.
+            Informative patches that the selector hands to the generator, k, over the whole clip. A clip with fewer
+            gives all that it has, with a warning.
         selector_head_reduction (`str`, defaults to `"max"`):
             How the class token's attention is reduced over the heads: `"max"` or `"mean"`.
         generator_num_hidden_layers (`int`, *optional*):

@@ -31,7 +31,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.clip.modeling_clip import (
     CLIPAttention,
     CLIPEncoderLayer,
@@ -508,6 +508,11 @@ class PigPseudoQueryGenerator(PigPreTrainedModel):
         return pseudo_query if self.text_projection is None else self.text_projection(pseudo_query)  # (B, D)
 
 
+def _refuse_other_device(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
+    if tensor.device != model.device and not hasattr(model, "hf_device_map"):  # which spreads over several
+        raise ValueError(f"{name} is on {tensor.device}, the model on {model.device}: move one of them with .to(...).")
+
+
 class _TextPath:
     """From token ids to the sentence's embedding: what [`PigTextModel`] and [`PigForRetrieval`] share."""
 
@@ -534,6 +539,7 @@ class _TextPath:
         >>> with torch.inference_mode():
         ...     text_embeds = model.get_text_features(**inputs).pooler_output
         ```"""
+        _refuse_other_device(self, "input_ids", input_ids)
         outputs: BaseModelOutputWithPooling = self.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -575,7 +581,8 @@ class _VideoPath:
             [`PigVideoFeatures`]; its `pooler_output`, `(B, D)`, is the embedding to index. Normalise it first.
 
         Raises:
-            ValueError: pixels of another shape, or more frames than the generator has positions for.
+            ValueError: pixels of another shape or on another device than the model, or more frames than the generator
+                has positions for.
 
         Example:
 
@@ -584,6 +591,7 @@ class _VideoPath:
         >>> with torch.inference_mode():
         ...     video_embeds = model.get_video_features(**inputs).pooler_output
         ```"""
+        _refuse_other_device(self, "pixel_values_videos", pixel_values_videos)
         is_hybrid = self.config.framework == "hybrid"
         num_frames = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 5 else 0
         if is_hybrid:
@@ -718,6 +726,11 @@ class PigVideoModel(_VideoPath, PigPreTrainedModel):
 
 class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
     """Text-to-video retrieval: both halves and the scale of their similarities.
+
+    A video is indexed by its `get_video_features(...).pooler_output`, and found by a sentence's
+    `get_text_features(...).pooler_output`. Neither is normalised: scale both to length 1 and their dot product is the
+    score, or leave it to `similarity`. With the `single_tower` framework a video has no one vector: keep its
+    `context_embeds` instead.
 
     Example:
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def test_eager_equals_sdpa(make, batch, model_class, framework):
         expected = model(**inputs)
         model.set_attn_implementation("eager")
         assert_same_outputs(model(**inputs), expected)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="flex attention is compiled, which needs a C++ compiler")
+def test_flex_equals_sdpa(make, batch):
+    model = make(PigForRetrieval, "hybrid")
+    with torch.no_grad():
+        expected = model(**batch)
+        model.set_attn_implementation("flex_attention")
+        assert_same_outputs(model(**batch), expected)
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
@@ -262,6 +272,8 @@ def test_hidden_states_of_both_towers(make, batch):
     assert outputs.vision_model_output.hidden_states[0].shape == (3, 4 + 4 * 17, 48)
 
 
-def test_inputs_on_another_device_than_the_model(make, batch):
-    with pytest.raises((ValueError, RuntimeError), match="meta"):
+def test_inputs_on_another_device_than_the_model_are_refused(make, batch):
+    with pytest.raises(ValueError, match="pixel_values_videos is on meta, the model on cpu: move one"):
         make(PigVideoModel, "hybrid")(batch["pixel_values_videos"].to("meta"))
+    with pytest.raises(ValueError, match="input_ids is on meta, the model on cpu: move one"):
+        make(PigForRetrieval, "hybrid").get_text_features(batch["input_ids"].to("meta"))
