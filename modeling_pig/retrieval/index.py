@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class VideoIndex:
 def _create_table(database: Any, info: IndexInfo) -> Any:
     import pyarrow as pa
 
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     schema = pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
