@@ -21,13 +21,16 @@ $(VENV)/.installed: setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(RUN)/model/model.safetensors  ## draw videos, train a tiny model, evaluate it, index the test videos, search
+demo: $(RUN)/.trained  ## draw videos, train a tiny model, evaluate it, index the test videos, search
 	$(BIN)/python examples/evaluate.py --model $(RUN)/model --recipe $(RUN)/recipe.yaml --output $(RUN)/test.json
 	$(BIN)/pig index data/moving_shapes/test --model $(RUN)/model --index $(RUN)/videos.lance
 	$(BIN)/python examples/search_videos.py --index $(RUN)/videos.lance --recipe $(RUN)/recipe.yaml --output $(RUN)/answers.png
 
-$(RUN)/model/model.safetensors: | $(VENV)/.installed
+# A run that was interrupted has a model already, but not the one that was meant: it is trained anew.
+$(RUN)/.trained: | $(VENV)/.installed
+	rm -rf $(RUN)
 	$(BIN)/python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output $(RUN)
+	@touch $@
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
