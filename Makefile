@@ -28,7 +28,7 @@ demo: $(RUN)/.trained  ## draw videos, train a tiny model, evaluate it, index th
 
 # A run that was interrupted has a model already, but not the one that was meant: it is trained anew.
 $(RUN)/.trained: | $(VENV)/.installed
-	rm -rf $(RUN)
+	rm -rf $(RUN)/model
 	$(BIN)/python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output $(RUN)
 	@touch $@
 
