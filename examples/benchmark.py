@@ -46,6 +46,7 @@ def make_video_candidate(
 
 
 VIDEO_CANDIDATES = ("hybrid", "two_tower", "CLIP on frames")
+TEXT_CANDIDATES = ("ours", "CLIP", "CLIP padded to 77")
 
 
 def interleave(candidates: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
@@ -65,10 +66,10 @@ def median_ratio(seconds: list[float], floor: list[float]) -> float:
     return statistics.median(ours / theirs for ours, theirs in zip(seconds, floor, strict=True))
 
 
-def _added_memory(connection, *candidate) -> None:
+def _added_memory(connection, make: Callable, *candidate) -> None:
     """In a process of its own: sends the bytes that the forward pass adds to the loaded model at its peak."""
     torch.set_num_threads(1)
-    _, run = make_video_candidate(*candidate)
+    _, run = make(*candidate)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports and initialisation
     before = _status("VmRSS")
     with torch.inference_mode():
@@ -81,13 +82,13 @@ def _status(field: str) -> int:
     return int(line.split()[1])
 
 
-def added_memory(*candidate) -> float | None:
+def added_memory(make: Callable, *candidate) -> float | None:
     """Peak of a forward pass beyond the loaded model, in MB; `None` where the system does not tell (needs Linux)."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_added_memory, args=(sender, *candidate))
+    process = context.Process(target=_added_memory, args=(sender, make, *candidate))
     process.start()
     sender.close()  # or a child that fails would leave the line below waiting
     added = receiver.recv()
@@ -106,7 +107,7 @@ def benchmark_video(size: str, batch_size: int, num_frames: int, repeats: int, m
     settings = (PATCH_SIZES[size], batch_size, num_frames)
     made = {name: make_video_candidate(name, *settings) for name in VIDEO_CANDIDATES}
     seconds = interleave({name: run for name, (_, run) in made.items()}, repeats)
-    added = {name: added_memory(name, *settings) if memory else None for name in made}
+    added = {name: added_memory(make_video_candidate, name, *settings) if memory else None for name in made}
     floor = "CLIP on frames"
     return [
         {
@@ -155,27 +156,41 @@ def benchmark_parts(size: str, batch_size: int, num_frames: int, repeats: int) -
     ]
 
 
-def benchmark_text(repeats: int, batch_size: int) -> list[dict]:
-    """The text half beside CLIP's at the same length, and beside padding to 77 tokens."""
+def make_text_candidate(name: str, length: int, batch_size: int) -> tuple[torch.nn.Module, Callable]:
+    """A text model and its forward pass over `batch_size` random sentences of `length` tokens."""
     torch.manual_seed(0)
-    ours = PigTextModel(PigConfig().text_config).eval()
-    clip = CLIPTextModelWithProjection(CLIPTextConfig()).eval()
+    if name == "ours":
+        model = PigTextModel(PigConfig().text_config).eval()
+    else:
+        model = CLIPTextModelWithProjection(CLIPTextConfig()).eval()
+    padded = 77 if name == "CLIP padded to 77" else length
+    input_ids = torch.randint(1000, 40000, (batch_size, padded))
+    input_ids[:, length - 1 :] = model.config.eos_token_id
+    mask = (torch.arange(padded) < length).long().expand(batch_size, -1)
+    return model, lambda: model(input_ids=input_ids, attention_mask=mask).text_embeds
+
+
+def benchmark_text(batch_size: int, repeats: int, memory: bool) -> list[dict]:
+    """The text half beside CLIP's at the same length, and beside padding to 77 tokens."""
     rows = []
     for length in TEXT_LENGTHS:
-        input_ids = torch.randint(1000, 40000, (batch_size, 77))
-        input_ids[:, length - 1 :] = ours.config.eos_token_id
-        mask = (torch.arange(77) < length).long().expand(batch_size, -1)
-        short = {"input_ids": input_ids[:, :length], "attention_mask": mask[:, :length]}
-        candidates = {
-            "ours": lambda inputs=short: ours(**inputs),
-            "CLIP": lambda inputs=short: clip(**inputs),
-            "CLIP padded to 77": lambda inputs={"input_ids": input_ids, "attention_mask": mask}: clip(**inputs),
+        made = {name: make_text_candidate(name, length, batch_size) for name in TEXT_CANDIDATES}
+        seconds = interleave({name: run for name, (_, run) in made.items()}, repeats)
+        added = {
+            name: added_memory(make_text_candidate, name, length, batch_size) if memory else None for name in made
         }
-        seconds = interleave(candidates, repeats)
         rows += [
-            {"tokens": length, "batch": batch_size, "model": name, "ms": 1e3 * statistics.median(seconds[name])}
-            | {"ratio": median_ratio(seconds[name], seconds["CLIP"])}
-            for name in candidates
+            {
+                "tokens": length,
+                "batch": batch_size,
+                "model": name,
+                "ms": 1e3 * statistics.median(seconds[name]),
+                "ratio": median_ratio(seconds[name], seconds["CLIP"]),
+                "added MB": added[name],
+                "GFLOPs": flops(run) / 1e9,
+                "M parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+            }
+            for name, (model, run) in made.items()
         ]
     return rows
 
@@ -253,6 +268,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
+    with_memory = "memory" not in args.leave_out
 
     machine = {
         "processor": platform.processor() or platform.machine(),
@@ -262,19 +278,23 @@ def main() -> None:
         "precision": "float32 unless said otherwise",
     }
     print(", ".join(f"{name}: {value}" for name, value in machine.items()))
-    figures: dict[str, list[dict]] = {"text": benchmark_text(5 * args.repeats, args.batches[-1])}
+    figures: dict[str, list[dict]] = {"text": benchmark_text(args.batches[-1], 5 * args.repeats, with_memory)}
     print_table("Text: ours beside CLIP at the same length", figures["text"])
     for size in args.sizes:
         for batch_size in args.batches:
-            rows = benchmark_video(size, batch_size, args.frames, args.repeats, "memory" not in args.leave_out)
+            rows = benchmark_video(size, batch_size, args.frames, args.repeats, with_memory)
             figures.setdefault("video", []).extend(rows)
             print_table(f"Video, ViT-{size}: ours beside CLIP on the same {batch_size} x {args.frames} frames", rows)
         rows = benchmark_parts(size, args.batches[0], args.frames, args.repeats)
         figures.setdefault("parts", []).extend(rows)
         print_table(f"Video, ViT-{size}: the parts", rows)
-    if "memory" not in args.leave_out:
+    if with_memory:
         rows = [
-            {"size": args.sizes[0], "frames": n, "added MB": added_memory("hybrid", PATCH_SIZES[args.sizes[0]], 2, n)}
+            {
+                "size": args.sizes[0],
+                "frames": n,
+                "added MB": added_memory(make_video_candidate, "hybrid", PATCH_SIZES[args.sizes[0]], 2, n),
+            }
             for n in (6, 12, 24)
         ]
         figures["memory by frames"] = rows
