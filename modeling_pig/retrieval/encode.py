@@ -74,7 +74,7 @@ def model_fingerprint(name_or_folder: str) -> str:
     """
     digest = hashlib.sha256()
     weights = cached_file(name_or_folder, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-    # A sharded model's index names its shards; hashing it and the first shard is enough to tell models apart.
+    # Large models are saved in several files.
     shards = [weights] if weights else sorted(Path(name_or_folder).glob("model-*.safetensors"))
     if not shards:
         raise ValueError(f"{name_or_folder} holds no model.safetensors: PIG reads no other format.")

@@ -81,9 +81,10 @@ class VideoIndex:
             raise OSError(f"The index {self.uri} cannot be {verb}: {str(error).splitlines()[0]}") from error
         self.info = IndexInfo(**metadata)
         if info is not None:
-            self._refuse_other_model(info)
+            self.refuse_other_model(info)
 
-    def _refuse_other_model(self, info: IndexInfo) -> None:
+    def refuse_other_model(self, info: IndexInfo) -> None:
+        """Raises `ValueError` unless `info` is of the model that made this index."""
         if (info.model_fingerprint, info.width) != (self.info.model_fingerprint, self.info.width):
             raise ValueError(
                 f"The index {self.uri} was made by the model {self.info.model} ({self.info.width} numbers a video, "

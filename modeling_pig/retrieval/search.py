@@ -42,7 +42,7 @@ class VideoSearcher:
         video_index = VideoIndex(index)
         name = model or video_index.info.model
         text_model, processor = load_pretrained(PigTextModel, name)
-        video_index = VideoIndex(index, IndexInfo(name, model_fingerprint(name), text_model.config.projection_dim))
+        video_index.refuse_other_model(IndexInfo(name, model_fingerprint(name), text_model.config.projection_dim))
         return cls(text_model, processor, video_index)
 
     def search(self, texts: str | Sequence[str], k: int = 10) -> list[Any]:

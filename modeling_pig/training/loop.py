@@ -56,15 +56,15 @@ def train(recipe: Recipe, output: str | Path) -> dict:
     with accelerator.main_process_first():  # which draws or indexes the data, while the others wait
         benchmark = load_benchmark(recipe.data.benchmark, videos=recipe.data.videos, **recipe.data.options)
     model, processor = build_model(recipe, benchmark["train"])
+    dataset = VideoTextDataset(benchmark["train"], processor.video_processor.num_frames, recipe.training.seed)
+    if len(dataset) < recipe.training.batch_size:
+        raise ValueError(f"{len(dataset)} training videos do not fill one batch of {recipe.training.batch_size}.")
     metrics_file = output / "metrics.jsonl"
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         recipe.save(output / "recipe.yaml")
         metrics_file.unlink(missing_ok=True)
 
-    dataset = VideoTextDataset(benchmark["train"], processor.video_processor.num_frames, recipe.training.seed)
-    if len(dataset) < recipe.training.batch_size:
-        raise ValueError(f"{len(dataset)} training videos do not fill one batch of {recipe.training.batch_size}.")
     loader = DataLoader(
         dataset,
         batch_size=recipe.training.batch_size,
