@@ -11,15 +11,18 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Decodes chosen frames of a video file with PyAV, and holds the rules that choose them."""
+"""Decodes chosen frames of a video file (PyAV) or of a folder of JPEGs (PIL), and holds the rules that choose them."""
 
 import os
+import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from transformers.video_utils import VideoMetadata
 
 
@@ -32,6 +35,12 @@ CONTAINERS = (
     "vc1,webm,yuv4mpegpipe"
 )
 OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+
+# Seconds by which a time may miss a timestamp and still mean that frame: more than what rounding adds.
+TIME_TOLERANCE = 1e-6
+
+# A frame in a folder: the last digits of the name number it. Hidden files are none of ours.
+JPEG_FRAME = re.compile(r"(?!\.)(?:.*\D)?(\d+)\.jpe?g", re.IGNORECASE)
 
 
 class VideoDecodingError(ValueError):
@@ -86,45 +95,140 @@ def sample_frame_indices(num_video_frames: int, num_frames: int, rng: np.random.
 
 
 def decode_video(
-    path: str | os.PathLike, num_frames: int, rng: np.random.Generator | None = None
+    path: str | os.PathLike,
+    num_frames: int,
+    rng: np.random.Generator | None = None,
+    start: float | None = None,
+    end: float | None = None,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
-    Decodes `num_frames` frames of a video file, chosen by [`sample_frame_indices`].
+    Decodes `num_frames` frames of a video, or of a part of it, chosen by [`sample_frame_indices`].
 
     Frames are counted in display order, whatever the header says, and come out upright where the file tells
     how it was rotated. Decoding is single-threaded: decode several files at a time instead.
 
     Args:
-        path (`str` or `os.PathLike`): The video file.
+        path (`str` or `os.PathLike`): The video file, or a folder of JPEG frames whose names end in their number
+            (`000001.jpg`, `frame_2.jpeg`); they are put in the order of the numbers.
         num_frames (`int`): Number of frames, T, at least 1.
         rng (`np.random.Generator`, *optional*): Source of the jitter in training.
+        start (`float`, *optional*): Seconds after the first frame at which the part begins.
+        end (`float`, *optional*): Seconds after the first frame before which it ends; what lies beyond the
+            video is cut off. In a part so short that no frame begins in it, the one on the screen is chosen.
 
     Returns:
-        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`; the metadata:
-        average frames per second, duration in seconds, number of each frame in the video, ...
+        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`; the metadata of the
+        whole video: average frames per second, duration in seconds (both `None` for a folder), number of each
+        frame in it, ... All frames have the size of the first of them.
 
     Raises:
-        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ...
+        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ..., or has nothing
+            between `start` and `end`; if a part is asked of a folder, which has no frame rate.
         `ValueError`: If `num_frames` is less than 1.
-        `ImportError`: If PyAV is not installed.
+        `ImportError`: If PyAV is not installed, and `path` is a file.
     """
-    try:  # Inside `try`, or loading this file as remote code would require PyAV.
-        import av
-    except ImportError as error:
-        raise ImportError("Decoding a video file needs PyAV: `pip install av`.") from error
-
     path = os.fsdecode(path)
-    metadata, pts, keyframes = _read_packets(av, path)
-    indices = sample_frame_indices(metadata.total_num_frames, num_frames, rng)
-    wanted = np.unique(indices)
-    images = _decode_frames(av, path, wanted, pts, keyframes)
-    if images is None:  # Seeking does not work in this file.
-        images = _decode_frames(av, path, wanted, pts, keyframes[:0])
-        assert images is not None
+    if names := _list_frames(path):
+        if start is not None or end is not None:
+            raise VideoDecodingError(
+                path, "a folder of frames has no frame rate, so that start and end in seconds mean nothing in it"
+            )
+        metadata = VideoMetadata(total_num_frames=len(names), video_backend="pil")
+        indices = sample_frame_indices(len(names), num_frames, rng)
+        wanted = np.unique(indices)
+        images: list[np.ndarray] | None = _read_frames(path, [names[i] for i in wanted])
+    else:
+        av = _import_av()
+        metadata, pts, keyframes, times = _read_packets(av, path)
+        first, stop = _frames_between(path, metadata, times, start, end)
+        indices = first + sample_frame_indices(stop - first, num_frames, rng)
+        wanted = np.unique(indices)
+        images = _decode_frames(av, path, wanted, pts, keyframes)
+        if images is None:  # Seeking does not work in this file.
+            images = _decode_frames(av, path, wanted, pts, keyframes[:0])
+    assert images is not None
     frames = np.stack([images[i] for i in np.searchsorted(wanted, indices)])  # (T, height, width, 3)
     metadata.height, metadata.width = frames.shape[1:3]
     metadata.frames_indices = indices.tolist()
     return frames, metadata
+
+
+def ensure_opens(path: str | os.PathLike) -> None:
+    """
+    Makes sure, without decoding, that a file opens as a video, or the first frame of a folder as a picture.
+
+    Args:
+        path (`str` or `os.PathLike`): As for [`decode_video`].
+
+    Raises:
+        `VideoDecodingError`: If it does not. A file that opens may still turn out to be truncated or damaged.
+        `ImportError`: If PyAV is not installed, and `path` is a file.
+    """
+    path = os.fsdecode(path)
+    if names := _list_frames(path):
+        with _open_frame(path, names[0]):
+            return
+    with _open_video(_import_av(), path):
+        return
+
+
+def _import_av() -> ModuleType:
+    try:  # Inside `try`, or loading this file as remote code would require PyAV.
+        import av
+    except ImportError as error:
+        raise ImportError("Decoding a video file needs PyAV: `pip install av`.") from error
+    return av
+
+
+def _list_frames(path: str) -> list[str]:
+    """The names of the numbered JPEG files in a folder, in the order of their numbers; none if it is a file."""
+    if not os.path.isdir(path):
+        return []
+    try:
+        found = [JPEG_FRAME.fullmatch(name) for name in os.listdir(path)]
+    except OSError as error:
+        raise VideoDecodingError(path, f"the folder cannot be read: {error.strerror}") from error
+    return [match[0] for match in sorted(filter(None, found), key=lambda match: (int(match[1]), match[0]))]
+
+
+@contextmanager
+def _open_frame(path: str, name: str) -> Iterator[PIL.Image.Image]:
+    try:
+        with PIL.Image.open(os.path.join(path, name), formats=["JPEG"]) as image:
+            yield image
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        reason = f"the frame {name} cannot be read as a JPEG; extract or copy it again"
+        raise VideoDecodingError(path, reason) from error
+
+
+def _read_frames(path: str, names: list[str]) -> list[np.ndarray]:
+    """Reads JPEG files of a folder as RGB arrays of one shape, that of the first."""
+    images: list[np.ndarray] = []
+    for name in names:
+        with _open_frame(path, name) as image:
+            if not images:
+                size = image.size
+            picture = image.convert("RGB")
+        images.append(np.asarray(picture if picture.size == size else picture.resize(size)))
+    return images
+
+
+def _frames_between(
+    path: str, metadata: VideoMetadata, times: np.ndarray, start: float | None, end: float | None
+) -> tuple[int, int]:
+    """The first frame of a part of a video, and the one behind its last; see [`decode_video`]."""
+    if start is None and end is None:
+        return 0, metadata.total_num_frames
+    start = 0.0 if start is None else start
+    if metadata.duration is None:
+        raise VideoDecodingError(path, "the file has no times and no frame rate by which to find start and end")
+    if start >= metadata.duration:
+        raise VideoDecodingError(path, f"the part starts at {start:g} s, the video ends at {metadata.duration:g} s")
+    end = metadata.duration if end is None else end
+    if not max(start, 0) < end:
+        raise VideoDecodingError(path, f"the part from {start:g} to {end:g} s is empty: its end must lie behind")
+    first, stop = np.searchsorted(times, [start - TIME_TOLERANCE, end - TIME_TOLERANCE]).tolist()
+    return (first, stop) if first < stop else (max(stop, 1) - 1, max(stop, 1))
 
 
 @contextmanager
@@ -132,7 +236,10 @@ def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
     """Opens the container and its first video stream that is not a cover picture."""
     if not os.path.isfile(path):
         raise VideoDecodingError(
-            path, "a directory or a device, not a file" if os.path.exists(path) else "no such file"
+            path,
+            "a directory without numbered JPEG frames, or a device, not a file"
+            if os.path.exists(path)
+            else "no such file",
         )
     if not os.access(path, os.R_OK):
         raise VideoDecodingError(path, "no permission to read the file")
@@ -154,15 +261,16 @@ def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray, np.ndarray]:
+def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray, np.ndarray, np.ndarray]:
     """
     Reads the whole file without decoding it, to number the frames and to see whether all are there.
 
-    Returns the metadata, the presentation timestamps in display order, and the numbers of the frames where
-    decoding can start. The last two are empty if the file has no timestamps that tell the frames apart.
+    Returns the metadata, the presentation timestamps in display order, the numbers of the frames where decoding
+    can start, and the times in seconds after the first frame. Timestamps and starting points are empty if the
+    file has no timestamps that tell the frames apart, times if it has no frame rate either.
     """
     shown = []  # (pts, duration, is_keyframe) of the packets of the frames
-    end = 0.0  # seconds, of the last packet of any stream
+    ends: dict[int, int] = {}  # end of the last packet of each stream, in its units of time
     cut_off = False  # whether the file ends in the middle of the last frame
     damage: Any = None
     with _open_video(av, path) as (container, stream):
@@ -170,16 +278,18 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
             for packet in _iterate_packets(container):
                 if packet.size == 0:
                     continue
-                if packet.pts is not None and not packet.is_corrupt:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream_index == stream.index and not packet.is_discard:
-                    shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+                time, length, number = packet.pts, packet.duration or 0, packet.stream_index
+                if time is not None and not packet.is_corrupt:
+                    ends[number] = max(ends.get(number, 0), time + length)
+                if number == stream.index and not packet.is_discard:
+                    shown.append((time, length, packet.is_keyframe))
                     cut_off = packet.is_corrupt
         except av.FFmpegError as error:
             damage = error
         if cut_off:
             shown.pop()
         num_frames = len(shown)
+        end = max((float(end * container.streams[number].time_base) for number, end in ends.items()), default=0)
         num_expected = num_frames + _count_missing_frames(av, container, stream, num_frames, end)
         is_avi = container.format.name == "avi"
         rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
@@ -195,11 +305,13 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
     pts = np.empty(0, dtype=np.int64)
     keyframes = np.empty(0, dtype=np.int64)
     duration = num_frames / rate if rate else None
+    times = np.arange(num_frames) / float(rate) if rate else np.empty(0)
     if len({time for time, _, _ in shown} - {None}) == num_frames:
         shown.sort()
         span = shown[-1][0] - shown[0][0]
         last_duration = shown[-1][1] or span / max(num_frames - 1, 1)
         duration = (span + last_duration) * time_base or duration
+        times = np.array([time - shown[0][0] for time, _, _ in shown]) * float(time_base)
         if not is_avi:  # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
             pts = np.array([time for time, _, _ in shown], dtype=np.int64)
             keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
@@ -209,7 +321,7 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
         duration=float(duration) if duration else None,
         video_backend="pyav",
     )
-    return metadata, pts, keyframes
+    return metadata, pts, keyframes, times
 
 
 def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frames: int, end: float) -> int:
@@ -235,6 +347,7 @@ def _decode_frames(
     and returns `None` if seeking turns out not to work in this file.
     """
     images: list[np.ndarray] = []
+    times = pts.tolist()
     # One for all frames: set up anew for each, with threads of its own, it would take longer than decoding them.
     to_rgb = av.video.reformatter.VideoReformatter()
     frame: Any = None  # the last one decoded
@@ -247,15 +360,15 @@ def _decode_frames(
                 start = int(keyframes[keyframes <= index].max(initial=0))
                 if start - position > MIN_SKIPPED_FRAMES:
                     sought, landed = True, False
-                    container.seek(int(pts[start]), stream=stream)
+                    container.seek(times[start], stream=stream)
                     frames, frame, position = _iterate_frames(av, container, stream), None, -1
                 while position < index:
                     following = next(frames, None)
                     if following is None:
                         break  # Not every packet shows a frame: the last one that was shown stands in.
                     frame = following
-                    if len(pts) and frame.pts is not None:
-                        position = int(np.searchsorted(pts, frame.pts, side="right")) - 1
+                    if times and frame.pts is not None:
+                        position = bisect_right(times, frame.pts) - 1
                     else:
                         position += 1
                     if sought and not landed:

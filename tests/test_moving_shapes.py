@@ -38,7 +38,7 @@ from modeling_pig.benchmarks.shapes_drawing import (
 )
 
 
-# A change to a frame or a caption changes it: then `MovingShapes.VERSION` has to change too.
+# A change to a frame or a caption changes it: then `MovingShapes.DRAWING_VERSION` has to change too.
 PINNED = "1d1824c528b4fba32fb22ea250bfbfa4a6b0f9c509c21fba3ec72c8784995463"
 
 SIZES = {"train": 3, "validation": 1, "test": 4}
@@ -353,12 +353,13 @@ def test_recall_ceiling():
 def test_dataset(benchmark, folder):
     assert isinstance(benchmark, DatasetDict)
     assert benchmark.num_rows == SIZES
-    assert benchmark["test"].column_names == ["video_id", "video", "captions", "scene", "twin"]
+    assert benchmark["test"].column_names == ["video_id", "video", "captions", "start", "end", "scene", "twin"]
     for split in SPLITS:
         for index, row in enumerate(benchmark[split]):
             assert row["video_id"] == f"{split}_{index:04d}"
             assert row["video"] == str(folder / split / f"{row['video_id']}.mp4")
             assert row["captions"] == make_captions(split, index)
+            assert row["start"] is row["end"] is None
             assert Scene.from_dict(row["scene"]) == make_scene(split, index)
     assert benchmark["test"]["twin"][:] == ["test_0001", "test_0000", "", ""]  # test_0004 is beyond the split
     assert set(benchmark["train"]["twin"]) == {""}

@@ -8,6 +8,7 @@ import torch
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel, VideoIndex, VideoSearcher
 from modeling_pig.retrieval.encode import (
+    VideoSegment,
     encode_texts,
     encode_videos,
     find_videos,
@@ -15,6 +16,7 @@ from modeling_pig.retrieval.encode import (
     model_fingerprint,
 )
 from modeling_pig.retrieval.index import IndexInfo
+from modeling_pig.video_decoding_pig import decode_video
 
 
 INFO = IndexInfo(model="org/pig", model_fingerprint="abc", width=8)
@@ -57,12 +59,33 @@ def test_encoding_in_batches_equals_one_by_one_and_sets_broken_files_aside(
     batches = list(encode_videos(model, processor, [*paths[:2], str(broken), *paths[2:]], failures, 2, num_threads))
     assert [path for batch in batches for path in batch.paths] == paths
     assert [failure.path for failure in failures] == [str(broken)]
+    assert [position for batch in batches for position in batch.positions] == [0, 1, 3, 4, 5]
     assert [duration for batch in batches for duration in batch.durations] == pytest.approx([2.0] * 5)
     embeds = torch.cat([batch.embeds for batch in batches])
     for path, embed in zip(paths, embeds, strict=True):
         with torch.inference_mode():
             alone = model(**processor(videos=path, return_tensors="pt")).video_embeds[0]
         torch.testing.assert_close(embed, torch.nn.functional.normalize(alone, dim=-1), atol=1e-5, rtol=1e-5)
+
+
+def test_segments_are_encoded_and_placed_in_the_input(model_folder, shape_videos, tmp_path):
+    model, processor = load_pretrained(PigVideoModel, model_folder)
+    path = str(shape_videos[0])
+    late = VideoSegment(path, start=5)  # behind the end of the file
+    videos = [VideoSegment(path, 0.5, 1.25), late, path, VideoSegment(path), VideoSegment(path, end=1.0)]
+    failures = []
+    batches = list(encode_videos(model, processor, videos, failures, batch_size=2))
+    assert [position for batch in batches for position in batch.positions] == [0, 2, 3, 4]
+    assert [failure.path for failure in failures] == [path]
+    assert {path for batch in batches for path in batch.paths} == {path}
+    embeds = torch.cat([batch.embeds for batch in batches])
+    for embed, (start, end) in zip(embeds, [(0.5, 1.25), (None, None), (None, None), (None, 1.0)], strict=True):
+        frames, _ = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
+        inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
+        with torch.inference_mode():
+            alone = torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
+        torch.testing.assert_close(embed, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(embeds[0], embeds[1], atol=1e-4)
 
 
 def test_text_half_and_whole_model_encode_texts_alike(model_folder):

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from contextlib import suppress
 
 import av
 import numpy as np
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_pig import video_decoding_pig
-from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, sample_frame_indices
+from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, ensure_opens, sample_frame_indices
 from tests.video_files import (
     add_empty_packets,
     cut_file,
@@ -19,6 +20,7 @@ from tests.video_files import (
     set_mp4_edit,
     set_mp4_matrix,
     write_audio,
+    write_frame_folder,
     write_video,
 )
 
@@ -265,6 +267,127 @@ def test_a_name_is_only_a_name(tmp_path, monkeypatch, frames, name):
     assert read_numbers(decode_video(name, 3)[0]) == [0, 1, 2]
 
 
+# Parts of files
+
+
+@pytest.mark.parametrize(
+    "name, codec, options",
+    [
+        ("groups.mp4", "libx264", {"bf": "3", "g": "15"}),
+        ("groups.mkv", "libx264", {"g": "15"}),
+        ("groups.ts", "libx264", {"g": "15"}),  # starts at 1.4 s
+        ("no_timestamps.h264", "libx264", {"g": "15"}),
+        ("mpeg4.avi", "mpeg4", {"g": "15", "bf": "2"}),
+    ],
+)
+@pytest.mark.parametrize(
+    "start, end, first, last",
+    [
+        (None, None, 0, 74),
+        (0, 3, 0, 74),
+        (1, 2, 25, 49),
+        (0.04, 0.12, 1, 2),
+        (1.01, 1.11, 26, 27),
+        (1.01, 1.02, 25, 25),  # no frame begins here
+        (None, 0.4, 0, 9),
+        (2.8, None, 70, 74),
+        (-5, 100, 0, 74),
+        (2.99, 100, 74, 74),
+        (0, 1e-9, 0, 0),
+    ],
+)
+def test_a_part_holds_the_frames_that_begin_in_it(tmp_path, frames, name, codec, options, start, end, first, last):
+    path = write_video(tmp_path / name, frames, codec=codec, options=options)
+    expected = (first + sample_frame_indices(last - first + 1, 5)).tolist()
+    chosen, metadata = decode_video(path, 5, start=start, end=end)
+    assert read_numbers(chosen) == metadata.frames_indices == expected
+    assert (metadata.total_num_frames, metadata.duration) == (75, pytest.approx(3))  # of the whole file
+    chosen, metadata = decode_video(path, 5, np.random.default_rng(0), start, end)
+    jittered = first + sample_frame_indices(last - first + 1, 5, np.random.default_rng(0))
+    assert read_numbers(chosen) == metadata.frames_indices == jittered.tolist()
+
+
+@pytest.mark.parametrize("name, codec", [("video.mp4", "libx264"), ("video.avi", "mpeg4")])
+def test_parts_go_by_time_where_the_frame_rate_varies(tmp_path, frames, name, codec):
+    pts = [*range(20), *range(20, 120, 5)]
+    path = write_video(tmp_path / name, frames[:40], codec=codec, pts=pts)
+    for start, end in [(0, 0.8), (0.8, 1.4), (0.7, 3), (4, 9)]:
+        chosen, _ = decode_video(path, 3, start=start, end=end)
+        inside = [number for number, time in enumerate(pts) if start * 25 <= time < end * 25]
+        assert read_numbers(chosen) == [inside[i] for i in sample_frame_indices(len(inside), 3)]
+
+
+@pytest.mark.parametrize(
+    "start, end, reason",
+    [
+        (3, None, "the part starts at 3 s, the video ends at 3 s"),
+        (7.5, 9, "the part starts at 7.5 s, the video ends at 3 s"),
+        (2, 2, "the part from 2 to 2 s is empty"),
+        (2, 1, "the part from 2 to 1 s is empty"),
+        (None, 0, "the part from 0 to 0 s is empty"),
+        (-3, -1, "the part from -3 to -1 s is empty"),
+        (float("nan"), 2, "the part from nan to 2 s is empty"),
+        (1, float("nan"), "the part from 1 to nan s is empty"),
+    ],
+)
+def test_an_empty_part_is_an_error(tmp_path, frames, start, end, reason):
+    path = write_video(tmp_path / "video.mp4", frames)
+    with pytest.raises(VideoDecodingError, match=reason):
+        decode_video(path, 4, start=start, end=end)
+
+
+def test_a_part_is_decoded_from_its_keyframe_on(tmp_path, frames, count_decoded):
+    path = write_video(tmp_path / "video.mp4", frames, options={"g": "15", "bf": "0", "sc_threshold": "0"})
+    decode_video(path, 4, start=1.2, end=1.6)
+    assert len(count_decoded) == 10  # 30 to 39
+
+
+# Folders of frames
+
+
+@pytest.mark.parametrize("name", ["{:06d}.jpg", "frame_{:04d}.jpeg", "img_{}.JPG", "7_{}.jpg", "2k-{}.jpg"])
+def test_a_folder_of_frames(tmp_path, frames, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # need not be installed
+    folder = write_frame_folder(tmp_path / "video", frames, name)
+    for other in (".hidden_3.jpg", "._000001.jpg", "thumbs.db", "cover.jpg", "frame_5.jpg.part", "12.png"):
+        (folder / other).write_bytes(b"no frame")
+    for num_frames in (1, 3, 12, 100):
+        chosen, metadata = decode_video(folder, num_frames)
+        assert chosen.dtype == np.uint8 and chosen.shape == (num_frames, 64, 96, 3)
+        assert read_numbers(chosen) == metadata.frames_indices == sample_frame_indices(75, num_frames).tolist()
+    assert (metadata.total_num_frames, metadata.fps, metadata.duration) == (75, None, None)
+    assert (metadata.height, metadata.width) == (64, 96)
+    _, metadata = decode_video(folder, 4, np.random.default_rng(3))
+    assert metadata.frames_indices == sample_frame_indices(75, 4, np.random.default_rng(3)).tolist()
+
+
+def test_only_the_wanted_frames_of_a_folder_are_read(tmp_path, frames):
+    folder = write_frame_folder(tmp_path / "video", frames[:9])
+    for number in (2, 3, 4, 6, 7, 8):
+        (folder / f"{number:06d}.jpg").write_bytes(b"damaged")
+    assert read_numbers(decode_video(folder, 3)[0]) == [0, 4, 8]
+    assert_refused(folder, r"the frame 000003.jpg cannot be read as a JPEG; extract or copy it again")
+
+
+def test_frames_of_a_folder_have_the_size_of_the_first(tmp_path):
+    folder = write_frame_folder(tmp_path / "video", numbered_frames(2))
+    large = write_frame_folder(tmp_path / "large", numbered_frames(4, height=128, width=192)[2:])
+    for number in (1, 2):
+        (large / f"{number:06d}.jpg").rename(folder / f"{number + 2:06d}.jpg")
+    chosen, _ = decode_video(folder, 4)
+    assert chosen.shape == (4, 64, 96, 3)
+    assert read_numbers(chosen) == [0, 1, 2, 3]
+
+
+def test_a_cut_off_frame_of_a_folder_and_a_part_of_a_folder(tmp_path, frames):
+    folder = write_frame_folder(tmp_path / "video", frames[:4])
+    for start, end in [(0, None), (None, 1)]:
+        with pytest.raises(VideoDecodingError, match="a folder of frames has no frame rate"):
+            decode_video(folder, 2, start=start, end=end)
+    cut_file(folder / "000002.jpg", 0.5)
+    assert_refused(folder, "the frame 000002.jpg cannot be read")
+
+
 # What cannot be decoded
 
 
@@ -272,6 +395,8 @@ def assert_refused(path, reason):
     with pytest.raises(VideoDecodingError, match=reason) as caught:
         decode_video(path, 4)
     error = caught.value
+    with suppress(VideoDecodingError):  # it may open, but must not fail otherwise
+        ensure_opens(path)
     assert error.path == str(path)
     assert str(error) == f"{path}: {error.reason}"
     assert "\n" not in str(error)
@@ -281,7 +406,7 @@ def test_missing_and_empty_files_and_folders(tmp_path):
     assert_refused(tmp_path / "missing.mp4", "no such file")
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
-    assert_refused(folder, "a directory")
+    assert_refused(folder, "a directory without numbered JPEG frames")
     empty = tmp_path / "empty.mp4"
     empty.touch()
     assert_refused(empty, "the file is empty; download or copy it again")
@@ -382,3 +507,27 @@ def test_the_error_survives_a_data_loader_worker(tmp_path):
     loader = DataLoader([tmp_path / "missing.mp4"], num_workers=1, collate_fn=lambda paths: decode_video(paths[0], 4))
     with pytest.raises(VideoDecodingError, match="missing.mp4: no such file"):
         next(iter(loader))
+
+
+# What opens
+
+
+def test_what_opens_and_what_does_not(tmp_path, frames, count_decoded):
+    ensure_opens(write_video(tmp_path / "video.mp4", frames))
+    ensure_opens(str(write_frame_folder(tmp_path / "folder", frames[:2])))
+    assert not count_decoded
+    (tmp_path / "no_frames").mkdir()
+    (tmp_path / "text.mp4").write_text("<html>404</html>")
+    write_frame_folder(tmp_path / "broken", frames[:2])
+    (tmp_path / "broken/000001.jpg").write_bytes(b"no JPEG")
+    cut_file(write_video(tmp_path / "cut.mp4", frames), 0.5)
+    for path, reason in [
+        (tmp_path / "missing.mp4", "no such file"),
+        (tmp_path / "no_frames", "a directory without numbered JPEG frames"),
+        (tmp_path / "text.mp4", "not a video file"),
+        (tmp_path / "cut.mp4", "cut off before its index"),
+        (tmp_path / "broken", "the frame 000001.jpg cannot be read"),
+        (write_audio(tmp_path / "audio.m4a"), "no video stream"),
+    ]:
+        with pytest.raises(VideoDecodingError, match=reason):
+            ensure_opens(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 
 
 NUM_BITS = 10
@@ -89,6 +90,14 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_frame_folder(folder: Path, frames: np.ndarray, name: str = "{:06d}.jpg") -> Path:
+    """Writes frames, uint8 of shape `(N, height, width, 3)`, as JPEG files whose names count from 1."""
+    folder.mkdir()
+    for number, frame in enumerate(frames, start=1):
+        PIL.Image.fromarray(frame).save(folder / name.format(number), format="JPEG", quality=95)
+    return folder
 
 
 def write_audio(path: Path, with_cover: bool = False) -> Path:

@@ -370,8 +370,10 @@ class MovingShapesConfig(datasets.BuilderConfig):
 class MovingShapes(datasets.GeneratorBasedBuilder):
     """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others alone."""
 
+    # Raised with every change to the table, which is cached by it.
+    VERSION = datasets.Version("1.1.0")
     # Raised with every change to a caption or a frame: videos of another version are not reused.
-    VERSION = datasets.Version("1.0.0")
+    DRAWING_VERSION = "1.0.0"
     BUILDER_CONFIG_CLASS = MovingShapesConfig
 
     def _info(self) -> datasets.DatasetInfo:
@@ -387,6 +389,8 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             "video_id": datasets.Value("string"),
             "video": datasets.Value("string"),
             "captions": [datasets.Value("string")],
+            "start": datasets.Value("float64"),  # null: the whole file, as the end
+            "end": datasets.Value("float64"),
             "scene": {"ground": datasets.Value("string"), "shapes": [shape]},
             "twin": datasets.Value("string"),
         }
@@ -415,6 +419,8 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                     "video_id": _video_id(split, index),
                     "video": str(self._video_path(split, index)),
                     "captions": make_captions(split, index, self.config.seed),
+                    "start": None,
+                    "end": None,
                     "scene": asdict(make_scene(split, index, self.config.seed)),
                     "twin": "" if twin is None or twin >= num_videos else _video_id(split, twin),
                 },
@@ -450,7 +456,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         """Writes down in the folder which benchmark it holds, or compares with what is written there."""
         folder = Path(self.config.videos)
         stamp = folder / "moving_shapes.json"
-        wanted = {"benchmark": "moving_shapes", "version": str(self.VERSION), "seed": self.config.seed}
+        wanted = {"benchmark": "moving_shapes", "version": self.DRAWING_VERSION, "seed": self.config.seed}
         found = json.loads(stamp.read_text()) if stamp.exists() else None
         if found == wanted:
             return

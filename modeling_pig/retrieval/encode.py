@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,14 +23,24 @@ from ..video_decoding_pig import VideoDecodingError, decode_video
 VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 
 
+class VideoSegment(NamedTuple):
+    """A part of a video file: from `start` to before `end`, in seconds after its first frame."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+
 @dataclass
 class EncodedVideos:
     """One batch: `embeds` (B, D) float32, normalised, on the CPU - or (B, S, D) context tokens, not normalised, of a
-    `single_tower` model - with each video's path and duration in seconds (`None` where the file does not tell)."""
+    `single_tower` model - with each video's path, the duration of its file in seconds (`None` where the file does not
+    tell), and its position among all videos that were to be encoded: those that cannot be decoded leave gaps."""
 
     paths: list[str]
     embeds: torch.Tensor
     durations: list[float | None]
+    positions: list[int]
 
 
 def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> tuple[Any, PigProcessor]:
@@ -146,53 +156,58 @@ def encode_texts(
 def encode_videos(
     model: PigVideoModel | PigForRetrieval,
     processor: PigProcessor,
-    paths: Iterable[str],
+    videos: Iterable[str | VideoSegment],
     failures: list[VideoDecodingError],
     batch_size: int = 16,
     num_threads: int | None = None,
 ) -> Iterator[EncodedVideos]:
-    """Encodes video files in order, a batch at a time, in bounded memory.
+    """Encodes videos in order, a batch at a time, in bounded memory.
 
     Args:
-        paths (`Iterable[str]`): video files.
-        failures (`list[VideoDecodingError]`): gets one entry for each file that cannot be decoded; the rest goes on.
+        videos (`Iterable[str | VideoSegment]`): video files, folders of frames, or parts of files.
+        failures (`list[VideoDecodingError]`): gets one entry for each video that cannot be decoded; the rest goes on.
         batch_size (`int`): videos a forward pass.
         num_threads (`int`, *optional*): files decoded at a time, while the model works; by default one a core.
     """
-    videos = _decoded(paths, processor, 2 * batch_size, num_threads or os.cpu_count() or 1)
-    readable = (video for video in videos if not _set_aside(video, failures))
+    decoded = _decoded(videos, processor, 2 * batch_size, num_threads or os.cpu_count() or 1)
+    readable = (video for video in decoded if not _set_aside(video, failures))
     while batch := list(islice(readable, batch_size)):
-        pixels = torch.cat([pixels for _, pixels, _ in batch])  # (B, T, 3, height, width)
+        positions, paths, clips, durations = map(list, zip(*batch, strict=True))
+        pixels = torch.cat(clips)  # (B, T, 3, height, width)
         features = model.get_video_features(pixels.to(model.device, model.dtype))
         if model.config.framework == "single_tower":
             embeds = features.context_embeds.float()
         else:
             embeds = torch.nn.functional.normalize(features.pooler_output.float(), dim=-1)
-        yield EncodedVideos([path for path, _, _ in batch], embeds.cpu(), [duration for _, _, duration in batch])
+        yield EncodedVideos(paths, embeds.cpu(), durations, positions)
 
 
-def _decoded(paths: Iterable[str], processor: PigProcessor, ahead: int, num_threads: int) -> Iterator[Any]:
-    """(path, pixels (1, T, 3, height, width), duration) of each file in order, or the error that stood in the way.
+def _decoded(
+    videos: Iterable[str | VideoSegment], processor: PigProcessor, ahead: int, num_threads: int
+) -> Iterator[Any]:
+    """(position, path, pixels (1, T, 3, height, width), duration) of each video in order, or the error that stood in
+    the way.
 
     Threads, not processes: decoding and resizing work outside the interpreter's lock, and what has been opened before
     (an index, a GPU, a tokenizer) need not survive a fork. At most `ahead` videos are held in memory.
     """
 
-    def decode(path: str):
+    def decode(position: int, video: str | VideoSegment):
+        path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
         try:
-            frames, metadata = decode_video(path, processor.video_processor.num_frames)
+            frames, metadata = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
         except VideoDecodingError as error:
             return error
         inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-        return path, inputs["pixel_values_videos"], metadata.duration
+        return position, path, inputs["pixel_values_videos"], metadata.duration
 
-    remaining = iter(paths)
+    remaining = enumerate(videos)
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            pending = deque(pool.submit(decode, path) for path in islice(remaining, ahead))
+            pending = deque(pool.submit(decode, *video) for video in islice(remaining, ahead))
             while pending:
                 yield pending.popleft().result()
-                pending.extend(pool.submit(decode, path) for path in islice(remaining, 1))
+                pending.extend(pool.submit(decode, *video) for video in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -206,6 +221,7 @@ def _set_aside(video: Any, failures: list[VideoDecodingError]) -> bool:
 
 __all__ = [
     "EncodedVideos",
+    "VideoSegment",
     "encode_texts",
     "encode_videos",
     "find_videos",

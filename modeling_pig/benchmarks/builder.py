@@ -1,0 +1,333 @@
+"""The builder that the benchmarks with annotation files share: ids and captions of a split, checks, and the table."""
+
+import csv
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+
+from .annotations import AnnotationFile, Annotations, clean
+from .video_files import VideoFiles, unreadable
+
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class BenchmarkConfig(datasets.BuilderConfig):
+    """Configuration of a benchmark.
+
+    Args:
+        annotations (`str`): Folder of the annotation files, in any of the forms in which they circulate.
+        videos (`str`): Folder of the video files.
+        splits (`tuple[str, ...]`, *optional*): The splits to load; by default all.
+        lists (`dict[str, str]`, *optional*): Files of the ids of a split, to be used instead of what is found, such as
+            `{"test": "my_list.txt"}`; from the folder of the annotations if they are there.
+        strict (`bool`, *optional*, defaults to `False`): Whether a video that is missing or does not open is an error.
+    """
+
+    annotations: str = ""
+    videos: str = ""
+    splits: tuple[str, ...] = SPLITS
+    lists: dict[str, str] = field(default_factory=dict)
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.splits = (self.splits,) if isinstance(self.splits, str) else tuple(dict.fromkeys(self.splits))
+        for option in ("splits", "lists"):
+            if wrong := sorted(set(getattr(self, option)) - set(SPLITS)):
+                raise ValueError(f"`{option}` names {wrong[0]!r}; the splits are {', '.join(SPLITS)}")
+        if not self.splits:
+            raise ValueError(f"`splits` is empty; choose from {', '.join(SPLITS)}")
+
+
+@dataclass
+class SplitIds:
+    """The videos of a split, and the words for where their ids come from."""
+
+    ids: list[str]
+    source: str
+    repeated: int = 0
+
+
+class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
+    """
+    Builder of a benchmark from annotation files. Each row is a video; see `load_benchmark`.
+
+    A subclass states the facts of its benchmark. A split with a video that has no caption, or with none at all, is an
+    error; what is repaired (ids that come again, empty captions) and what differs from the published counts is said in
+    a warning and in `info.description`.
+
+    Raises:
+        ValueError: If an annotation file is missing, damaged or of another benchmark, if two files contradict each
+            other, or if a video would be in two splits.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = BenchmarkConfig
+
+    TITLE: ClassVar[str]
+    ID_PATTERN: ClassVar[str]
+    EXAMPLE: ClassVar[str]  # an id
+    # Published number of videos and of captions (None: not to be compared) of each split.
+    EXPECTED: ClassVar[dict[str, tuple[int, int | None]]]
+    # `hash_of` the published test ids and their name, where others circulate.
+    KNOWN_TEST: ClassVar[tuple[str, str] | None] = None
+    # Splits for which the ids of captions serve where no list is found.
+    SPLITS_FROM_CAPTIONS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, cache_dir: str | None = None, *, annotations: str = "", videos: str = "", **kwargs: Any
+    ) -> None:
+        for name, folder in {"annotations": annotations, "videos": videos}.items():
+            if not folder:
+                raise ValueError(f"{self.TITLE} needs `{name}`: the folder of its {name.removesuffix('s')} files")
+        self.annotations = Annotations(annotations, self.TITLE, self.ID_PATTERN, self.EXAMPLE)
+        self.video_files = VideoFiles(videos)
+        self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+        _refuse_unwritable(self._report_folder)
+        lists = kwargs.get("lists") or {}
+        self.lists = {split: self.annotations.open(lists[split]) for split in SPLITS if split in lists}
+        # With the folder, since the table holds absolute paths.
+        inputs = (self.annotations.fingerprint, self.video_files.fingerprint, self.video_files.folder)
+        super().__init__(
+            cache_dir,
+            hash=hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16],
+            annotations=os.fspath(annotations),
+            videos=os.fspath(videos),
+            **kwargs,
+        )
+
+    # What a benchmark may say otherwise
+
+    def protocol(self) -> str:
+        """One or two sentences on what is trained on and what is asked."""
+        raise NotImplementedError
+
+    def expected(self, split: str) -> tuple[int, int | None]:
+        return self.EXPECTED[split]
+
+    def ids_of(self, split: str) -> SplitIds:
+        """The videos of a split."""
+        return self.chosen_ids(split) or self.agreed_ids(split, self.candidates(split))
+
+    def candidates(self, split: str) -> list[AnnotationFile]:
+        """The files that hold the ids of a split: here, those whose names say so."""
+        named = [file for file in self.annotations.files if file.role == split and not file.choices]
+        lists = [file for file in named if file.is_list]
+        return lists or [file for file in named if split in self.SPLITS_FROM_CAPTIONS]
+
+    def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
+        """The captions of the videos of a split."""
+        return self.agreed_captions(ids, [file for file in self.annotations.files if file.captions])
+
+    def merged(self, captions: list[str]) -> list[str]:
+        """What becomes of the captions of a video."""
+        return captions
+
+    def same_video(self, video_id: str) -> str:
+        """What two ids of one video have in common."""
+        return video_id
+
+    def extent_of(self, path: str) -> tuple[float | None, float | None]:
+        """The part of a file that is read, in seconds; None and None for all of it."""
+        return None, None
+
+    # Ids and captions
+
+    def chosen_ids(self, split: str) -> SplitIds | None:
+        """The ids of the file that `lists` names for a split."""
+        if split not in self.lists:
+            return None
+        file = self.lists[split]
+        return SplitIds(file.ids, f"{file.name} (chosen by `lists`)", file.repeated)
+
+    def agreed_ids(self, split: str, files: list[AnnotationFile]) -> SplitIds:
+        """The ids on which all these files agree."""
+        if not files:
+            raise self.annotations.lacking(f"list of the {split} videos; put it there, or name it in `lists`")
+        first = files[0]
+        for other in files[1:]:
+            if set(other.ids) != set(first.ids):
+                raise ValueError(
+                    f"{first.path} and {other.path} both hold ids of the {split} split, but not the same "
+                    f"({len(first.ids):,} and {len(other.ids):,}); choose one by `lists`, as in "
+                    f"lists={{{split!r}: {first.name!r}}}"
+                )
+        return SplitIds(first.ids, first.name, first.repeated)
+
+    def agreed_captions(self, ids: list[str], files: list[AnnotationFile]) -> dict[str, list[str]]:
+        """The captions of videos, from any of these files; where several have them, they have to be the same."""
+        found: dict[str, tuple[list[str], AnnotationFile]] = {}
+        for file in files:
+            for video_id in ids:
+                captions = file.captions_by_id.get(video_id)
+                if captions is None:
+                    continue
+                known, other = found.setdefault(video_id, (captions, file))
+                if known is not captions and sorted(map(clean, known)) != sorted(map(clean, captions)):
+                    raise ValueError(
+                        f"{other.path} and {file.path} both hold captions of {video_id!r}, but not the same; keep one "
+                        "of the two in the folder"
+                    )
+        self._caption_files |= {file.name: None for _, file in found.values()}
+        return {video_id: captions for video_id, (captions, _) in found.items()}
+
+    def refuse_shared(self, first: str, ids: list[str], second: str, other_ids: list[str]) -> None:
+        """Raises if videos are in two sets, which are named in words."""
+        keys = {self.same_video(video_id) for video_id in other_ids}
+        shared = [video_id for video_id in ids if self.same_video(video_id) in keys]
+        if shared:
+            raise ValueError(
+                f"{self.TITLE}: {len(shared):,} videos are both in {first} and in {second}, such as {shared[0]!r}; "
+                f"no video of one split may be in another{self.leak_hint(ids, other_ids)}"
+            )
+
+    def leak_hint(self, ids: list[str], other_ids: list[str]) -> str:
+        """A guess at how it came to that, as the end of a sentence."""
+        return ""
+
+    # The table
+
+    def _info(self) -> datasets.DatasetInfo:
+        features = {
+            "video_id": datasets.Value("string"),
+            "video": datasets.Value("string"),
+            "captions": [datasets.Value("string")],
+            "start": datasets.Value("float64"),
+            "end": datasets.Value("float64"),
+        }
+        return datasets.DatasetInfo(features=datasets.Features(features))
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the table unless it is there, and warns of what is not as it should be."""
+        super().download_and_prepare(*args, **kwargs)
+        _, _, notes = self.info.description.partition("\n")
+        if notes:
+            logger.warning(f"{self.TITLE}: {notes.replace(chr(10), ' ')}")
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        self._caption_files: dict[str, None] = {}
+        splits = {split: self.ids_of(split) for split in self.config.splits}
+        for split, other in combinations(splits, 2):
+            first, second = (f"{name} ({splits[name].source})" for name in (split, other))
+            self.refuse_shared(first, splits[split].ids, second, splits[other].ids)
+        notes: list[str] = []
+        captions = {split: self._clean_captions(split, found, notes) for split, found in splits.items()}
+        for split, found in splits.items():
+            self._compare(split, found.ids, sum(map(len, captions[split].values())), notes)
+        paths = self._find_videos({split: found.ids for split, found in splits.items()}, notes)
+        counts = [
+            f"{split} {len(found.ids):,} videos with {sum(map(len, captions[split].values())):,} captions (ids: "
+            f"{found.source}{self._known_as(split, found.ids)})"
+            for split, found in splits.items()
+        ]
+        read = f"Read: {', '.join(counts)}; captions: {', '.join(self._caption_files)}."
+        self.info.description = "\n".join([f"{self.TITLE}: {self.protocol()} {read}", *notes])
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"captions": captions[split], "paths": paths})
+            for split in self.config.splits
+        ]
+
+    def _generate_examples(
+        self, captions: dict[str, list[str]], paths: dict[str, str]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (video_id, texts) in enumerate(captions.items()):
+            path = paths.get(video_id, "")
+            start, end = self.extent_of(path)
+            yield number, {"video_id": video_id, "video": path, "captions": texts, "start": start, "end": end}
+
+    def _clean_captions(self, split: str, found: SplitIds, notes: list[str]) -> dict[str, list[str]]:
+        if found.repeated:
+            notes.append(f"{split}: {found.repeated:,} ids of {found.source} came again and were kept once.")
+        raw = self.captions_of(split, found.ids)
+        captions = {video_id: [text for text in map(clean, raw.get(video_id, ())) if text] for video_id in found.ids}
+        if silent := [video_id for video_id, texts in captions.items() if not texts]:
+            raise self.annotations.lacking(
+                f"caption of {len(silent):,} of the {len(captions):,} {split} videos, such as {silent[0]!r}; add "
+                "them, or choose a list without these videos by `lists`"
+            )
+        if empty := sum(map(len, raw.values())) - sum(map(len, captions.values())):
+            notes.append(f"{split}: {empty:,} empty captions were left out.")
+        return {video_id: self.merged(texts) for video_id, texts in captions.items()}
+
+    def _compare(self, split: str, ids: list[str], num_captions: int, notes: list[str]) -> None:
+        """Notes what differs from the published counts."""
+        videos, captions = self.expected(split)
+        if len(ids) != videos:
+            notes.append(f"{split}: {len(ids):,} videos, while {videos:,} are published.")
+        elif captions is not None and num_captions != captions:
+            notes.append(f"{split}: {num_captions:,} captions, while {captions:,} are published.")
+        if split == "test" and self.KNOWN_TEST and len(ids) == videos and not self._known_as(split, ids):
+            name = self.KNOWN_TEST[1]
+            notes.append(f"test: these {len(ids):,} ids are not those of {name}: compare with no figure of it.")
+
+    def _known_as(self, split: str, ids: list[str]) -> str:
+        if split == "test" and self.KNOWN_TEST and hash_of(ids) == self.KNOWN_TEST[0]:
+            return f", which are those of {self.KNOWN_TEST[1]}"
+        return ""
+
+    def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
+        """Paths of the videos that are there and open; writes the report of the others."""
+        found = {video_id: self.video_files.find(video_id) for ids in splits.values() for video_id in ids}
+        shows_progress = not datasets.are_progress_bars_disabled()
+        problems = unreadable([path for path in found.values() if path], progress=shows_progress)
+        paths = {video_id: path for video_id, path in found.items() if path and path not in problems}
+        rows = [
+            (split, video_id, problems.get(found[video_id] or "", "no file"))
+            for split, ids in splits.items()
+            for video_id in ids
+            if video_id not in paths
+        ]
+        report = self._report_folder / f"{self.config.name}-videos.csv"
+        _write_report(report, rows, splits)
+        for split, ids in splits.items():
+            there = sum(video_id in paths for video_id in ids)
+            if there < len(ids):
+                counted = f"{there:,} of {len(ids):,} videos of {split} are there"
+                notes.append(f"{counted}; the others are listed in {report}.")
+        if rows and self.config.strict:
+            first = ", ".join(f"{video_id} ({reason})" for _, video_id, reason in rows[:3])
+            raise ValueError(
+                f"{self.TITLE}: {len(rows):,} videos are missing or do not open: {first}{', ...' * (len(rows) > 3)}; "
+                f"all are listed in {report}; add them to {self.config.videos!r}, or load with strict=False"
+            )
+        return paths
+
+
+def hash_of(ids: list[str]) -> str:
+    """SHA-256 of the sorted ids, one a line."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+def _write_report(report: Path, rows: list[tuple[str, str, str]], splits: dict[str, list[str]]) -> None:
+    """Writes which videos are not there; what an earlier load found in other splits stays."""
+    kept = []
+    if report.exists():
+        with open(report, encoding="utf-8", newline="") as file:
+            kept = [row for row in csv.reader(file) if row[0] in SPLITS and row[0] not in splits]
+    unfinished = report.with_name(f".{report.name}.{os.getpid()}.part")
+    with open(unfinished, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("split", "video_id", "reason"), *kept, *rows])
+    os.replace(unfinished, report)
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {str(folder)!r} ({error.strerror}); give a folder for the table as `cache_dir`"
+        ) from error

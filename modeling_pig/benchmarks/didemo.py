@@ -1,0 +1,94 @@
+"""DiDeMo: the first 30 seconds of Flickr videos; the descriptions of a video make one paragraph.
+
+Hendricks et al., "Localizing Moments in Video with Natural Language", ICCV 2017.
+
+Some videos are annotated under two file names, which differ in the extension. Published figures take the descriptions
+of the name that a list holds and leave the others out (`merge="list"`); `merge="base_id"` joins them.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .annotations import AnnotationFile
+from .builder import AnnotatedBenchmark, BenchmarkConfig
+
+
+CLIP_SECONDS = 30.0
+
+
+@dataclass
+class DidemoConfig(BenchmarkConfig):
+    """Configuration of DiDeMo: the arguments of `BenchmarkConfig`, and one more.
+
+    Args:
+        merge (`str`, *optional*, defaults to `"list"`): `"list"`: the videos of the lists, with the descriptions of
+            exactly these names. `"base_id"`: all videos of the data files, with the descriptions of all their names.
+    """
+
+    name: str = "didemo"
+    merge: str = "list"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.merge not in ("list", "base_id"):
+            raise ValueError(f"`merge` is {self.merge!r}; it is 'list' or 'base_id'")
+
+
+class Didemo(AnnotatedBenchmark):
+    """Builder of DiDeMo."""
+
+    BUILDER_CONFIG_CLASS = DidemoConfig
+    TITLE = "DiDeMo"
+    ID_PATTERN = r"\d+@N\d+_\d+_[0-9a-f]+(\.\w*)?"
+    EXAMPLE = "10015567@N08_3655084291_d8b58466fa.mov"
+
+    def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(cache_dir, **kwargs)
+        self._kept: list[str] = []  # how many of the descriptions are in the paragraphs, in words
+        if self.config.merge == "base_id":
+            self.annotations.files = [_with_base_ids(file) for file in self.annotations.files]
+            self.lists = {split: _with_base_ids(file) for split, file in self.lists.items()}
+
+    def protocol(self) -> str:
+        names = "of exactly the listed name" if self.config.merge == "list" else "of all names of a video"
+        return (
+            f"the query of a test video is its paragraph, the descriptions {names} joined in file order "
+            f"({', '.join(self._kept)}); of a video the first {CLIP_SECONDS:.0f} s are read."
+        )
+
+    def expected(self, split: str) -> tuple[int, int | None]:
+        train = 8392 if self.config.merge == "list" else 8395
+        videos = {"train": train, "validation": 1065, "test": 1004}[split]
+        return videos, videos
+
+    def candidates(self, split: str) -> list[AnnotationFile]:
+        by_list = self.config.merge == "list"
+        return [file for file in self.annotations.files if file.role == split and file.is_list == by_list]
+
+    def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
+        captions = super().captions_of(split, ids)
+        files = [file for file in self.annotations.files if not file.captions_by_id.keys().isdisjoint(ids)]
+        total = max((len(file.captions) for file in files), default=0)
+        self._kept.append(f"{split}: {sum(map(len, captions.values())):,} of {total:,}")
+        return captions
+
+    def merged(self, captions: list[str]) -> list[str]:
+        return [" ".join(captions)]
+
+    def same_video(self, video_id: str) -> str:
+        return _base_id(video_id)
+
+    def extent_of(self, path: str) -> tuple[float | None, float | None]:
+        # A folder of frames has no frame rate, and thus no seconds.
+        return (None, None) if os.path.isdir(path) else (0.0, CLIP_SECONDS)
+
+
+def _base_id(name: str) -> str:
+    """`a.mov` and `a.` are the video `a`."""
+    return name.rpartition(".")[0] or name
+
+
+def _with_base_ids(file: AnnotationFile) -> AnnotationFile:
+    ids = list(dict.fromkeys(map(_base_id, file.ids)))
+    return replace(file, ids=ids, captions=[(_base_id(name), caption) for name, caption in file.captions])

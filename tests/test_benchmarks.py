@@ -1,0 +1,611 @@
+"""Tests of the benchmarks with annotation files: every form that circulates, bad input, leaks, and the table."""
+
+import csv
+import json
+import logging
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+from modeling_pig.benchmarks import load_benchmark
+from modeling_pig.benchmarks.annotations import Annotations, UnknownFormatError
+from modeling_pig.benchmarks.builder import hash_of
+from modeling_pig.benchmarks.msvd import Msvd
+
+from .benchmark_stand_ins import (
+    DIALECTS,
+    DIDEMO,
+    DIDEMO_OTHER_NAME,
+    MSRVTT_1K_TEST,
+    MSRVTT_7K,
+    MSRVTT_9K,
+    MSRVTT_OFFICIAL,
+    MSVD,
+    VATEX,
+    WRITERS,
+    captions_of,
+    paragraph_of,
+)
+
+
+SPLITS = {"msrvtt_3k": MSRVTT_OFFICIAL, "msvd": MSVD, "vatex": VATEX, "didemo": DIDEMO}
+# Options that the stand-in needs for its size.
+OPTIONS = {"msrvtt_1k": {"validation": 3}}
+
+
+@pytest.fixture(autouse=True)
+def no_progress_bars():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function that writes a stand-in, unless it is there, and loads it."""
+
+    def load(name: str, dialect: str | None = None, with_videos: bool = False, **options):
+        if not (tmp_path / "annotations").exists():
+            write(name, dialect, with_videos)
+        folders = {"annotations": tmp_path / "annotations", "videos": tmp_path / "videos"}
+        return load_benchmark(name, **{**folders, **OPTIONS.get(name, {}), **options})
+
+    def write(name: str, dialect: str | None = None, with_videos: bool = False) -> Path:
+        WRITERS[name](tmp_path, dialect or DIALECTS[name][0], with_videos)
+        return tmp_path / "annotations"
+
+    load.write = write
+    return load
+
+
+def captions_by_id(split) -> dict[str, list[str]]:
+    return dict(zip(split["video_id"], split["captions"], strict=True))
+
+
+def description(benchmark, split: str = "test") -> str:
+    return benchmark[split].info.description
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"), [(name, dialect) for name in SPLITS for dialect in DIALECTS[name] if name != "didemo"]
+)
+def test_every_dialect_says_the_same(load, name, dialect):
+    benchmark = load(name, dialect)
+    assert list(benchmark) == ["train", "validation", "test"]
+    for split, ids in SPLITS[name].items():
+        assert set(benchmark[split]["video_id"]) == set(ids)
+        assert captions_by_id(benchmark[split]) == {video_id: captions_of(video_id) for video_id in ids}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS["msrvtt_1k"])
+def test_msrvtt_1k_in_every_dialect(load, dialect):
+    benchmark = load("msrvtt_1k", dialect)
+    assert captions_by_id(benchmark["test"]) == {video_id: [captions_of(video_id)[1]] for video_id in MSRVTT_1K_TEST}
+    train, held_out = benchmark["train"], benchmark["validation"]
+    assert (len(train), len(held_out)) == (len(MSRVTT_9K) - 3, 3)
+    assert {*train["video_id"], *held_out["video_id"]} == set(MSRVTT_9K)
+    for video_id, captions in {**captions_by_id(train), **captions_by_id(held_out)}.items():
+        assert captions == captions_of(video_id)
+
+
+@pytest.mark.parametrize("dialect", ["json", "jsfusion_pickle"])
+def test_both_splits_of_msrvtt_load_from_one_folder(load, dialect):
+    load.write("msrvtt_1k", dialect)
+    load.write("msrvtt_3k")
+    assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
+    assert {split: rows["video_id"][:] for split, rows in load("msrvtt_3k").items()} == MSRVTT_OFFICIAL
+
+
+def test_rows_are_in_the_order_of_the_list(load):
+    assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
+    assert load("msrvtt_1k", validation=0, splits=["train"])["train"]["video_id"][:] == MSRVTT_9K
+
+
+@pytest.mark.parametrize("dialect", DIALECTS["didemo"])
+def test_didemo_joins_the_descriptions_of_the_listed_name(load, dialect):
+    benchmark = load("didemo", dialect)
+    for split, names in DIDEMO.items():
+        assert captions_by_id(benchmark[split]) == {name: [paragraph_of(name)] for name in names}
+    assert "test: 6 of 9" in description(benchmark)
+    assert "exactly the listed name" in description(benchmark)
+
+
+def test_didemo_can_merge_all_names_of_a_video(load):
+    benchmark = load("didemo", merge="base_id")
+    first, second = DIDEMO["test"]
+    merged = captions_by_id(benchmark["test"])
+    assert list(merged) == [first.removesuffix("."), second.removesuffix(".mov")]
+    both = zip(captions_of(second), captions_of(DIDEMO_OTHER_NAME), strict=True)
+    assert merged[second.removesuffix(".mov")] == [" ".join(text for pair in both for text in pair)]
+    assert "test: 9 of 9" in description(benchmark)
+
+
+def test_a_list_may_be_csv_json_or_have_crlf_ends_and_a_byte_order_mark(load):
+    annotations = load.write("msvd")
+    expected = load("msvd")["test"].to_list()
+    lists = {
+        "crlf": "\ufeff" + "\r\n".join(MSVD["test"]) + "\r\n\r\n",
+        "old mac": "\r".join(MSVD["test"]),
+        "json": json.dumps(MSVD["test"]),
+        "csv": "\n".join(['"video_id"', *MSVD["test"], ""]),
+    }
+    for form, text in lists.items():
+        (annotations / "test_list.txt").write_bytes(text.encode())
+        assert load("msvd")["test"].to_list() == expected, form
+
+
+def test_captions_stand_in_for_lists_if_their_names_say_the_split(load):
+    annotations = load.write("msvd")
+    for file in annotations.iterdir():
+        file.unlink()
+    for split, ids in MSVD.items():
+        (annotations / f"MSVD-{split}.json").write_text(json.dumps({i: captions_of(i) for i in ids}))
+    assert {split: rows["video_id"][:] for split, rows in load("msvd").items()} == MSVD
+
+
+def test_the_csv_is_enough_for_the_test_split_of_1k_a(load):
+    annotations = load.write("msrvtt_1k")
+    for file in annotations.iterdir():
+        if file.name != "MSRVTT_JSFUSION_test.csv":
+            file.unlink()
+    assert load("msrvtt_1k", splits=["test"])["test"]["video_id"][:] == MSRVTT_1K_TEST
+    with pytest.raises(ValueError, match="no list of the train videos"):
+        load("msrvtt_1k")
+
+
+def test_files_in_subfolders_are_found_and_hidden_ones_are_not(load):
+    annotations = load.write("vatex")
+    (annotations / "lists").mkdir()
+    for file in annotations.glob("*.txt"):
+        file.rename(annotations / "lists" / file.name)
+    (annotations / ".test_list_copy.txt").write_text(VATEX["train"][0])
+    (annotations / ".hidden").mkdir()
+    (annotations / ".hidden" / "test_list.txt").write_text(VATEX["train"][0])
+    assert set(load("vatex")["test"]["video_id"]) == set(VATEX["test"])
+
+
+def test_white_space_in_captions_is_normalised(load):
+    annotations = load.write("msvd")
+    captions = json.loads((annotations / "captions_msvd.json").read_text())
+    captions[MSVD["test"][0]] = ["  a \u00a0 man\r\nsings\t", "a man sings", "", " \n"]
+    (annotations / "captions_msvd.json").write_text(json.dumps(captions))
+    benchmark = load("msvd")
+    assert benchmark["test"][0]["captions"] == ["a man sings", "a man sings"]
+    assert "test: 2 empty captions were left out." in description(benchmark)
+
+
+def test_other_names_of_files_make_no_difference(load):
+    annotations = load.write("msrvtt_1k")
+    expected = {split: rows.to_list() for split, rows in load("msrvtt_1k").items()}
+    for number, file in enumerate(sorted(annotations.iterdir())):
+        file.rename(annotations / f"{number}.dat")
+    assert {split: rows.to_list() for split, rows in load("msrvtt_1k").items()} == expected
+
+
+# Videos
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_videos_are_found(load, tmp_path, name, caplog):
+    benchmark = load(name, with_videos=True)
+    for rows in benchmark.values():
+        assert rows.column_names == ["video_id", "video", "captions", "start", "end"]
+        for row in rows:
+            assert os.path.exists(row["video"])
+            assert Path(row["video"]).stem.split(".")[0] == row["video_id"].split(".")[0]
+            if name == "didemo" and not os.path.isdir(row["video"]):
+                assert (row["start"], row["end"]) == (0.0, 30.0)
+            else:
+                assert row["start"] is row["end"] is None
+    assert "are there" not in caplog.text
+    report = (tmp_path / "videos" / ".datasets" / f"{name}-videos.csv").read_text()
+    assert report.split() == ["split,video_id,reason"]
+    if name == "didemo":
+        assert os.path.isdir(benchmark["test"]["video"][0])
+
+
+def test_missing_and_unreadable_videos_are_listed_and_kept_without_a_path(load, tmp_path, caplog):
+    load.write("msvd", with_videos=True)
+    missing, broken = MSVD["test"][0], MSVD["test"][2]
+    (tmp_path / "videos" / f"{missing}.avi").unlink()
+    (tmp_path / "videos" / f"{broken}.avi").write_bytes(b"no video")
+    benchmark = load("msvd")
+    assert [bool(path) for path in benchmark["test"]["video"]] == [False, True, False]
+    assert benchmark["test"]["captions"][0] == captions_of(missing)
+    report = tmp_path / "videos" / ".datasets" / "msvd-videos.csv"
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert f"1 of 3 videos of test are there; the others are listed in {report}." in warnings[0]
+    assert "of train are there" not in warnings[0]
+    with open(report, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["split"], row["video_id"]) for row in rows] == [("test", missing), ("test", broken)]
+    assert rows[0]["reason"] == "no file"
+    assert rows[1]["reason"] not in ("", "no file")
+    with pytest.raises(ValueError, match=f"2 videos are missing .*: {missing} .no file., {broken} .*strict=False"):
+        load("msvd", strict=True)
+
+
+def test_strict_loads_what_is_whole(load):
+    assert len(load("vatex", with_videos=True, strict=True)["test"]) == 2
+
+
+def test_the_report_keeps_the_splits_of_earlier_loads(load, tmp_path):
+    load("vatex", splits=["train"])
+    load("vatex", splits=["test"])
+    with open(tmp_path / "videos" / ".datasets" / "vatex-videos.csv", newline="") as file:
+        listed = [row["video_id"] for row in csv.DictReader(file)]
+    assert listed == VATEX["train"] + VATEX["test"]
+
+
+# The table
+
+
+def test_the_table_follows_its_files(load, tmp_path):
+    annotations = load.write("msvd", with_videos=True)
+    video = tmp_path / "videos" / f"{MSVD['test'][0]}.avi"
+    shutil.move(video, tmp_path / "elsewhere.avi")
+    assert load("msvd")["test"]["video"][0] == ""
+    shutil.move(tmp_path / "elsewhere.avi", video)
+    assert load("msvd")["test"]["video"][0] == str(video)
+    captions = annotations / "captions_msvd.json"
+    status = captions.stat()
+    captions.write_text(captions.read_text().replace("a person", "a nosrep"))  # of the same size
+    os.utime(captions, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert load("msvd")["test"][0]["captions"][0].startswith("a nosrep")
+
+
+def test_the_table_follows_its_folder(load, tmp_path, monkeypatch):
+    load.write("msvd", with_videos=True)
+    relative = {"annotations": Path("annotations"), "videos": Path("videos")}
+    monkeypatch.chdir(tmp_path)
+    load("msvd", **relative)
+    (tmp_path / "moved").mkdir()
+    for name in relative:
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir(tmp_path / "moved")
+    benchmark = load_benchmark("msvd", **relative, lists={"train": Path("annotations", "train_list.txt")})
+    assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
+    benchmark = load_benchmark("msvd", **relative)
+    assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
+
+
+def test_the_table_is_made_once(load, monkeypatch, caplog):
+    first = load("msvd")
+    monkeypatch.setattr(Msvd, "_split_generators", None)
+    again = load("msvd")
+    assert again["test"].to_list() == first["test"].to_list()
+    assert description(again) == description(first)
+    assert len(caplog.records) == 2  # what is lacking is said each time
+
+
+def test_the_builder_can_be_used_itself(load, tmp_path):
+    annotations = load.write("msvd")
+    builder = Msvd(tmp_path / "cache", annotations=annotations, videos=tmp_path / "videos", splits=["test"])
+    builder.download_and_prepare()
+    assert builder.as_dataset("test")["video_id"][:] == MSVD["test"]
+    assert (tmp_path / "cache" / "msvd-videos.csv").exists()
+
+
+def test_a_test_split_loads_without_training_captions(load):
+    annotations = load.write("vatex")
+    (annotations / "vatex_training_v1.0.json").unlink()
+    assert list(load("vatex", splits=["test"])) == ["test"]
+    assert list(load("vatex", splits="test")) == ["test"]
+    with pytest.raises(ValueError, match="no caption of 3 of the 3 train videos"):
+        load("vatex")
+
+
+def test_msrvtt_1k_holds_out_videos_by_its_seed(load):
+    first = set(load("msrvtt_1k", splits=["validation"])["validation"]["video_id"])
+    assert set(load("msrvtt_1k")["validation"]["video_id"]) == first
+    assert any(set(load("msrvtt_1k", seed=seed)["validation"]["video_id"]) != first for seed in (1, 2, 3))
+    train = load("msrvtt_1k", train="7k", validation=1)
+    assert {*train["train"]["video_id"], *train["validation"]["video_id"]} == set(MSRVTT_7K)
+    assert "trained on the 7k, of which 1 videos (seed 0) are held out" in description(train)
+
+
+def test_the_description_says_what_was_read(load):
+    text = description(load("msrvtt_1k"))
+    first, *notes = text.split("\n")
+    assert first == (
+        "MSR-VTT 1k-A (JSFusion): the query of a test video is one sentence; trained on the 9k, of which 3 videos "
+        "(seed 0) are held out for validation. Read: train 7 videos with 21 captions (ids: train_9k.csv, 3 held out), "
+        "validation 3 videos with 9 captions (ids: train_9k.csv, 3 held out), test 3 videos with 3 captions (ids: "
+        "MSRVTT_JSFUSION_test.csv); captions: videodatainfo_0.json, MSRVTT_JSFUSION_test.csv."
+    )
+    assert notes[:2] == ["train: 7 videos, while 8,997 are published.", "test: 3 videos, while 1,000 are published."]
+
+
+def test_another_set_of_as_many_test_ids_is_named(load, monkeypatch):
+    monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.EXPECTED", dict.fromkeys(VATEX, (2, None)))
+    text = description(load("vatex"))
+    assert "test: these 2 ids are not those of the HGR split: compare with no figure of it." in text
+
+
+def test_the_published_test_ids_are_named(load, monkeypatch):
+    monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_of(VATEX["test"]), "the HGR split"))
+    assert "(ids: test_list.txt, which are those of the HGR split)" in description(load("vatex"))
+
+
+# Lists that are chosen, and contradictions
+
+
+def test_a_chosen_list_is_used_and_named(load, tmp_path):
+    load.write("vatex")
+    chosen = tmp_path / "mine.txt"
+    chosen.write_text(VATEX["validation"][0])
+    benchmark = load("vatex", lists={"validation": str(chosen)})
+    assert benchmark["validation"]["video_id"][:] == [VATEX["validation"][0]]
+    assert "ids: mine.txt (chosen by `lists`)" in description(benchmark)
+    chosen.write_text(VATEX["validation"][1])
+    assert load("vatex", lists={"validation": str(chosen)})["validation"]["video_id"][:] == [VATEX["validation"][1]]
+
+
+def test_two_lists_of_one_split(load):
+    annotations = load.write("vatex")
+    (annotations / "test_list_copy.txt").write_text("\n".join(reversed(VATEX["test"])))
+    assert len(load("vatex")["test"]) == 2  # the same
+    (annotations / "test_list_copy.txt").write_text(VATEX["test"][1])
+    with pytest.raises(ValueError, match="test_list.txt and .*test_list_copy.txt both .* choose one by `lists`"):
+        load("vatex")
+    assert len(load("vatex", lists={"test": "test_list_copy.txt"})["test"]) == 1
+
+
+def test_two_files_of_captions(load):
+    annotations = load.write("msvd")
+    captions = json.loads((annotations / "captions_msvd.json").read_text())
+    spaced = {video_id: [f" {text}" for text in texts] for video_id, texts in captions.items()}
+    (annotations / "copy.json").write_text(json.dumps(spaced))
+    assert load("msvd")["test"][0]["captions"] == captions_of(MSVD["test"][0])
+    captions[MSVD["test"][0]][0] = "something else"
+    (annotations / "copy.json").write_text(json.dumps(captions))
+    with pytest.raises(ValueError, match="captions_msvd.json and .*copy.json both .* keep one of the two"):
+        load("msvd")
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "message"),
+    [
+        ("msrvtt_3k", {"train": MSRVTT_7K}, "2 videos are both in train .* and in validation .* The 7k is"),
+        ("msrvtt_3k", {"validation": MSRVTT_OFFICIAL["test"][:1]}, "1 videos are both in validation .* and in test"),
+        ("msrvtt_1k", {"train": [*MSRVTT_9K, MSRVTT_1K_TEST[0]]}, "1 videos are both in train .* and in test"),
+        ("msrvtt_1k", {"validation": MSRVTT_OFFICIAL["validation"]}, "2 videos are both in train .* in validation"),
+        ("vatex", {"train": VATEX["train"] + VATEX["test"]}, "2 videos are both in train .* and in test"),
+        ("didemo", {"train": [DIDEMO_OTHER_NAME]}, "1 videos are both in train .* and in test"),
+    ],
+)
+def test_leaks_are_refused(load, tmp_path, name, lists, message):
+    load.write(name)
+    (split, ids) = next(iter(lists.items()))
+    (tmp_path / "mine.txt").write_text("\n".join(ids))
+    with pytest.raises(ValueError, match=message):
+        load(name, lists={split: str(tmp_path / "mine.txt")})
+
+
+def test_a_leak_is_refused_although_the_test_split_is_not_loaded(load, tmp_path):
+    load.write("msrvtt_1k")
+    (tmp_path / "mine.txt").write_text("\n".join(MSRVTT_9K + MSRVTT_1K_TEST))
+    with pytest.raises(ValueError, match="3 videos are both in train .* and in test"):
+        load("msrvtt_1k", lists={"train": str(tmp_path / "mine.txt")}, splits=["train"])
+
+
+def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
+    annotations = load.write("msrvtt_1k")
+    one_k_b = ["video9", "video7012", "video8000"]
+    (annotations / "list_miech.txt").write_text("\n".join(one_k_b))
+    assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # it lies there, and is not used
+    monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_B", (hash_of(one_k_b),))
+    with pytest.raises(ValueError, match="list_miech.txt .* is the test list of 1k-B"):
+        load("msrvtt_1k", lists={"test": "list_miech.txt"})
+    with pytest.raises(ValueError, match="One of them is of 1k-B"):
+        load("msrvtt_1k", lists={"train": "list_miech.txt"})
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"splits": ["dev"]}, "`splits` names 'dev'; the splits are train, validation, test"),
+        ({"splits": []}, "`splits` is empty"),
+        ({"lists": {"dev": "list.txt"}}, "`lists` names 'dev'"),
+        ({"lists": {"test": "nowhere.txt"}}, "`lists` names 'nowhere.txt', which is no file"),
+        ({"lists": {"test": "README.md"}}, "`lists` names .*README.md', which is no list of MSR-VTT"),
+        ({"train": "8k"}, "`train` is '8k'; it is '9k' or '7k'"),
+        ({"validation": -1}, "`validation` is -1"),
+        ({"validation": 0}, "`validation` is 0"),
+        ({"validation": 10}, "`validation` is 10: as many as"),
+        ({"annotations": ""}, "needs `annotations`"),
+        ({"annotations": "nowhere"}, "`annotations` is 'nowhere', which is no folder"),
+        ({"videos": "nowhere"}, "'nowhere'"),
+        ({"sede": 1}, "msrvtt_1k has no option 'sede'; did you mean 'seed'"),
+    ],
+)
+def test_unusable_options(load, options, message):
+    annotations = load.write("msrvtt_1k")
+    (annotations / "README.md").write_text("[The](annotations) of MSR-VTT")
+    with pytest.raises(ValueError, match=message):
+        load("msrvtt_1k", **options)
+
+
+def test_didemo_merge_is_checked(load):
+    with pytest.raises(ValueError, match="`merge` is 'both'; it is 'list' or 'base_id'"):
+        load("didemo", merge="both")
+
+
+def test_moving_shapes_takes_no_annotations(tmp_path):
+    with pytest.raises(ValueError, match="moving_shapes takes no `annotations`"):
+        load_benchmark("moving_shapes", videos=tmp_path, annotations=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written(load, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write to .*give a folder for the table as `cache_dir`"):
+        load("msvd", cache_dir=tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(("name", "other"), [("vatex", "msvd"), ("msvd", "vatex"), ("msrvtt_3k", "didemo")])
+def test_files_of_another_benchmark(load, name, other):
+    load.write(other)
+    with pytest.raises(ValueError, match="Files of .* in it: none. Ignored: .* is no id of"):
+        load(name)
+
+
+def test_a_folder_of_no_annotations(load):
+    annotations = load.write("msvd")
+    for file in annotations.iterdir():
+        file.unlink()
+    (annotations / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (annotations / "empty.txt").write_text(" \n")
+    (annotations / "notes.csv").write_text("split,video_id,reason\ntest,x,y\n")
+    message = "empty.txt .empty.; notes.csv .a table without captions.; picture.png .neither text .* nor a pickle"
+    with pytest.raises(ValueError, match=message):
+        load("msvd")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": [\n"b",\n}', "captions_msvd.json .broken JSON at line 3: "),
+        ('[\n{"clip_id": "a"},\n{"clip_id"\n', "captions_msvd.json .broken JSON at line 4: "),
+        ('{"clip_id": "a", "text": "b"}\n{"clip_id": \n', "captions_msvd.json .broken JSON at line 2: "),
+        ("[" * 100_000, "captions_msvd.json .*nested too deeply"),
+        ('{"-4wsuPCjDBc_5_15": [["a", "man"], 3]}', "captions_msvd.json .a caption that is a int, not text"),
+        ('{"-4wsuPCjDBc_5_15": ["a", 0]}', "captions_msvd.json .a caption that is a int, not text"),
+        ('{"-4wsuPCjDBc_5_15": 1.5}', "captions_msvd.json .a caption that is a float, not text"),
+        ('[{"text": "a"}]', "captions_msvd.json .records without a video id"),
+        ('[{"clip_id": "-4wsuPCjDBc_5_15"}]', "captions_msvd.json .records without captions"),
+        ("[1, 2]", "captions_msvd.json .JSON of no known structure"),
+        ("{}", "captions_msvd.json .holds no video ids"),
+    ],
+)
+def test_broken_captions(load, content, message):
+    annotations = load.write("msvd")
+    (annotations / "captions_msvd.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load("msvd")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["../secret", "a/b", "/etc/passwd", "..", "C:\\x", "video_1", "-4wsuPCjDBc"])
+def test_wrong_ids(load, wrong):
+    annotations = load.write("msvd")
+    (annotations / "train_list.txt").write_text("\n".join([MSVD["train"][0], wrong, *MSVD["train"][1:]]))
+    with pytest.raises(ValueError, match="train_list.txt, line 2: .* is no id of MSVD, such as '-4wsuPCjDBc_5_15'"):
+        load("msvd")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("video_id,sentence\nvideo7020,a man, a plan\n", "line 2: 3 fields in 2 columns; put .* in double quotes"),
+        ('video_id,sentence\nvideo7020,"a man\nvideo7012,b', "line 3: broken CSV"),
+    ],
+)
+def test_broken_csv(load, content, message):
+    annotations = load.write("msrvtt_1k")
+    (annotations / "MSRVTT_JSFUSION_test.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load("msrvtt_1k")
+
+
+def test_a_broken_line_among_ids_and_captions(load):
+    annotations = load.write("msvd", "text")
+    with open(annotations / "AllVideoDescriptions.txt", "a") as file:
+        file.write("\n-4wsuPCjDBc_5_15")
+    with pytest.raises(ValueError, match="line 31: '-4wsuPCjDBc_5_15' is not an id, a space and a caption"):
+        load("msvd")
+
+
+def test_bytes_that_are_not_utf8(load):
+    annotations = load.write("msvd", "corpus_csv")
+    lines = (annotations / "corpus.csv").read_bytes().split(b"\r\n")
+    lines[3] = lines[3].replace(b"person", b"p\xe9rson")
+    (annotations / "corpus.csv").write_bytes(b"\r\n".join(lines))
+    (annotations / "notes.txt").write_bytes(b"\xe9t\xe9")  # no file of ours: no matter
+    with pytest.raises(ValueError, match="corpus.csv, line 4: byte 0xe9 is not UTF-8; save the file as UTF-8"):
+        load("msvd")
+
+
+def test_repeated_ids_are_kept_once(load, caplog):
+    annotations = load.write("vatex")
+    (annotations / "train_list.txt").write_text("\n".join(VATEX["train"] + VATEX["train"][:2]))
+    benchmark = load("vatex")
+    assert benchmark["train"]["video_id"][:] == VATEX["train"]
+    assert "train: 2 ids of train_list.txt came again and were kept once." in caplog.text
+
+
+def test_a_repeated_query_is_kept_once(load):
+    annotations = load.write("msrvtt_1k")
+    with open(annotations / "MSRVTT_JSFUSION_test.csv", "a") as file:
+        file.write("ret9,msr7020,video7020,another sentence\n")
+    benchmark = load("msrvtt_1k")
+    assert benchmark["test"][0]["captions"] == [captions_of("video7020")[1]]
+    assert "test: 1 ids of MSRVTT_JSFUSION_test.csv came again" in description(benchmark)
+
+
+def test_a_video_without_captions(load):
+    annotations = load.write("msvd")
+    captions = json.loads((annotations / "captions_msvd.json").read_text())
+    captions[MSVD["test"][1]] = [" ", None]
+    (annotations / "captions_msvd.json").write_text(json.dumps(captions))
+    with pytest.raises(ValueError, match="no caption of 1 of the 3 test videos, such as 'zzit5b_-ukg_5_20'"):
+        load("msvd")
+
+
+def test_an_empty_list_leaves_a_split_without_videos(load, tmp_path):
+    annotations = load.write("msvd")
+    (annotations / "test_list.txt").write_text("\n")
+    with pytest.raises(ValueError, match="no list of the test videos.*test_list.txt .empty."):
+        load("msvd")
+
+
+@pytest.mark.parametrize("without", ["query", "choice out of range"])
+def test_1k_a_without_its_queries(load, without):
+    annotations = load.write("msrvtt_1k", "jsfusion_pickle")
+    choices = annotations / "jsfusion_val_caption_idx.pkl"
+    if without == "query":
+        choices.unlink()
+        message = "no query a test video; put MSRVTT_JSFUSION_test.csv there"
+    else:
+        choices.write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 3)))
+        message = "caption 3 of 'video7020' is chosen, which has 3"
+    with pytest.raises(ValueError, match=message):
+        load("msrvtt_1k")
+
+
+class Hostile:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.marker),))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_runs_nothing(load, tmp_path, protocol):
+    annotations = load.write("msvd")
+    (annotations / "captions_msvd.json").unlink()
+    content = {MSVD["test"][0]: [["a"]], "x": Hostile(tmp_path / "was_run")}
+    (annotations / "raw-captions.pkl").write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(ValueError, match=r"it holds \w+.mkdir; if you trust its origin, convert it: .*json.dump"):
+        load("msvd")
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04", b"\x80\x04]\x94(K\x01", b"\x80\x04\x95\xff\xff", b"(dp0\nS'a"])
+def test_a_broken_pickle(tmp_path, content):
+    (tmp_path / "raw-captions.pkl").write_bytes(content)
+    annotations = Annotations(tmp_path, "MSVD", ".*", "x")
+    assert annotations.files == []
+    with pytest.raises(UnknownFormatError, match="a pickle, of which only"):
+        annotations.read(tmp_path / "raw-captions.pkl")

@@ -1,0 +1,210 @@
+"""Videos on disk: which file is which video, whatever it is called, and which files do not open."""
+
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+from modeling_pig.benchmarks.video_files import VideoFiles, unreadable
+
+from .video_files import cut_file, numbered_frames, write_audio, write_video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "videos"
+
+
+@pytest.fixture
+def make(folder):
+    """Makes files of these names in the folder, each with its name as the content."""
+
+    def make(*names: str) -> None:
+        for name in names:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+    return make
+
+
+def found(folder, name: str) -> str | None:
+    """What is found for a name, as a path from the folder."""
+    path = VideoFiles(folder).find(name)
+    assert path is None or os.path.isabs(path)
+    return None if path is None else os.path.relpath(path, folder)
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("video7.mp4", "video7"),
+        ("video7.mp4", "video7.mp4"),
+        ("train/video7.webm", "video7"),
+        ("TrainVal/deep/er/video7.avi", "video7"),
+        ("x.mp4", "x.mov"),
+        ("x.MP4", "x.mov"),
+        ("12090392@N02_555.mp4", "12090392@N02_555."),
+        ("12090392@N02_555.", "12090392@N02_555."),
+        ("12090392@N02_555", "12090392@N02_555."),
+        ("12090392@N02_555..mp4", "12090392@N02_555."),
+        ("12090392@N02_555.", "12090392@N02_555"),
+        ("-_x.y-z_000001_000011.mp4", "-_x.y-z_000001_000011"),
+        ("_a.b.c_1_2.avi", "_a.b.c_1_2"),
+        ("x.mp4.mp4", "x.mp4"),
+        ("videos/all/x.mp4", "all/x.mov"),
+        ("videos/all/x.mp4", "./x.mp4"),
+        ("x y/日本.mkv", "日本"),
+        ("frames/x/000001.jpg", "x"),
+        ("frames/x.mp4/000001.jpg", "x"),
+        ("train/-x.y/frame_0001.jpeg", "-x.y.mov"),
+        ("x/img_00001.JPG", "x"),
+        ("555/1.jpg", "555."),
+    ],
+)
+def test_the_file_of_a_video(folder, make, file, name):
+    make(file)
+    assert found(folder, name) == (os.path.dirname(file) if file.lower().endswith(("jpg", "jpeg")) else file)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("video70.mp4", "video7"),
+        ("Video7.mp4", "video7"),
+        ("video7.json", "video7"),
+        ("video7.mp4.part", "video7"),
+        (".video7.mp4", "video7"),
+        (".videos/video7.mp4", "video7"),
+        ("other/video7.mp4", "all/video7.mp4"),
+        ("a.mp4", "a.b"),  # a dot in an id begins no extension
+        ("a.b.mp4", "a"),
+        ("video7/notes.txt", "video7"),
+        ("video7/cover.jpg", "video7"),
+        ("video7/.000001.jpg", "video7"),
+        ("000001.jpg", ""),
+        ("video7.mp4", "../videos/video7"),
+    ],
+)
+def test_no_other_video_passes_for_it(folder, make, file, name):
+    make(file)
+    assert found(folder, name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "best_first"),
+    [
+        ("x.mov", ["b/c/x.mov", "x.avi", "x.mp4", "a/x.mp4", "b/x.mp4", "x/000001.jpg"]),
+        ("x", ["b/c/x", "x.avi", "a/x.avi", "b/c/x.avi"]),
+        ("x.mp4.mp4", ["x.mp4.mp4", "x.mp4.avi"]),
+    ],
+)
+def test_the_best_of_several_candidates(folder, make, name, best_first):
+    make(*reversed(best_first))
+    for best in best_first:
+        assert found(folder, name) == best.removesuffix("/000001.jpg")
+        (folder / best).unlink()
+    assert found(folder, name) is None
+
+
+def test_a_folder_that_is_named_exactly_so_does_not_come_before_a_file(folder, make):
+    make("x/000001.jpg", "deep/x.mp4")
+    assert found(folder, "x") == "deep/x.mp4"
+
+
+def test_links_are_followed_and_may_lead_in_a_circle_or_nowhere(folder, make, tmp_path):
+    make("train/x.mp4")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/y.mp4").write_text("y")
+    (folder / "test").symlink_to(tmp_path / "elsewhere")
+    (folder / "train/circle").symlink_to(folder)
+    (folder / "z.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert found(folder, "x") == "train/x.mp4"
+    assert found(folder, "y") == "test/y.mp4"
+    assert found(folder, "z") is None
+
+
+def test_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("none", "file"):
+        with pytest.raises(ValueError, match=f"there is no folder .*{name}"):
+            VideoFiles(tmp_path / name)
+
+
+def test_an_empty_folder_is_a_folder_without_videos(tmp_path):
+    assert VideoFiles(tmp_path).find("x") is None
+
+
+# fingerprint
+
+
+def test_the_fingerprint_changes_with_the_videos_and_with_nothing_else(folder, make):
+    make("a/x.mp4", "y/000001.jpg")
+    seen = {VideoFiles(folder).fingerprint}
+
+    def is_new() -> bool:
+        fingerprint = VideoFiles(folder).fingerprint
+        assert VideoFiles(folder).fingerprint == fingerprint
+        known = fingerprint in seen
+        seen.add(fingerprint)
+        return not known
+
+    make("notes.txt", "manifest.jsonl", ".hidden.mp4")
+    assert not is_new()
+    (folder / "a/x.mp4").write_text("longer than before")
+    assert is_new()
+    os.utime(folder / "a/x.mp4", (1, 1))
+    assert is_new()
+    (folder / "a/x.mp4").rename(folder / "a/z.mp4")
+    assert is_new()
+    make("y/000002.jpg")
+    assert is_new()
+    make("b.webm")
+    assert is_new()
+    shutil.rmtree(folder / "y")
+    assert is_new()
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_folder_is(folder, make, tmp_path):
+    make("x.mp4")
+    before = VideoFiles(folder).fingerprint
+    folder.rename(tmp_path / "moved")
+    assert VideoFiles(tmp_path / "moved").fingerprint == before
+
+
+# unreadable
+
+
+def test_unreadable_videos_are_told_with_the_reason(tmp_path, capfd):
+    frames = numbered_frames(4)
+    good = [write_video(tmp_path / "-good.mp4", frames), write_video(tmp_path / "good.avi", frames)]
+    whole_frames, cut_frames, no_frames = (tmp_path / name for name in ("whole", "cut", "none"))
+    for folder in (whole_frames, cut_frames, no_frames):
+        folder.mkdir()
+    for number in (2, 10):
+        Image.fromarray(frames[0]).save(whole_frames / f"{number}.jpg")
+        (cut_frames / f"{number}.jpg").write_bytes(b"no image")
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 100)
+    (tmp_path / "empty.mp4").touch()
+    bad = {
+        tmp_path / "junk.mp4": "not a video file",
+        tmp_path / "empty.mp4": "the file is empty",
+        tmp_path / "none.mp4": "no such file",
+        cut_file(write_video(tmp_path / "cut.mp4", frames), 0.5): "cut off before its index",
+        write_audio(tmp_path / "sound.m4a"): "no video stream",
+        cut_frames: "the frame 2.jpg cannot be read",
+        no_frames: "without numbered JPEG",
+    }
+    problems = unreadable([*good, whole_frames, *bad], num_threads=2)
+    assert list(problems) == [str(path) for path in bad]
+    for path, reason in bad.items():
+        assert reason in problems[str(path)]
+    output, error = capfd.readouterr()
+    assert "10/10" in error and not output
+
+    assert unreadable(iter(good), progress=False) == {}
+    assert capfd.readouterr() == ("", "")
