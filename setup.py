@@ -15,12 +15,17 @@ EXTRAS = {
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
     "search": ["lancedb>=0.40", "pyarrow>=16"],
+    # training with low-rank adapters (`model.lora`)
+    "lora": ["peft>=0.21"],
+    # learning curves in a tracker (`training.trackers`); wandb works as well
+    "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
     # the text half outside torch
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     # `SentenceTransformer(FOLDER)` on what hub_scripts/export_remote_code.py writes
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
-TOOLS = ["mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+TOOLS += ["pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

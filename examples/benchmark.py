@@ -1,11 +1,17 @@
-"""What a forward pass costs beside CLIP's own: time, peak memory, FLOPs, parameters, and what half precision changes.
+"""What our code costs beside a named peer: a forward pass beside CLIP's own, ranking in blocks beside sorting.
 
     python examples/benchmark.py model                                  # ViT-B/32 and B/16, batch 2 and 4, 12 frames
     python examples/benchmark.py model --sizes b32 --batches 2 --repeats 5 --json runs/benchmark.json
+    python examples/benchmark.py ranking                                # MSR-VTT's full test split: 59,800 x 2,990
 
-Weights are random: they do not change the cost. Runs of the candidates are interleaved in one process with the same
-threads, and a ratio is the median of the ratios within each round, so that a machine whose speed drifts does not tilt
-it. Peak memory is taken in a process of its own a candidate: what the forward pass adds to the loaded model.
+`model`: weights are random: they do not change the cost. Runs of the candidates are interleaved in one process with
+the same threads, and a ratio is the median of the ratios within each round, so that a machine whose speed drifts does
+not tilt it. Peak memory is taken in a process of its own a candidate: what the forward pass adds to the loaded model.
+
+`ranking`: scores and ranks in both directions from embeddings, in blocks as `evaluate` does it, and by sorting the
+whole matrix. Time and peak memory are those of one run in a process of its own, memory beyond the embeddings. Both
+ways must give equal ranks, to the last one: the embeddings are whole numbers but for a power of two, and so their dot
+products are exact in any order of summation.
 """
 
 import argparse
@@ -13,10 +19,14 @@ import json
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from rich.console import Console
@@ -25,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel
 
 from modeling_pig import PigConfig, PigForRetrieval, PigTextModel, PigVideoModel
+from modeling_pig.evaluation.metrics import ranks_in_both_directions
 
 
 PATCH_SIZES = {"b32": 32, "b16": 16}
@@ -66,15 +77,22 @@ def median_ratio(seconds: list[float], floor: list[float]) -> float:
     return statistics.median(ours / theirs for ours, theirs in zip(seconds, floor, strict=True))
 
 
-def _added_memory(connection, make: Callable, *candidate) -> None:
-    """In a process of its own: sends the bytes that the forward pass adds to the loaded model at its peak."""
+def _added_memory(make: Callable, *candidate) -> float | None:
+    """In a process of its own: the MB that the forward pass adds to the loaded model at its peak."""
     torch.set_num_threads(1)
     _, run = make(*candidate)
+    with torch.inference_mode():
+        return peak_memory(run)[1]
+
+
+def peak_memory(run: Callable) -> tuple[Any, float | None]:
+    """What `run` returns, and the MB of resident memory that it adds at its peak (`None` where there is no /proc)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return run(), None
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports and initialisation
     before = _status("VmRSS")
-    with torch.inference_mode():
-        run()
-    connection.send((_status("VmHWM") - before) * 1024)
+    result = run()
+    return result, (_status("VmHWM") - before) * 1024 / 1e6
 
 
 def _status(field: str) -> int:
@@ -82,18 +100,15 @@ def _status(field: str) -> int:
     return int(line.split()[1])
 
 
+def in_own_process(function: Callable, *arguments, start_method: str = "spawn") -> Any:
+    """What a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context(start_method)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def added_memory(make: Callable, *candidate) -> float | None:
     """Peak of a forward pass beyond the loaded model, in MB; `None` where the system does not tell (needs Linux)."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_added_memory, args=(sender, make, *candidate))
-    process.start()
-    sender.close()  # or a child that fails would leave the line below waiting
-    added = receiver.recv()
-    process.join()
-    return added / 1e6
+    return in_own_process(_added_memory, make, *candidate)
 
 
 def flops(run: Callable) -> int:
@@ -245,6 +260,94 @@ def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int
     ]
 
 
+def make_embeddings(num_texts: int, num_videos: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts (num_texts, width) and videos (num_videos, width) in float32; the texts of a video lie side by side.
+
+    About a quarter of the texts find their video first, and some scores are equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    videos = (4 * torch.randn(num_videos, width, generator=generator)).round()
+    texts = 32 * torch.randn(num_texts, width, generator=generator)
+    texts += videos.repeat_interleave(num_texts // num_videos, dim=0)
+    return texts.round() / 2**7, videos / 2**7  # at width 512 a text scores 0.5 with its video, 0 +- 0.2 with another
+
+
+def rank_in_blocks(texts: torch.Tensor, videos: torch.Tensor, dual_softmax: bool) -> dict[str, np.ndarray]:
+    owners = torch.arange(len(texts)) // (len(texts) // len(videos))
+    return ranks_in_both_directions(
+        lambda rows: texts[rows] @ videos.t(), owners, len(videos), dual_softmax=dual_softmax
+    )
+
+
+def rank_by_sorting(texts: torch.Tensor, videos: torch.Tensor, dual_softmax: bool) -> dict[str, np.ndarray]:
+    """The naive way: the whole matrix, sorted; a target's rank is the middle of its equals' places."""
+
+    def ranks(scores: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+        target_scores = scores.gather(1, targets[:, None])
+        ascending = scores.sort(dim=1).values
+        last = scores.shape[1] - torch.searchsorted(ascending, target_scores)
+        first = scores.shape[1] - torch.searchsorted(ascending, target_scores, right=True) + 1
+        return ((first + last) / 2).flatten().double().numpy()
+
+    def best(scores: torch.Tensor) -> torch.Tensor:  # (videos, owners of texts)
+        return scores.view(len(videos), -1, len(videos)).amax(1).t().contiguous()
+
+    scores = texts @ videos.t()
+    targets = torch.arange(len(videos))
+    owners = targets.repeat_interleave(len(texts) // len(videos))
+    found = {"text_to_video": ranks(scores, owners), "video_to_text": ranks(best(scores), targets)}
+    if dual_softmax:
+        scores = scores.double()
+        for direction, queries, right in (("text_to_video", 0, owners), ("video_to_text", 1, targets)):
+            weighted = (100 * scores).softmax(queries).mul_(scores)
+            found[f"{direction}_dual_softmax"] = ranks(best(weighted) if queries else weighted, right)
+    return found
+
+
+RANKING = {"in blocks": rank_in_blocks, "sorting": rank_by_sorting}
+
+
+def _measure_ranking(
+    way: str, shape: tuple[int, int, int], dual_softmax: bool, threads: int
+) -> tuple[float, float, float | None, dict[str, np.ndarray]]:
+    """In a process of its own: seconds, CPU seconds of all threads, MB at the peak, ranks."""
+    torch.set_num_threads(threads)
+    RANKING[way](*make_embeddings(8, 4, shape[2]), dual_softmax)  # warm-up
+    embeddings = make_embeddings(*shape)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    ranks, added = peak_memory(lambda: RANKING[way](*embeddings, dual_softmax))
+    return time.perf_counter() - start, time.process_time() - start_cpu, added, ranks
+
+
+def benchmark_ranking(shape: tuple[int, int, int], threads: int) -> list[dict]:
+    """Both ways, without and with dual softmax."""
+    # Forks of a process that has only imported: the imports take longer than the ranks of a small shape.
+    multiprocessing.set_forkserver_preload(["transformers.models.clip.modeling_clip", "modeling_pig.modeling_pig"])
+    rows = []
+    for dual_softmax in (False, True):
+        measured = {
+            way: in_own_process(_measure_ranking, way, shape, dual_softmax, threads, start_method="forkserver")
+            for way in RANKING
+        }
+        floor_seconds, _, floor_added, floor_ranks = measured["sorting"]
+        for way, (seconds, cpu_seconds, added, ranks) in measured.items():
+            rows.append(
+                {
+                    "ranks": way,
+                    "dual softmax": "yes" if dual_softmax else "no",
+                    "seconds": seconds,
+                    "CPU seconds": cpu_seconds,  # where other programs take their share, these say more
+                    "ratio": seconds / floor_seconds,
+                    "added MB": added,
+                    "memory ratio": added / floor_added if added and floor_added else None,
+                    "ranks that differ": sum(int((ranks[name] != floor_ranks[name]).sum()) for name in floor_ranks),
+                    "of": sum(map(len, floor_ranks.values())),
+                    "R@1": 100 * float((ranks["text_to_video"] == 1).mean()),
+                }
+            )
+    return rows
+
+
 def print_table(title: str, rows: list[dict]) -> None:
     table = Table(title=title)
     for column in rows[0]:
@@ -254,30 +357,9 @@ def print_table(title: str, rows: list[dict]) -> None:
     Console(width=140).print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what a forward pass costs beside CLIP's own.")
-    parser.add_argument("subject", choices=["model"])
-    parser.add_argument("--sizes", nargs="+", default=list(PATCH_SIZES), choices=list(PATCH_SIZES))
-    parser.add_argument("--batches", nargs="+", type=int, default=[2, 4])
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
-    parser.add_argument("--videos", type=int, default=200, help="random videos for the ranks")
-    parser.add_argument("--leave-out", nargs="+", default=[], choices=["memory", "switches"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", help="also write the figures to this file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    transformers.utils.logging.set_verbosity_error()
+def benchmark_model(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """All tables of the forward pass, printed as they come."""
     with_memory = "memory" not in args.leave_out
-
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "precision": "float32 unless said otherwise",
-    }
-    print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     figures: dict[str, list[dict]] = {"text": benchmark_text(args.batches[-1], 5 * args.repeats, with_memory)}
     print_table("Text: ours beside CLIP at the same length", figures["text"])
     for size in args.sizes:
@@ -302,10 +384,52 @@ def main() -> None:
     if "switches" not in args.leave_out:
         figures["switches"] = benchmark_switches(args.sizes[0], args.videos, args.frames, args.repeats)
         print_table("Video: bfloat16 and torch.compile", figures["switches"])
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what our code costs beside a named peer.")
+    parser.add_argument("subject", choices=["model", "ranking"])
+    parser.add_argument("--sizes", nargs="+", default=list(PATCH_SIZES), choices=list(PATCH_SIZES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--videos", type=int, default=200, help="random videos for the ranks")
+    parser.add_argument("--leave-out", nargs="+", default=[], choices=["memory", "switches"])
+    parser.add_argument(
+        "--shape",
+        nargs=3,
+        type=int,
+        default=[59_800, 2_990, 512],
+        metavar=("TEXTS", "VIDEOS", "WIDTH"),
+        help="of ranking; texts a multiple of videos",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", help="also write the figures to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.utils.logging.set_verbosity_error()
+
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "precision": "float32 unless said otherwise",
+    }
+    print(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    if args.subject == "model":
+        figures = benchmark_model(args)
+    else:
+        texts, videos, width = args.shape
+        figures = {"ranking": benchmark_ranking((texts, videos, width), args.threads)}
+        print_table(f"{texts:,} texts x {videos:,} videos, width {width}, both directions", figures["ranking"])
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", encoding="utf-8")
         print(f"figures: {args.json}")
+    if wrong := sum(row["ranks that differ"] for row in figures.get("ranking", [])):
+        sys.exit(f"error: {wrong} ranks differ from those by sorting")
 
 
 if __name__ == "__main__":

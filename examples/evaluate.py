@@ -1,6 +1,9 @@
-"""Evaluate a model on the test split of a recipe's benchmark: a table on the screen, JSON on disk.
+"""Evaluate a model on a split of a recipe's benchmark: a table on the screen, JSON on disk.
 
-python examples/evaluate.py --model runs/demo/model --recipe runs/demo/recipe.yaml --output runs/demo/test.json
+    python examples/evaluate.py --model runs/demo/model --recipe runs/demo/recipe.yaml --output runs/demo/test.json
+
+Each figure comes with its 95 % interval over the split's videos. `data.videos=FOLDER` and `data.annotations=FOLDER`
+say where the files of the benchmark are, if not where the recipe says.
 """
 
 import argparse
@@ -8,13 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+import torch
 
-import modeling_pig
 from modeling_pig import PigForRetrieval, load_benchmark
 from modeling_pig.evaluation.evaluator import evaluate
-from modeling_pig.retrieval.encode import load_pretrained, model_fingerprint
+from modeling_pig.evaluation.report import print_figures, result_record
+from modeling_pig.retrieval.encode import load_pretrained
 from modeling_pig.training.recipe import Recipe
 
 
@@ -24,46 +26,39 @@ def main() -> None:
     parser.add_argument("--recipe", required=True, help="names the benchmark and its videos")
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
     parser.add_argument("--ties", default="expected", choices=["expected", "optimistic", "pessimistic"])
+    parser.add_argument("--dual-softmax", action="store_true", help="also rank with it, in a table of its own")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="samples for the 95 %% intervals; 0 for none")
     parser.add_argument("--output", help="a JSON file for the figures")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     args = parser.parse_args()
     try:
         recipe = Recipe.from_yaml(args.recipe, args.overrides)
         model, processor = load_pretrained(PigForRetrieval, args.model)
-        split = load_benchmark(recipe.data.benchmark, videos=recipe.data.videos, **recipe.data.options)[args.split]
+        data = recipe.data
+        benchmark = load_benchmark(data.benchmark, videos=data.videos, annotations=data.annotations, **data.options)
+        if args.split not in benchmark:
+            raise ValueError(f"{data.benchmark} has no split {args.split}, only {', '.join(benchmark)}.")
+        split = benchmark[args.split]
         figures = evaluate(
-            model,
+            model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
             processor,
             split,
             batch_size=recipe.evaluation.batch_size,
             ties=args.ties,
-            max_text_tokens=recipe.data.max_text_tokens,
+            max_text_tokens=data.max_text_tokens,
+            dual_softmax=args.dual_softmax,
+            num_bootstrap=args.bootstrap,
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
 
-    table = Table(
-        title=f"{recipe.data.benchmark}, {args.split}: {figures['num_queries']} queries, {figures['num_videos']} of "
-        f"{figures['num_videos_in_split']} videos, ties {figures['ties']}"
-    )
-    for name in ("direction", *figures["text_to_video"]):
-        table.add_column(name)
-    for direction in ("text_to_video", "video_to_text"):
-        table.add_row(direction.replace("_", "-"), *(f"{value:.1f}" for value in figures[direction].values()))
-    Console().print(table)
+    record = result_record(figures, model, args.model, args.split, recipe.to_dict(), split.info.description)
+    print_figures(record)
     for failure in figures["failures"]:
         print(f"set aside: {failure}", file=sys.stderr)
     if args.output:
-        origin = {
-            "benchmark": recipe.data.benchmark,
-            "options": recipe.data.options,
-            "split": args.split,
-            "model": args.model,
-            "model_fingerprint": model_fingerprint(args.model),
-            "version": modeling_pig.__version__,
-        }
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps({**origin, **figures}, indent=2) + "\n", encoding="utf-8")
+        Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         print(f"figures: {args.output}")
 
 

@@ -48,7 +48,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig
-from .loss_pig import contrastive_loss, gather_with_gradient, reconstruction_loss
+from .loss_pig import (
+    MAX_BLOCK_ELEMENTS,
+    contrastive_loss,
+    gather_batch_sizes,
+    global_contrastive_loss,
+    mean_over_processes,
+    reconstruction_loss,
+    score_in_blocks,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -813,13 +821,17 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        pixel_values_videos: torch.FloatTensor,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         output_selection: bool = False,
         interpolate_pos_encoding: bool = False,
+        caption_ids: torch.LongTensor | None = None,
+        text_embeds: torch.FloatTensor | None = None,
+        video_embeds: torch.FloatTensor | None = None,
+        pseudo_query_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigOutput:
         r"""
@@ -828,42 +840,82 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
             pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`): videos, any T >= 1.
             attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 where a text is padded.
             return_loss (`bool`, *optional*): compute the losses; text i then belongs to video i, and Q = B. In
-                training under `torch.distributed` the batches of all processes are each other's negatives.
+                training under `torch.distributed` the pairs of all processes, whose B may differ, are one batch: the
+                losses are those of the whole batch, on every process, and gradients averaged over the processes (as
+                DDP and FSDP do) are its gradients.
             output_selection (`bool`): also return the selector's patches and their scores.
             interpolate_pos_encoding (`bool`): accept frames of another size than the model's.
-        """
-        video_features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
-        text_features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+            caption_ids (`torch.LongTensor` of shape `(B,)`, *optional*): equal numbers mark identical captions, also
+                on other processes. The loss does not take a video for a negative of a caption that is its own too,
+                nor a caption for one of such a video. By default all other pairs are negatives.
+            text_embeds (`torch.FloatTensor` of shape `(Q, D)`, *optional*): an output's `text_embeds`, to be used
+                instead of texts.
+            video_embeds (`torch.FloatTensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`, *optional*): an
+                output's `video_embeds`, to be used instead of videos.
+            pseudo_query_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): comes with `video_embeds`, for
+                the loss of `hybrid`.
 
-        text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
-        if self.config.framework == "single_tower":
-            video_embeds = video_features.context_embeds  # (B, S, D)
-        else:
-            video_embeds = nn.functional.normalize(video_features.pooler_output, dim=-1)  # (B, D)
-        pseudo_query_embeds = None
-        if self.config.framework == "hybrid":
-            pseudo_query_embeds = nn.functional.normalize(video_features.pseudo_query_embeds, dim=-1)  # (B, D)
+        Raises:
+            ValueError: a side without inputs or embeddings, losses of as many texts as videos do not match, or of
+                `hybrid` video embeddings without their pseudo-queries.
+        """
+        is_hybrid, is_single_tower = (self.config.framework == name for name in ("hybrid", "single_tower"))
+        if (input_ids is None) == (text_embeds is None):
+            raise ValueError("Give input_ids, or text_embeds instead of them, and not both.")
+        if (pixel_values_videos is None) == (video_embeds is None):
+            raise ValueError("Give pixel_values_videos, or video_embeds instead of them, and not both.")
+
+        video_features = text_features = None
+        if video_embeds is None:
+            video_features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+            if is_single_tower:
+                video_embeds = video_features.context_embeds  # (B, S, D)
+            else:
+                video_embeds = nn.functional.normalize(video_features.pooler_output, dim=-1)  # (B, D)
+            if is_hybrid:
+                pseudo_query_embeds = nn.functional.normalize(video_features.pseudo_query_embeds, dim=-1)  # (B, D)
+        if text_embeds is None:
+            text_features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+            text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
+
         logit_scale = self.logit_scale.exp()
-        logits_per_text = logit_scale * self.similarity(text_embeds, video_embeds)  # (Q, B)
+
+        def score(texts: torch.Tensor, videos: torch.Tensor) -> torch.Tensor:
+            return logit_scale * self.similarity(texts, videos)
+
+        # A pair of `single_tower` has an embedding of its own.
+        elements_per_pair = text_embeds.shape[1] if is_single_tower else 1
+        logits_per_text = score_in_blocks(score, text_embeds, video_embeds, elements_per_pair)  # (Q, B)
 
         losses = {}
         if return_loss:
-            if text_embeds.shape[0] != video_embeds.shape[0]:
+            batch_size = video_embeds.shape[0]
+            if text_embeds.shape[0] != batch_size:
                 raise ValueError(
                     f"return_loss needs one text a video, in the same order; got {text_embeds.shape[0]} texts "
-                    f"and {video_embeds.shape[0]} videos."
+                    f"and {batch_size} videos."
                 )
-            all_logits = logits_per_text
-            if self.training:
-                all_texts, all_videos = gather_with_gradient(text_embeds), gather_with_gradient(video_embeds)
-                if all_texts.shape[0] != text_embeds.shape[0]:
-                    all_logits = logit_scale * self.similarity(all_texts, all_videos)  # (P * B, P * B)
-            losses["loss"] = losses["retrieval_loss"] = contrastive_loss(all_logits)
-            if pseudo_query_embeds is not None:
-                losses["reconstruction_loss"] = reconstruction_loss(pseudo_query_embeds, text_embeds)
+            if is_hybrid and pseudo_query_embeds is None:
+                raise ValueError("return_loss needs pseudo_query_embeds with the video_embeds of a hybrid model.")
+            if caption_ids is not None and caption_ids.shape != (batch_size,):
+                raise ValueError(
+                    f"caption_ids has shape {tuple(caption_ids.shape)}; expected one number a text, ({batch_size},)."
+                )
+            batch_sizes = gather_batch_sizes(video_embeds) if self.training else [batch_size]
+            if len(batch_sizes) == 1 and logits_per_text.numel() <= MAX_BLOCK_ELEMENTS:
+                retrieval_loss = contrastive_loss(logits_per_text, caption_ids)
+            else:
+                retrieval_loss = global_contrastive_loss(
+                    score, text_embeds, video_embeds, batch_sizes, caption_ids, elements_per_pair
+                )
+            losses["loss"] = losses["retrieval_loss"] = retrieval_loss
+            if is_hybrid:
+                reconstruction = reconstruction_loss(pseudo_query_embeds, text_embeds)
+                losses["reconstruction_loss"] = mean_over_processes(reconstruction, batch_sizes)
                 weight = self.config.reconstruction_loss_weight
                 losses["loss"] = losses["retrieval_loss"] + weight * losses["reconstruction_loss"]
 
+        with_selection = output_selection and video_features is not None
         return PigOutput(
             **losses,
             logits_per_text=logits_per_text,
@@ -871,8 +923,8 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
             text_embeds=text_embeds,
             video_embeds=video_embeds,
             pseudo_query_embeds=pseudo_query_embeds,
-            selected_patches=video_features.selected_patches if output_selection else None,
-            selection_scores=video_features.selection_scores if output_selection else None,
+            selected_patches=video_features.selected_patches if with_selection else None,
+            selection_scores=video_features.selection_scores if with_selection else None,
             text_model_output=text_features,
             vision_model_output=video_features,
         )

@@ -85,6 +85,13 @@ class PigProcessor(ProcessorMixin):
             self._warn_of_cut_texts([text] if isinstance(text, str) else text, inputs["input_ids"])
         return inputs
 
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As every processor's. What an earlier call asked of the tokenizer (`max_length`, padding) is not saved."""
+        # It stays set in the fast tokenizer, whose file would make it the default of whoever loads it.
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     def _warn_of_cut_texts(self, texts: list[str], input_ids) -> None:
         kept = max(len(ids) for ids in input_ids)
         if kept < self.tokenizer.model_max_length:

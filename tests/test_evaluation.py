@@ -1,11 +1,31 @@
-"""Ranks and metrics against a sort by hand, in closed form, and through the evaluator."""
+"""Ranks and metrics against a sort by hand, in closed form, beside torchmetrics, and through the evaluator."""
+
+import io
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from torchmetrics.functional.retrieval import retrieval_hit_rate
 
+import modeling_pig
+from modeling_pig.evaluation import evaluator
 from modeling_pig.evaluation.evaluator import evaluate
-from modeling_pig.evaluation.metrics import ranks_in_both_directions, ranks_of_targets, retrieval_metrics
+from modeling_pig.evaluation.metrics import (
+    bootstrap_intervals,
+    ranks_in_both_directions,
+    ranks_of_targets,
+    retrieval_metrics,
+)
+from modeling_pig.evaluation.report import print_figures, result_record
+from modeling_pig.training.recipe import Recipe
+from tests.test_training import DEMO
+
+
+OWNERS = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 4])  # the video of each text, with one to three texts a video
+DUAL = "_dual_softmax"
 
 
 def brute_force_rank(scores: list[float], target: int) -> float:
@@ -13,6 +33,13 @@ def brute_force_rank(scores: list[float], target: int) -> float:
     better = sum(score > scores[target] for score in scores)
     tied = sum(score == scores[target] for score in scores)
     return float(np.mean([1 + better + place for place in range(tied)]))
+
+
+def best_of_texts(scores: np.ndarray, owners: torch.Tensor) -> np.ndarray:
+    """(texts, videos) -> [video, owner of texts], the highest score of the owner's texts with the video."""
+    return np.array(
+        [[max(scores[owners == owner, video]) for owner in owners.unique()] for video in range(scores.shape[1])]
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -32,57 +59,244 @@ def test_tie_policies():
     assert ranks_of_targets(scores, target, "pessimistic") == [4]
 
 
-def test_nan_scores_are_an_error():
-    with pytest.raises(ValueError, match="1 of 4 scores are NaN"):
-        ranks_of_targets(torch.tensor([[1.0, float("nan")], [0.0, 1.0]]), torch.tensor([0, 1]))
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_are_an_error(wrong):
+    scores = torch.tensor([[1.0, wrong], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="1 of 4 scores are NaN or infinite"):
+        ranks_of_targets(scores, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
+        ranks_in_both_directions(scores.__getitem__, torch.tensor([0, 1]), 2, block_size=1)
 
 
 def test_metrics_by_hand():
     metrics = retrieval_metrics(np.array([1, 2, 5, 6, 10, 11, 1, 100]))
-    assert metrics == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "MdR": 5.5, "MnR": 17.0}
+    assert metrics == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "R@50": 87.5, "MdR": 5.5, "MnR": 17.0}
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_both_directions_with_several_captions_equal_brute_force(block):
-    generator = torch.Generator().manual_seed(7)
-    video_of_text = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 4])
-    scores = torch.rand(10, 5, generator=generator)
-    text_ranks, video_ranks = ranks_in_both_directions(scores.split(block), video_of_text, 5)
-    assert text_ranks.tolist() == [brute_force_rank(scores[i].tolist(), int(video_of_text[i])) for i in range(10)]
-    for video in range(5):
-        best = [max(scores[i, video].item() for i in range(10) if video_of_text[i] == owner) for owner in range(5)]
-        assert video_ranks[video] == brute_force_rank(best, video)
+@pytest.mark.parametrize("block_size", [1, 3, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_both_directions_with_several_captions_equal_brute_force(seed, block_size):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 4, (10, 5), generator=generator).float()  # most of them tied
+    ranks = ranks_in_both_directions(scores.__getitem__, OWNERS, 5, block_size=block_size)
+    best = best_of_texts(scores.numpy(), OWNERS)
+    assert list(ranks) == ["text_to_video", "video_to_text"]
+    assert ranks["text_to_video"].tolist() == [brute_force_rank(scores[i].tolist(), int(OWNERS[i])) for i in range(10)]
+    assert ranks["video_to_text"].tolist() == [brute_force_rank(best[i].tolist(), i) for i in range(5)]
+
+
+def test_another_videos_captions_count_once():
+    # Video 0's caption is third among all captions, but both better ones are video 1's.
+    scores = torch.tensor([[0.5, 0.0], [0.9, 1.0], [0.8, 1.0]])
+    ranks = ranks_in_both_directions(scores.__getitem__, torch.tensor([0, 1, 1]), 2)
+    assert ranks["video_to_text"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 100])
+def test_dual_softmax_equals_the_dense_computation(block_size):
+    scores = 0.3 * torch.randn(10, 5, generator=torch.Generator().manual_seed(3))
+    scores[1, 2:] = 0  # ties also of the products
+    ranks = ranks_in_both_directions(scores.__getitem__, OWNERS, 5, dual_softmax=True, block_size=block_size)
+    plain = ranks_in_both_directions(scores.__getitem__, OWNERS, 5)
+    assert all((ranks[name] == plain[name]).all() for name in plain)
+
+    dense = scores.double().numpy()
+    exp = np.exp(100 * dense)
+    by_text = dense * exp / exp.sum(axis=0)  # each video's queries are the texts
+    by_video = best_of_texts(dense * exp / exp.sum(axis=1, keepdims=True), OWNERS)
+    expected = [brute_force_rank(by_text[i].tolist(), int(OWNERS[i])) for i in range(10)]
+    assert ranks["text_to_video" + DUAL].tolist() == expected != plain["text_to_video"].tolist()
+    expected = [brute_force_rank(by_video[i].tolist(), i) for i in range(5)]
+    assert ranks["video_to_text" + DUAL].tolist() == expected
+
+
+def test_dual_softmax_demotes_a_video_that_every_text_likes():
+    # Video 0 is a hub: first for every text. Only text 0 prefers it to its own video by more than the others do.
+    scores = torch.tensor([[0.9, 0.1, 0.1], [0.5, 0.4, 0.1], [0.5, 0.1, 0.4]])
+    ranks = ranks_in_both_directions(scores.__getitem__, torch.arange(3), 3, dual_softmax=True)
+    assert ranks["text_to_video"].tolist() == [1, 2, 2]
+    assert ranks["text_to_video" + DUAL].tolist() == [1, 1, 1]
+
+
+def hit_rate(scores: torch.Tensor, targets: torch.Tensor, k: int) -> float:
+    """R@k by torchmetrics, one query after the other."""
+    candidates = torch.arange(scores.shape[1])
+    hits = [retrieval_hit_rate(row, candidates == t, top_k=k) for row, t in zip(scores, targets, strict=True)]
+    return 100 * float(torch.stack(hits).mean())
+
+
+@pytest.mark.parametrize("captions", [1, 3])
+@pytest.mark.parametrize("ties", ["none", "optimistic", "pessimistic"])
+def test_recalls_are_those_of_torchmetrics(captions, ties):
+    generator = torch.Generator().manual_seed(captions)
+    owners = torch.arange(60 * captions) // captions
+    scores = torch.rand(len(owners), 60, generator=generator)
+    scores[torch.arange(len(owners)), owners] += 0.3
+    if ties != "none":
+        scores = (8 * scores).round()
+    policy = "expected" if ties == "none" else ties
+    ranks = ranks_in_both_directions(scores.__getitem__, owners, 60, policy)
+    best = torch.from_numpy(best_of_texts(scores.numpy(), owners))
+    # torchmetrics leaves the order of equal scores to an unstable sort: the target is put before or behind its equals.
+    nudge = {"none": 0.0, "optimistic": 0.5, "pessimistic": -0.5}[ties]
+    for direction, matrix, targets in [("text_to_video", scores, owners), ("video_to_text", best, torch.arange(60))]:
+        matrix = matrix.clone()
+        matrix[torch.arange(len(targets)), targets] += nudge
+        metrics = retrieval_metrics(ranks[direction])
+        for k in (1, 5, 10, 50):
+            assert metrics[f"R@{k}"] == pytest.approx(hit_rate(matrix, targets, k), abs=1e-4)
+        assert 0 < metrics["R@5"] < 100
+
+
+# intervals
+
+
+def test_the_interval_of_a_recall_is_that_of_a_binomial():
+    ranks = np.where(np.arange(400) < 120, 1.0, 20.0)  # 30 % found
+    intervals = bootstrap_intervals(ranks, np.arange(400), num_samples=2000)
+    half = 1.96 * 100 * np.sqrt(0.3 * 0.7 / 400)
+    assert intervals["R@1"] == pytest.approx([30 - half, 30 + half], abs=0.6)
+    assert intervals["MnR"] == pytest.approx([14.3 - 0.19 * half, 14.3 + 0.19 * half], abs=0.12)
+    assert intervals["MdR"] == [20, 20] and intervals["R@50"] == [100, 100]
+
+
+def test_all_found_leaves_no_doubt():
+    intervals = bootstrap_intervals(np.ones(30), np.arange(30) // 3, num_samples=50)
+    assert intervals["R@1"] == [100, 100] and intervals["MdR"] == intervals["MnR"] == [1, 1]
+
+
+def test_captions_that_share_their_videos_fate_do_not_narrow_the_interval():
+    ranks = np.random.default_rng(0).integers(1, 30, size=50).astype(float)
+    alone = bootstrap_intervals(ranks, np.arange(50), num_samples=200)
+    together = bootstrap_intervals(np.repeat(ranks, 20), np.repeat(np.arange(50), 20), num_samples=200)
+    for name, interval in alone.items():
+        assert together[name] == pytest.approx(interval)
+
+
+def test_intervals_are_repeated_by_their_seed():
+    ranks = np.random.default_rng(0).integers(1, 30, size=50).astype(float)
+    first, second, other = (bootstrap_intervals(ranks, np.arange(50), 100, seed) for seed in (1, 1, 2))
+    assert first == second != other
+
+
+# a split
 
 
 @pytest.fixture
 def split(shape_videos) -> list[dict]:
     return [
-        {"video": str(path), "captions": [f"a red circle {i}", "moves left"]} for i, path in enumerate(shape_videos)
+        {"video_id": path.stem, "video": str(path), "captions": [f"a red circle {i}", "moves left"]}
+        for i, path in enumerate(shape_videos)
     ]
 
 
 @pytest.mark.parametrize("framework", ["hybrid", "two_tower", "single_tower"])
-def test_evaluator_equals_the_forward_pass(make_model, processor, split, framework):
+def test_evaluator_equals_the_forward_pass(make_model, processor, split, framework, monkeypatch):
+    monkeypatch.setattr(evaluator, "TEXTS_PER_BLOCK", 4)
+    monkeypatch.setattr(evaluator, "MAX_POOLED_VALUES", 4 * 32 * 2)  # two videos at a time
     model = make_model(framework=framework).train()
-    figures = evaluate(model, processor, split, batch_size=2, progress=False)
+    figures = evaluate(model, processor, split, batch_size=2, progress=False, dual_softmax=True)
     assert model.training  # left as it was found
     assert (figures["num_queries"], figures["num_videos"], figures["num_videos_in_split"]) == (10, 5, 5)
 
     texts = [caption for row in split for caption in row["captions"]]
     inputs = processor(text=texts, videos=[row["video"] for row in split], return_tensors="pt")
     with torch.inference_mode():
-        logits = model.eval()(**inputs).logits_per_text
-    text_ranks, video_ranks = ranks_in_both_directions([logits], torch.arange(10) // 2, 5)
+        outputs = model.eval()(**inputs)
+        scores = outputs.logits_per_text / model.logit_scale.exp()
+    ranks = ranks_in_both_directions(scores.__getitem__, torch.arange(10) // 2, 5, dual_softmax=True)
     # "moves left" is asked five times with the same scores, so no two of these ranks are near a tie
-    assert figures["text_to_video"] == retrieval_metrics(text_ranks)
-    assert figures["video_to_text"] == retrieval_metrics(video_ranks)
+    assert {name: figures[name] for name in ranks} == {name: retrieval_metrics(found) for name, found in ranks.items()}
 
 
-def test_a_video_that_cannot_be_decoded_is_named_and_leaves_the_gallery(make_model, processor, split, tmp_path):
+def test_a_half_precision_model_is_evaluated(make_model, processor, split):
+    for framework in ("hybrid", "single_tower"):
+        figures = evaluate(make_model(framework=framework).bfloat16(), processor, split, progress=False)
+        assert figures["num_videos"] == 5
+
+
+def test_videos_that_cannot_be_read_are_named_and_leave_the_gallery(make_model, processor, split, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    figures = evaluate(make_model(), processor, [*split, {"video": str(broken), "captions": ["a"]}], progress=False)
-    assert (figures["num_videos"], figures["num_videos_in_split"], figures["num_queries"]) == (5, 6, 10)
-    assert "broken.mp4" in figures["failures"][0]
-    with pytest.raises(ValueError, match="None of the 1 videos can be decoded"):
-        evaluate(make_model(), processor, [{"video": str(broken), "captions": ["a"]}], progress=False)
+    missing = {"video_id": "lost", "video": "", "captions": ["a", "b"]}
+    unreadable = {"video_id": "bad", "video": str(broken), "captions": ["a"]}
+    whole = evaluate(make_model(), processor, split, progress=False)
+    figures = evaluate(make_model(), processor, [missing, *split[:2], unreadable, *split[2:]], progress=False)
+    assert (figures["num_videos"], figures["num_videos_in_split"], figures["num_queries"]) == (5, 7, 10)
+    assert len(figures["failures"]) == 2
+    assert "lost" in figures["failures"][0] and "broken.mp4" in figures["failures"][1]
+    for direction in ("text_to_video", "video_to_text"):
+        assert figures[direction] == whole[direction]
+    with pytest.raises(ValueError, match="None of the 2 videos can be decoded; the first: lost"):
+        evaluate(make_model(), processor, [missing, unreadable], progress=False)
+    with pytest.raises(ValueError, match="The video silent has no captions"):
+        evaluate(make_model(), processor, [{"video_id": "silent", "video": "a.mp4", "captions": []}], progress=False)
+
+
+def test_rows_may_share_a_file(make_model, processor, split):
+    path = split[0]["video"]
+    parts = [
+        {"video_id": f"part {i}", "video": path, "captions": [text], "start": start, "end": end}
+        for i, (text, start, end) in enumerate([("a red circle", None, 0.5), ("moves left", 0.5, None)])
+    ]
+    model = make_model()
+
+    def mean_rank(rows: list[dict], ties: str) -> float:
+        figures = evaluate(model, processor, rows, progress=False, ties=ties)
+        assert (figures["num_videos"], figures["num_queries"], figures["failures"]) == (2, 2, [])
+        return figures["text_to_video"]["MnR"]
+
+    assert mean_rank(parts, "optimistic") == mean_rank(parts, "pessimistic")  # two videos, not one twice
+    same = [parts[0], parts[0]]
+    assert (mean_rank(same, "optimistic"), mean_rank(same, "pessimistic")) == (1, 2)
+
+
+# the report
+
+
+def test_the_record_holds_what_repeats_it(model_folder, processor, split):
+    model = modeling_pig.PigForRetrieval.from_pretrained(model_folder)
+    figures = evaluate(model, processor, split, progress=False, dual_softmax=True, num_bootstrap=20, seed=5)
+    recipe = asdict(Recipe.from_yaml(DEMO))
+    record = json.loads(json.dumps(result_record(figures, model, model_folder, "test", recipe, "five shapes")))
+    directions = ["text_to_video", "video_to_text", "text_to_video" + DUAL, "video_to_text" + DUAL]
+    assert list(record["intervals_95"]) == directions
+    for direction in directions:
+        for name, (low, high) in record["intervals_95"][direction].items():
+            assert low <= record[direction][name] <= high
+    assert (record["num_bootstrap"], record["seed"], record["ties"]) == (20, 5, "expected")
+    assert (record["benchmark"], record["split"], record["protocol"]) == ("moving_shapes", "test", "five shapes")
+    assert record["options"] == record["recipe"]["data"]["options"] == recipe["data"]["options"]
+    assert len(record["model_fingerprint"]) == 16 and record["model_revision"] is None
+    assert (record["device"], record["dtype"]) == ("cpu", "float32")
+    assert record["versions"]["modeling_pig"] == modeling_pig.__version__
+    assert record["versions"]["torch"] == torch.__version__
+    assert {"transformers", "python", "av"} < set(record["versions"])
+
+
+def test_the_record_names_the_revision_of_a_model_from_the_hub(make_model, processor, tmp_path):
+    snapshot = tmp_path / "models--me--shapes/snapshots" / ("0123456789abcdef" * 3)[:40]
+    model = make_model()
+    model.save_pretrained(snapshot)
+    record = result_record({}, model.bfloat16(), str(snapshot), "test", asdict(Recipe.from_yaml(DEMO)))
+    assert record["model_revision"] == snapshot.name and record["dtype"] == "bfloat16"
+
+
+def test_the_table_says_how_many_videos_and_how_sure():
+    metrics = {"R@1": 37.6, "MdR": 2.0, "MnR": 1012.25}
+    intervals = {"R@1": [34.9, 40.3], "MdR": [2.0, 3.0], "MnR": [1000.0, 1024.5]}
+    record = {"benchmark": "vatex", "split": "test", "ties": "expected", "num_bootstrap": 1000}
+    record |= {"num_queries": 13350, "num_videos": 1335, "num_videos_in_split": 1500}
+    record |= {"text_to_video": metrics, "video_to_text": metrics}
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_figures(record, console)
+    plain = console.export_text()
+    assert "vatex, test: 13,350 queries, 1,335 of 1,500 videos, ties expected" in plain
+    assert "37.6" in plain and "[" not in plain and "dual softmax" not in plain
+
+    record |= {"text_to_video" + DUAL: metrics | {"R@1": 44.0}, "video_to_text" + DUAL: metrics}
+    names = [direction + suffix for suffix in ("", DUAL) for direction in ("text_to_video", "video_to_text")]
+    print_figures({**record, "intervals_95": dict.fromkeys(names, intervals)}, console)
+    table, dual = console.export_text().split("with dual softmax")
+    assert table.count("37.6 [34.9, 40.3]") == 2 and "1,012.2 [1,000.0, 1,024.5]" in table and "44.0" not in table
+    assert "44.0" in dual and "1,000 bootstrap samples" in dual

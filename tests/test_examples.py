@@ -9,8 +9,9 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import yaml
 
-from tests.test_training import DEMO, ROOT, tiny_run
+from tests.test_training import DEMO, ROOT, tiny_run, validations
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,18 @@ def pig(folder: Path, *arguments) -> str:
 
 def test_the_whole_path(run_folder):
     output = example(
-        run_folder, "evaluate.py", "--model", "run/model", "--recipe", "run/recipe.yaml", "--output", "run/test.json"
+        run_folder,
+        "evaluate.py",
+        *("--model", "run/model", "--recipe", "run/recipe.yaml", "--output", "run/test.json"),
+        *("--dual-softmax", "--bootstrap", "50"),
     )
     assert "24 queries, 6 of 6 videos" in output and "text-to-video" in output and "video-to-text" in output
+    assert "with dual softmax" in output and "100.0 [100.0, 100.0]" in output
     figures = json.loads((run_folder / "run/test.json").read_text())
     assert figures["num_queries"] == 24 and 0 <= figures["text_to_video"]["R@1"] <= 100
     assert figures["text_to_video"]["R@10"] == 100  # of six videos
+    assert figures["num_bootstrap"] == 50 and "text_to_video_dual_softmax" in figures
+    assert figures["recipe"] == yaml.safe_load((run_folder / "run/recipe.yaml").read_text())
 
     assert "indexed 6 of 6" in pig(
         run_folder, "index", "videos/test", "--model", "run/model", "--index", "run/videos.lance"
@@ -90,6 +97,17 @@ def test_benchmark_of_the_model(tmp_path):
     assert gflops["two_tower"] < gflops["hybrid"] and 8 < gflops["CLIP on frames"] < 9  # one frame through ViT-B/32
 
 
+def test_benchmark_of_ranking(tmp_path):
+    output = example(tmp_path, "benchmark.py", "ranking", "--shape", "1200", "60", "32", "--json", "figures.json")
+    assert "1,200 texts x 60 videos" in output
+    rows = json.loads((tmp_path / "figures.json").read_text())["ranking"]
+    assert [(row["ranks"], row["dual softmax"]) for row in rows] == [
+        (way, dual) for dual in ("no", "yes") for way in ("in blocks", "sorting")
+    ]
+    assert all(row["ranks that differ"] == 0 and 2 < row["R@1"] < 98 for row in rows)
+    assert [row["of"] for row in rows] == [1260, 1260, 2520, 2520]
+
+
 @pytest.mark.parametrize("script", ["evaluate.py", "search_videos.py", "train.py"])
 def test_bad_input_is_one_line(run_folder, script):
     arguments = {
@@ -111,7 +129,7 @@ def test_training_on_two_processes(run_folder):
     command += [str(ROOT / "examples/train.py"), "--recipe", str(DEMO), "--output", "two", *tiny_run("videos")]
     done = subprocess.run(command, cwd=run_folder, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (run_folder / "two/metrics.jsonl").read_text().splitlines()]
+    records = validations(run_folder / "two")
     assert [record["step"] for record in records] == [2, 4]  # batches of 8 over both, not of 8 each
     assert records[0]["num_processes"] == 2
     shutil.rmtree(run_folder / "two")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hub_scripts.convert_reference_checkpoint import convert, our_name
+from hub_scripts.convert_reference_checkpoint import convert
 from modeling_pig import PigForRetrieval
+from modeling_pig.training.reference_checkpoint import our_name
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,8 +13,9 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from hub_scripts import convert_reference_checkpoint, init_from_clip
-from hub_scripts.convert_reference_checkpoint import convert, convert_state_dict, our_name, read_checkpoint
+from hub_scripts.convert_reference_checkpoint import convert
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
+from modeling_pig.training.reference_checkpoint import convert_state_dict, our_name, read_checkpoint
 
 
 ROOT = Path(__file__).parent.parent

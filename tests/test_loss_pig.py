@@ -1,12 +1,30 @@
-"""Losses in closed form, and the gather across real processes."""
+"""Losses in closed form and in blocks; real processes that share a batch train as one with all of it."""
 
 import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
-from modeling_pig.loss_pig import contrastive_loss, gather_with_gradient, reconstruction_loss
+from modeling_pig import loss_pig
+from modeling_pig.loss_pig import (
+    contrastive_loss,
+    gather_with_gradient,
+    global_contrastive_loss,
+    reconstruction_loss,
+    score_in_blocks,
+)
+
+from .training_worker import (
+    CASES,
+    assert_same_training,
+    blocks_of,
+    direct,
+    share_embeds,
+    tiny_batch,
+    tiny_model,
+    torchrun,
+    train,
+)
 
 
 @pytest.mark.parametrize("batch_size", [2, 7])
@@ -45,33 +63,141 @@ def test_reconstruction_loss_moves_both_sides():
     assert pseudo_query.grad.abs().sum() > 0 and text.grad.abs().sum() > 0
 
 
+def test_identical_captions_are_no_negatives():
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    captions = [4, 9, 4, 4, 0]
+    expected = 0.0
+    for own in range(5):
+        others = [other for other in range(5) if other == own or captions[other] != captions[own]]
+        expected += math.log(sum(math.exp(logits[own, other]) for other in others)) - logits[own, own].item()
+        expected += math.log(sum(math.exp(logits[other, own]) for other in others)) - logits[own, own].item()
+    assert contrastive_loss(logits, torch.tensor(captions)).item() == pytest.approx(expected / 5, rel=1e-12)
+
+
+def test_a_batch_of_one_caption_has_nothing_to_tell_apart():
+    logits = torch.randn(4, 4, requires_grad=True)
+    loss = contrastive_loss(logits, torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_different_captions_change_nothing(make_model, batch):
+    model = make_model().train()
+    torch.manual_seed(0)
+    plain = model(**batch, return_loss=True).loss
+    torch.manual_seed(0)
+    assert torch.equal(plain, model(**batch, return_loss=True, caption_ids=torch.tensor([5, 0, 3])).loss)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1)])
+def test_caption_ids_of_a_wrong_shape_are_refused(make_model, batch, shape):
+    with pytest.raises(ValueError, match=r"caption_ids has shape .*\(3,\)"):
+        make_model()(**batch, return_loss=True, caption_ids=torch.zeros(shape, dtype=torch.long))
+
+
+# blocks
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_blocks_give_the_loss_and_its_gradients_and_hold_no_more_than_they_may(monkeypatch, rows):
+    torch.manual_seed(0)
+    texts, videos = (torch.randn(7, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    captions = torch.tensor([1, 2, 3, 1, 1, 5, 2])
+    contrastive_loss(3 * texts @ videos.t(), captions).backward()
+    expected = [texts.grad, videos.grad]
+    texts.grad = videos.grad = None
+    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", rows * 7 * 2)
+    sizes = []
+
+    def score(some_texts, some_videos):
+        sizes.append(len(some_texts) * len(some_videos))
+        return 3 * some_texts @ some_videos.t()
+
+    loss = global_contrastive_loss(score, texts, videos, [7], captions, elements_per_pair=2)
+    assert max(sizes) == rows * 7
+    torch.testing.assert_close(loss, contrastive_loss(3 * texts @ videos.t(), captions), rtol=1e-12, atol=0)
+    loss.backward()
+    torch.testing.assert_close([texts.grad, videos.grad], expected, rtol=1e-10, atol=1e-15)
+
+
+def test_scores_in_blocks_are_the_scores(monkeypatch):
+    texts, videos = torch.randn(5, 4), torch.randn(3, 4)
+    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", 2 * 3 * 4)
+    rows = []
+
+    def score(some_texts, some_videos):
+        rows.append(len(some_texts))
+        return some_texts @ some_videos.t()
+
+    torch.testing.assert_close(score_in_blocks(score, texts, videos, elements_per_pair=4), texts @ videos.t())
+    assert rows == [2, 2, 1]
+
+
+def test_blocks_of_one_process_train_as_the_whole_matrix():
+    for case in ("two_tower, in blocks", "single_tower, in blocks"):
+        with blocks_of(16):
+            results = [{case: train(tiny_model(CASES[case][0]), case, direct)}]
+        assert_same_training(results, case, rtol=1e-10)
+
+
+# embeddings instead of inputs
+
+
+@pytest.mark.parametrize("framework", ["two_tower", "hybrid", "single_tower"])
+def test_embeddings_take_the_place_of_inputs(framework):
+    model, batch = tiny_model(framework), tiny_batch(5, seed=0)
+    whole = model(**batch, return_loss=True)
+    names = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+    embeds = {name: whole[name] for name in names if whole.get(name) is not None}
+    again = model(**embeds, return_loss=True)
+    assert torch.equal(again.loss, whole.loss) and torch.equal(again.logits_per_text, whole.logits_per_text)
+    half = model(input_ids=batch["input_ids"], video_embeds=whole.video_embeds)
+    torch.testing.assert_close(half.logits_per_video, whole.logits_per_video)
+
+
+def test_impossible_mixtures_of_inputs_and_embeddings_are_refused():
+    model, batch = tiny_model("hybrid"), tiny_batch(3, seed=0)
+    embeds = model(**batch)
+    with pytest.raises(ValueError, match="Give input_ids, or text_embeds"):
+        model(pixel_values_videos=batch["pixel_values_videos"])
+    with pytest.raises(ValueError, match="Give pixel_values_videos, or video_embeds"):
+        model(**batch, video_embeds=embeds.video_embeds)
+    with pytest.raises(ValueError, match="needs pseudo_query_embeds"):
+        model(text_embeds=embeds.text_embeds, video_embeds=embeds.video_embeds, return_loss=True)
+
+
+# processes
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def results(request, tmp_path_factory) -> list[dict]:
+    return torchrun(request.param, "direct", tmp_path_factory.mktemp("run") / "results.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_under_ddp_train_as_one_with_the_whole_batch(results, case):
+    """Losses, gradients of three steps, the last of a batch that cannot be shared equally, and the weights after."""
+    assert_same_training(results, case, rtol=1e-6)
+
+
+def test_processes_share_the_loss_and_the_gradients_of_one(results):
+    texts, videos = share_embeds()
+    loss = contrastive_loss(texts @ videos.t())
+    loss.backward()
+    shares = [result["share"] for result in results]
+    for share in shares:
+        assert share["sizes"] == [len(part) for part in texts.tensor_split(len(results))]
+        assert share["loss"] == shares[0]["loss"] == pytest.approx(loss.item(), rel=1e-12)
+        assert share["mean"] == pytest.approx(texts.mean().item(), rel=1e-12)
+        assert "(2, 3), (2, 4)" in share["error"] and "number of frames" in share["error"]
+    # Where each process computes the whole loss, a gradient arrives once from each. Where each computes its share,
+    # scaled by their number, so does their sum: the mean of the weights' gradients over the processes is exact.
+    for way in ("gradients_of_whole", "gradients"):
+        for number, expected in enumerate((texts.grad, videos.grad)):
+            seen = torch.cat([share[way][number] for share in shares]) / len(results)
+            torch.testing.assert_close(seen, expected, atol=1e-15, rtol=1e-6)
+
+
 def test_gather_of_one_process_is_its_input():
     embeds = torch.randn(3, 4)
     assert gather_with_gradient(embeds) is embeds
-
-
-def _loss_of_shards(rank: int, port: int, texts: torch.Tensor, videos: torch.Tensor, gradients: dict) -> None:
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    text = texts[rank * 3 : rank * 3 + 3].clone().requires_grad_()
-    video = videos[rank * 3 : rank * 3 + 3].clone().requires_grad_()
-    loss = contrastive_loss(gather_with_gradient(text) @ gather_with_gradient(video).t())
-    loss.backward()
-    gradients[rank] = (loss.item(), text.grad, video.grad)
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_have_the_loss_and_the_gradients_of_one(free_port):
-    torch.manual_seed(0)
-    texts = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    videos = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    loss = contrastive_loss(texts @ videos.t())
-    loss.backward()
-    with mp.Manager() as manager:
-        gradients = manager.dict()
-        mp.spawn(_loss_of_shards, (free_port, texts.detach(), videos.detach(), gradients), nprocs=2)
-        results = dict(gradients)
-    assert results[0][0] == results[1][0] == pytest.approx(loss.item(), rel=1e-12)
-    # Every process computes the whole loss, so a gradient arrives once from each: DDP's mean over processes undoes it.
-    for number, expected in ((1, texts.grad), (2, videos.grad)):
-        seen = torch.cat([results[0][number], results[1][number]]) / 2
-        torch.testing.assert_close(seen, expected, atol=0, rtol=1e-6)

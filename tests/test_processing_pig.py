@@ -17,6 +17,13 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
 
 
+def test_what_one_call_asked_for_is_not_saved_as_the_default(processor, tmp_path):
+    text = "a red circle moves left " * 30
+    assert processor(text=text, text_kwargs={"max_length": 12}, return_tensors="pt")["input_ids"].shape == (1, 12)
+    processor.save_pretrained(tmp_path)
+    assert PigProcessor.from_pretrained(tmp_path)(text=text, return_tensors="pt")["input_ids"].shape == (1, 77)
+
+
 def test_all_ways_to_hand_over_frames_give_the_same_pixels(processor, frames):
     ways = [
         frames,

@@ -307,6 +307,13 @@ def test_a_part_holds_the_frames_that_begin_in_it(tmp_path, frames, name, codec,
     assert read_numbers(chosen) == metadata.frames_indices == jittered.tolist()
 
 
+def test_times_that_are_rounded_mean_the_frame_that_is_meant(tmp_path, frames):
+    path = write_video(tmp_path / "video.mp4", frames, fps=30, options={"g": "5"})
+    for number in range(24):
+        start, end = round(number / 30, 6), round((number + 2) / 30, 6)
+        assert read_numbers(decode_video(path, 2, start=start, end=end)[0]) == [number, number + 1]
+
+
 @pytest.mark.parametrize("name, codec", [("video.mp4", "libx264"), ("video.avi", "mpeg4")])
 def test_parts_go_by_time_where_the_frame_rate_varies(tmp_path, frames, name, codec):
     pts = [*range(20), *range(20, 120, 5)]

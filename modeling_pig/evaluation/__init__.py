@@ -1,1 +1,1 @@
-"""Ranks and metrics (`metrics`), and the evaluator that takes a split through encoding and ranking (`evaluator`)."""
+"""Ranks, metrics and intervals (`metrics`), a split through encoding and ranking (`evaluator`), and its `report`."""

@@ -5,10 +5,14 @@ from collections.abc import Iterable
 import torch
 from tqdm import tqdm
 
-from modeling_pig import PigForRetrieval, PigProcessor
+from modeling_pig import PigForRetrieval, PigProcessor, VideoDecodingError
 
-from ..retrieval.encode import encode_texts, encode_videos
-from .metrics import TiePolicy, ranks_in_both_directions, retrieval_metrics
+from ..retrieval.encode import VideoSegment, encode_texts, encode_videos
+from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, retrieval_metrics
+
+
+TEXTS_PER_BLOCK = 512
+MAX_POOLED_VALUES = 2**24  # of a single tower, which pools each video anew for each text: 64 MB in float32
 
 
 def evaluate(
@@ -20,57 +24,91 @@ def evaluate(
     ties: TiePolicy = "expected",
     max_text_tokens: int | None = None,
     progress: bool = True,
+    dual_softmax: bool = False,
+    num_bootstrap: int = 0,
+    seed: int = 0,
 ) -> dict:
     """Text-to-video and video-to-text retrieval over a split: every caption is a query, every video a candidate.
 
     Args:
-        split (`Iterable[dict]`): rows with `video` (path) and `captions` (list of sentences).
+        split (`Iterable[dict]`): rows with `video_id`, `video` (path; empty where the file is missing), `captions`
+            (list of sentences), and optionally `start` and `end`, the part of the file in seconds. Rows may share a
+            file.
         batch_size (`int`): videos a forward pass.
         num_threads (`int`, *optional*): files decoded at a time; by default one a core.
         ties (`str`): how tied scores are ranked, see [`ranks_of_targets`].
         max_text_tokens (`int`, *optional*): cut longer captions here; by default at the tokenizer's own limit.
+        progress (`bool`): show a bar while videos are encoded.
+        dual_softmax (`bool`): also rank by dual softmax, see [`ranks_in_both_directions`]. It uses all queries at
+            once, which a search does not have: its figures stand beside the plain ones, under names of their own. A
+            `single_tower` model computes its scores twice for it.
+        num_bootstrap (`int`): samples for 95 % intervals, see [`bootstrap_intervals`]; 0 for none.
+        seed (`int`): of the bootstrap.
 
     Returns:
-        `dict`: `text_to_video` and `video_to_text` (R@1, R@5, R@10 in per cent, MdR, MnR), the counts, `ties`, and
-        `failures`. A video that cannot be decoded leaves the gallery together with its captions, and is named there.
+        `dict`: `text_to_video` and `video_to_text` (R@1, R@5, R@10, R@50 in per cent, MdR, MnR); with dual softmax
+        also `text_to_video_dual_softmax` and `video_to_text_dual_softmax`; with bootstrap `intervals_95` ([low, high]
+        of each figure of each of these), `num_bootstrap` and `seed`; `num_queries`, `num_videos` of
+        `num_videos_in_split`, `ties`, and `failures`. A video that is missing or cannot be decoded leaves the gallery
+        together with its captions, and is named there.
 
     Raises:
-        ValueError: no video of the split can be decoded.
+        ValueError: a video without captions, no video that can be decoded, or scores that are NaN or infinite.
     """
-    rows = {row["video"]: row["captions"] for row in split}
+    rows = list(split)
+    for row in rows:
+        if not row["captions"]:
+            raise ValueError(f"The video {row['video_id']} has no captions: leave it out of the split, or caption it.")
     was_training = model.training
     model.eval()
-    failures: list = []
-    paths: list[str] = []
+    failures = [f"{row['video_id']}: its file is missing" for row in rows if not row["video"]]
+    with_file = [row for row in rows if row["video"]]
+    segments = [VideoSegment(row["video"], row.get("start"), row.get("end")) for row in with_file]
+    undecodable: list[VideoDecodingError] = []
+    encoded: list[dict] = []
     embeds = []
-    batches = encode_videos(model, processor, list(rows), failures, batch_size, num_threads)
-    with tqdm(total=len(rows), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
+    batches = encode_videos(model, processor, segments, undecodable, batch_size, num_threads)
+    with tqdm(total=len(segments), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
-            paths += batch.paths
+            encoded += [with_file[position] for position in batch.positions]
             embeds.append(batch.embeds)
-            bar.update(len(paths) + len(failures) - bar.n)
-    if not paths:
-        raise ValueError(f"None of the {len(rows)} videos can be decoded; the first: {failures[0]}")
-    video_embeds = torch.cat(embeds)
+            bar.update(len(encoded) + len(undecodable) - bar.n)
+    failures += [str(failure) for failure in undecodable]
+    if not encoded:
+        first = failures[0] if failures else "the split is empty"
+        raise ValueError(f"None of the {len(rows)} videos can be decoded; the first: {first}")
 
-    texts = [caption for path in paths for caption in rows[path]]
-    video_of_text = torch.tensor([index for index, path in enumerate(paths) for _ in rows[path]])
+    texts = [caption for row in encoded for caption in row["captions"]]
+    video_of_text = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
     text_embeds = encode_texts(model, processor, texts, max_text_tokens)
+    single_tower = model.config.framework == "single_tower"
+    dtype = model.dtype if single_tower else torch.float32  # a single tower's scores pass through its weights
+    num_at_once = MAX_POOLED_VALUES // (TEXTS_PER_BLOCK * text_embeds.shape[1]) if single_tower else len(encoded)
+    video_embeds = torch.cat(embeds).to(model.device, dtype).split(max(num_at_once, 1))
+
+    def score_block(rows: slice) -> torch.Tensor:
+        queries = text_embeds[rows].to(model.device, dtype)
+        return torch.cat([model.similarity(queries, some) for some in video_embeds], dim=1).cpu()
+
     with torch.inference_mode():
-        blocks = (
-            model.similarity(block.to(model.device), video_embeds.to(model.device)).cpu()
-            for block in text_embeds.split(512)
+        ranks = ranks_in_both_directions(
+            score_block, video_of_text, len(encoded), ties, dual_softmax, block_size=TEXTS_PER_BLOCK
         )
-        text_ranks, video_ranks = ranks_in_both_directions(blocks, video_of_text, len(paths), ties)
     model.train(was_training)
-    return {
-        "text_to_video": retrieval_metrics(text_ranks),
-        "video_to_text": retrieval_metrics(video_ranks),
+    figures: dict = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
+    if num_bootstrap:
+        video_of_query = {"text": video_of_text.numpy(), "video": torch.arange(len(encoded)).numpy()}
+        figures["intervals_95"] = {
+            direction: bootstrap_intervals(found, video_of_query[direction.split("_")[0]], num_bootstrap, seed)
+            for direction, found in ranks.items()
+        }
+        figures |= {"num_bootstrap": num_bootstrap, "seed": seed}
+    return figures | {
         "num_queries": len(texts),
-        "num_videos": len(paths),
+        "num_videos": len(encoded),
         "num_videos_in_split": len(rows),
         "ties": ties,
-        "failures": [str(failure) for failure in failures],
+        "failures": failures,
     }
 
 

@@ -1,6 +1,6 @@
-"""Ranks of the right answers, and the metrics of retrieval over them. Scores are taken in blocks of queries."""
+"""Ranks of the right answers from scores in blocks of queries, the metrics of retrieval over them, their intervals."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 
 TiePolicy = Literal["expected", "optimistic", "pessimistic"]
+DUAL_SOFTMAX_SCALE = 100.0  # the factor that published figures with dual softmax use
 
 
 def ranks_of_targets(scores: torch.Tensor, targets: torch.Tensor, ties: TiePolicy = "expected") -> np.ndarray:
@@ -23,46 +24,129 @@ def ranks_of_targets(scores: torch.Tensor, targets: torch.Tensor, ties: TiePolic
         `np.ndarray` of shape `(queries,)`, float64.
 
     Raises:
-        ValueError: a score that is not a number.
+        ValueError: a score that is NaN or infinite.
     """
-    if torch.isnan(scores).any():
-        raise ValueError(f"{int(torch.isnan(scores).sum())} of {scores.numel()} scores are NaN: ranks mean nothing.")
+    lowest, highest = scores.aminmax()  # one pass, no copy; a NaN comes through
+    if not (lowest.isfinite() and highest.isfinite()):
+        wrong = int((~scores.isfinite()).sum())
+        raise ValueError(
+            f"{wrong} of {scores.numel()} scores are NaN or infinite, which no rank can be made of: look for a model "
+            "whose training diverged, or for half precision that overflows."
+        )
     target_scores = scores.gather(1, targets[:, None])  # (queries, 1)
-    better = (scores > target_scores).sum(1).double()
-    equal = (scores == target_scores).sum(1).double() - 1  # other than the target itself
+    better = (scores > target_scores).sum(1, dtype=torch.int32).double()  # int32 sums faster than the default
+    equal = (scores == target_scores).sum(1, dtype=torch.int32).double() - 1  # other than the target itself
     share = {"optimistic": 0.0, "expected": 0.5, "pessimistic": 1.0}[ties]
     return (1 + better + share * equal).numpy()
 
 
 def ranks_in_both_directions(
-    score_blocks: Iterable[torch.Tensor], video_of_text: torch.Tensor, num_videos: int, ties: TiePolicy = "expected"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Text-to-video ranks, one a text, and video-to-text ranks, one a video, from one pass over the scores.
+    score_block: Callable[[slice], torch.Tensor],
+    video_of_text: torch.Tensor,
+    num_videos: int,
+    ties: TiePolicy = "expected",
+    dual_softmax: bool = False,
+    block_size: int = 512,
+) -> dict[str, np.ndarray]:
+    """Text-to-video ranks, one a text, and video-to-text ranks, one a video, without the whole matrix of scores.
 
-    A video's score for another video's texts is the highest among them, so that its rank is the best rank of any of
-    its own captions among the captions of others.
+    Held at a time are one block of (block_size, videos) and, for video-to-text, one or two (videos, videos) matrices.
+
+    With several texts a video, video-to-text ranks videos by their best text: a video's score for the texts of another
+    is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all videos.
+
+    Dual softmax multiplies each score with softmax(100 x score) over all queries of its direction: of text-to-video
+    over all texts for each video, of video-to-text over all videos for each text, before the highest of a video's
+    texts is taken - that is, on the matrix and on its transpose. (CLIP-ViP's code differs: it ranks the transpose of
+    the text-to-video matrix for video-to-text too, and so normalises over the candidates there.) The sums over all
+    texts are known after a first pass only, so `score_block` is asked for every block twice. It is computed in
+    float64: a softmax in float32 underflows to 0, and so to ties, for a score about 1 below the highest.
 
     Args:
-        score_blocks (`Iterable[torch.Tensor]`): (some texts, all videos) each, that together cover all texts in order.
+        score_block (`Callable[[slice], torch.Tensor]`): scores of some texts, a range of rows, with all videos, of
+            shape (texts of the block, videos), on the CPU. A matrix's `__getitem__` is one.
         video_of_text (`torch.Tensor` of shape `(texts,)`): the video that each text belongs to; each has one or more.
         num_videos (`int`): all videos.
+        ties (`str`): see [`ranks_of_targets`].
+        dual_softmax (`bool`): rank by dual softmax as well.
+        block_size (`int`): texts a block.
+
+    Returns:
+        `dict[str, np.ndarray]`: `text_to_video` of shape `(texts,)`, `video_to_text` of shape `(videos,)`; with dual
+        softmax also `text_to_video_dual_softmax` and `video_to_text_dual_softmax`.
+
+    Raises:
+        ValueError: a score that is NaN or infinite.
     """
+    assert torch.bincount(video_of_text, minlength=num_videos).all(), "a video without texts"
+    blocks = [slice(start, start + block_size) for start in range(0, len(video_of_text), block_size)]
+    videos = torch.arange(num_videos)
     text_ranks = []
-    # best[owner, video]: how well the texts of `owner` fit `video`
-    best = torch.full((num_videos, num_videos), -torch.inf)
-    start = 0
-    for block in score_blocks:
-        owners = video_of_text[start : start + len(block)]
-        text_ranks.append(ranks_of_targets(block, owners, ties))
-        best.scatter_reduce_(0, owners[:, None].expand_as(block), block.to(best.dtype), reduce="amax")
-        start += len(block)
-    return np.concatenate(text_ranks), ranks_of_targets(best.t(), torch.arange(num_videos), ties)
+    best = torch.full((num_videos, num_videos), -torch.inf)  # [owner of texts, video]
+    if dual_softmax:
+        best_weighted = best.double()
+        log_sums = torch.full((num_videos,), -torch.inf, dtype=torch.float64)  # of each video, over all texts
+    for rows in blocks:
+        scores, owners = score_block(rows).float(), video_of_text[rows]
+        text_ranks.append(ranks_of_targets(scores, owners, ties))
+        _keep_best(best, owners, scores)
+        if dual_softmax:
+            logits = DUAL_SOFTMAX_SCALE * scores.double()
+            _keep_best(best_weighted, owners, scores * logits.softmax(1))
+            log_sums = torch.logaddexp(log_sums, logits.logsumexp(0))
+    ranks = {
+        "text_to_video": np.concatenate(text_ranks),
+        "video_to_text": ranks_of_targets(best.t(), videos, ties),
+    }
+    if dual_softmax:
+        text_ranks = []
+        for rows in blocks:
+            scores = score_block(rows).double()
+            weighted = scores * (DUAL_SOFTMAX_SCALE * scores - log_sums).exp()
+            text_ranks.append(ranks_of_targets(weighted, video_of_text[rows], ties))
+        ranks["text_to_video_dual_softmax"] = np.concatenate(text_ranks)
+        ranks["video_to_text_dual_softmax"] = ranks_of_targets(best_weighted.t(), videos, ties)
+    return ranks
 
 
-def retrieval_metrics(ranks: np.ndarray, at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
+def _keep_best(best: torch.Tensor, owners: torch.Tensor, scores: torch.Tensor) -> None:
+    """Raises each owner's row of `best` to the highest of its texts' rows in `scores`, in place."""
+    best.scatter_reduce_(0, owners[:, None].expand_as(scores), scores, reduce="amax")
+
+
+def retrieval_metrics(ranks: np.ndarray, at: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
     """R@k in per cent for each k, median rank (MdR) and mean rank (MnR)."""
     recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in at}
     return {**recalls, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}
 
 
-__all__ = ["ranks_in_both_directions", "ranks_of_targets", "retrieval_metrics"]
+def bootstrap_intervals(
+    ranks: np.ndarray, video_of_query: np.ndarray, num_samples: int, seed: int = 0, level: float = 0.95
+) -> dict[str, list[float]]:
+    """Percentile bootstrap intervals of each of [`retrieval_metrics`]: how far the choice of test videos moves them.
+
+    Videos are drawn with replacement, each with all its queries (a cluster bootstrap). The captions of one video are
+    found or missed together, so that drawing them one by one would take twenty captions of one video for twenty
+    independent trials, and the intervals would be too narrow. The gallery stays as it is.
+
+    Args:
+        ranks (`np.ndarray` of shape `(queries,)`): from [`ranks_in_both_directions`].
+        video_of_query (`np.ndarray` of shape `(queries,)`): the video that each query belongs to, from 0.
+        num_samples (`int`): samples drawn; 1,000 give the ends of a 95 % interval to about a tenth of its width.
+        seed (`int`): the same seed, the same intervals.
+        level (`float`): the share of samples inside.
+
+    Returns:
+        `dict[str, list[float]]`: `[low, high]` of each metric, in its unit.
+    """
+    generator = np.random.default_rng(seed)
+    num_videos = int(video_of_query.max()) + 1
+    samples = []
+    for _ in range(num_samples):
+        times_drawn = np.bincount(generator.integers(num_videos, size=num_videos), minlength=num_videos)
+        samples.append(retrieval_metrics(np.repeat(ranks, times_drawn[video_of_query])))
+    ends = [50 * (1 - level), 50 * (1 + level)]
+    return {name: np.percentile([sample[name] for sample in samples], ends).tolist() for name in samples[0]}
+
+
+__all__ = ["TiePolicy", "bootstrap_intervals", "ranks_in_both_directions", "ranks_of_targets", "retrieval_metrics"]

@@ -1,56 +1,256 @@
-"""Training samples: one random caption and jittered frames of each video, the same for the same seed and epoch."""
+"""Training batches: who reads which rows, one random caption and jittered frames of each, and what stands in for a
+video that cannot be decoded. The same for the same seed and epoch, whatever the number of workers and processes."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, Sampler
 from transformers.feature_extraction_utils import BatchFeature
 
 from modeling_pig import PigProcessor
 
-from ..video_decoding_pig import decode_video
+from ..video_decoding_pig import VideoDecodingError, decode_video, sample_frame_indices
+from .frame_cache import FrameCache
 
 
-class VideoTextDataset(Dataset):
-    """Rows of a split -> (frames, caption). A video is one sample an epoch, whatever its number of captions.
+class BatchItem(NamedTuple):
+    """One place in a batch: `rows` are those of the batch of all processes together, `rows[place]` is the one meant.
 
-    Which caption and which frames depends on seed, epoch and row alone, not on workers or processes.
+    The rest of the batch goes along so that what replaces a broken video is not in it already, and the epoch because
+    workers that live on do not learn of a new one otherwise.
     """
 
-    def __init__(self, rows, num_frames: int, seed: int):
-        self.rows = rows
-        self.num_frames = num_frames
-        self.seed = seed
-        self.epoch = 0
+    epoch: int
+    rows: tuple[int, ...]
+    place: int
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+
+class Sample(NamedTuple):
+    """One video: `frames` uint8 of shape (T, height, width, 3) or (T, 3, height, width), one of its captions, and
+    (video_id, reason) of each video that should have been here and cannot be decoded."""
+
+    frames: np.ndarray
+    caption: str
+    video_id: str
+    failures: list[tuple[str, str]]
+
+
+class GlobalBatchSampler(Sampler[list[BatchItem]]):
+    """Shuffles the rows anew in each epoch and hands every process its part of every batch: the `batch_sampler` of a
+    `DataLoader` of a [`VideoTextDataset`].
+
+    The batches are those of all processes together, and do not depend on how many share them.
+
+    Args:
+        num_rows (`int`): rows of the dataset.
+        batch_size (`int`): rows a step, of all processes together; their parts differ by one row at most.
+        seed (`int`): seed of the order, together with the epoch.
+        rank (`int`): which process this is.
+        world_size (`int`): number of processes.
+        drop_last (`bool`): leave out the rows that do not fill a batch. Otherwise they are a last, smaller one, left
+            out only if there is not a row for each process.
+
+    Attributes:
+        steps_per_epoch (`int`): batches of a whole epoch.
+
+    Raises:
+        ValueError: a batch without a row for each process, or one that the rows do not fill.
+    """
+
+    def __init__(
+        self, num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = True
+    ):
+        if batch_size < world_size:
+            raise ValueError(f"A batch of {batch_size} has no row for each of {world_size} processes.")
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        full, rest = divmod(num_rows, batch_size)
+        self.steps_per_epoch = full + (not drop_last and rest >= world_size)
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{num_rows} training videos do not fill one batch of {batch_size}.")
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Chooses the order of an epoch, and the step from which to go on in it.
+
+        Raises:
+            ValueError: a step that the epoch does not have.
+        """
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"An epoch has {self.steps_per_epoch} steps, it cannot go on from step {start_step}.")
+        self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Batches that are left of the epoch."""
+        return self.steps_per_epoch - self.start_step
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        row = self.rows[index]
-        caption = row["captions"][rng.integers(len(row["captions"]))]
-        frames, _ = decode_video(row["video"], self.num_frames, rng)
-        return frames, caption
+    def __iter__(self) -> Iterator[list[BatchItem]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        for step in range(self.start_step, self.steps_per_epoch):
+            rows = tuple(order[step * self.batch_size : (step + 1) * self.batch_size].tolist())
+            first, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+            yield [BatchItem(self.epoch, rows, place) for place in range(first, stop)]
+
+
+class VideoTextDataset(Dataset[Sample]):
+    """Rows of a split -> frames and captions. A video is one sample an epoch, whatever its number of captions.
+
+    Which caption and which frames depends on seed, epoch and row alone. A video that cannot be decoded is replaced by
+    one from outside the batch, which depends on the batch and the place in it alone: no two places share candidates,
+    so that no video comes twice, though no process knows what another one replaces. Only if none of a place's
+    candidates can be decoded, as may be in a dataset of one or two batches, another sample of the batch is repeated,
+    with the same caption and so the same `caption_ids`.
+
+    Args:
+        rows (`datasets.Dataset` or `Sequence[dict]`): each has `video_id`, `video` (path; empty if there is no file)
+            and `captions`, and may have `start` and `end` in seconds, if only that part of the file counts.
+        num_frames (`int`): frames a video, T.
+        seed (`int`): seed of all that is random.
+        frame_cache (`FrameCache`, *optional*): keeps decoded frames. They are then drawn from the few of each video
+            that it holds, not from all.
+
+    Attributes:
+        num_missing (`int`): rows without a file, which are left out.
+    """
+
+    def __init__(self, rows, num_frames: int, seed: int, frame_cache: FrameCache | None = None):
+        # One column of a table is read much faster than all of it.
+        videos = rows["video"] if hasattr(rows, "column_names") else [row["video"] for row in rows]
+        self.rows = rows
+        self.present = [index for index, video in enumerate(videos) if video]
+        self.num_missing = len(rows) - len(self.present)
+        self.num_frames = num_frames
+        self.seed = seed
+        self.frame_cache = frame_cache
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, item: BatchItem) -> Sample:
+        """The sample at a place in a batch.
+
+        Raises:
+            ValueError: neither the video nor one of those that may stand in for it can be decoded.
+        """
+        failures = []
+        for index in chain([item.rows[item.place]], self._replacements(item)):
+            row = self.rows[self.present[index]]
+            try:
+                frames, caption = self._read(row, np.random.default_rng([self.seed, item.epoch, index]))
+            except VideoDecodingError as error:
+                failures.append((row["video_id"], str(error)))
+            else:
+                return Sample(frames, caption, row["video_id"], failures)
+        raise ValueError(
+            f"{len(failures)} videos in turn cannot be decoded, none is left; the last: {failures[-1][1]}"
+        )
+
+    def _replacements(self, item: BatchItem) -> Iterator[int]:
+        """Rows that may stand in for one, in turn: those from outside the batch are candidates for this place only."""
+        rng = np.random.default_rng([self.seed, item.epoch, item.rows[0], 1])  # the same for all places
+        others = rng.permutation(len(self))
+        others = others[~np.isin(others, item.rows)]
+        yield from others[item.place :: len(item.rows)].tolist()
+        yield from item.rows[item.place + 1 :] + item.rows[: item.place]
+
+    def _read(self, row: dict, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        path, start, end, captions = row["video"], row.get("start"), row.get("end"), row["captions"]
+        if not captions:
+            raise VideoDecodingError(path, "the video has no captions")
+        caption = captions[rng.integers(len(captions))]
+        if self.frame_cache is None:
+            frames, _ = decode_video(path, self.num_frames, rng, start, end)
+            return frames, caption
+        frames = self.frame_cache.load(path, start, end)
+        return frames[sample_frame_indices(len(frames), self.num_frames, rng)], caption
 
 
 class TrainingCollator:
-    """Samples -> one batch of the model's inputs; runs in the workers."""
+    """Samples -> one batch; runs in the workers.
 
-    def __init__(self, processor: PigProcessor, max_text_tokens: int):
+    Args:
+        processor (`PigProcessor`): makes the model's inputs.
+        max_text_tokens (`int`): cut longer captions here.
+        with_names (`bool`): add `caption_ids`, `video_ids` and `failures`.
+
+    Returns:
+        `BatchFeature` with `input_ids` and `attention_mask` (B, tokens), `pixel_values_videos`
+        (B, T, 3, height, width); and, if asked for, `caption_ids` (B,) int64, equal for captions that differ in case
+        and white space at most, `video_ids` (`list[str]`), and `failures` (`list[tuple[str, str]]`), video_id and
+        reason of the videos that were replaced.
+    """
+
+    def __init__(self, processor: PigProcessor, max_text_tokens: int, with_names: bool = False):
         self.processor = processor
         self.text_kwargs = {"max_length": max_text_tokens}
+        self.with_names = with_names
 
-    def __call__(self, samples: list[tuple[np.ndarray, str]]) -> BatchFeature:
-        videos, captions = zip(*samples, strict=True)
-        return self.processor(
-            text=list(captions),
-            videos=list(videos),
-            do_sample_frames=False,
-            text_kwargs=self.text_kwargs,
-            return_tensors="pt",
-        )
+    def __call__(self, samples: list[Sample]) -> BatchFeature:
+        captions = [sample.caption for sample in samples]
+        batch = self.processor(text=captions, text_kwargs=self.text_kwargs, return_tensors="pt")
+        pixels: Any = None  # (B, T, 3, height, width)
+        for place, sample in enumerate(samples):  # one by one: a third faster than all at once, which takes new memory
+            clip = self.processor(videos=sample.frames, do_sample_frames=False, return_tensors="pt")
+            if pixels is None:
+                pixels = clip["pixel_values_videos"].new_empty(len(samples), *clip["pixel_values_videos"].shape[1:])
+            pixels[place] = clip["pixel_values_videos"][0]
+        batch["pixel_values_videos"] = pixels
+        if self.with_names:
+            batch["caption_ids"] = torch.tensor([caption_id(sample.caption) for sample in samples])
+            batch["video_ids"] = [sample.video_id for sample in samples]
+            batch["failures"] = [failure for sample in samples for failure in sample.failures]
+        return batch
 
 
-__all__ = ["TrainingCollator", "VideoTextDataset"]
+def caption_id(caption: str) -> int:
+    """63 bits that are equal for captions that differ in case and white space at most, in every process and run."""
+    normalised = " ".join(caption.lower().split())
+    return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class FailureLog:
+    """Which videos cannot be decoded, each once, and the end of a run in which they are too many.
+
+    Args:
+        limit_share (`float`): the share of the videos that may fail, from 0 to 1.
+        num_videos (`int`): number of videos that the run reads.
+
+    Attributes:
+        reasons (`dict[str, str]`): why each of them failed, by `video_id`.
+    """
+
+    def __init__(self, limit_share: float, num_videos: int):
+        self.limit_share, self.num_videos = limit_share, num_videos
+        self.reasons: dict[str, str] = {}
+
+    def add(self, failures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Takes (video_id, reason) of videos that failed, and returns those that had not failed before.
+
+        Raises:
+            ValueError: more videos have failed by now than may.
+        """
+        new = {video_id: reason for video_id, reason in failures if video_id not in self.reasons}
+        self.reasons |= new
+        share = len(self.reasons) / self.num_videos
+        if share > self.limit_share:
+            names, more = ", ".join(list(self.reasons)[:5]), ", ..." if len(self.reasons) > 5 else ""
+            raise ValueError(
+                f"{len(self.reasons)} of {self.num_videos} videos ({share:.1%}) cannot be decoded, and at most "
+                f"{self.limit_share:.1%} may: {names}{more}. The first: {next(iter(self.reasons.values()))}"
+            )
+        return list(new.items())
+
+
+__all__ = [
+    "BatchItem",
+    "FailureLog",
+    "GlobalBatchSampler",
+    "Sample",
+    "TrainingCollator",
+    "VideoTextDataset",
+    "caption_id",
+]

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,36 +13,61 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 Positive = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 
 @dataclass
 class DataRecipe:
-    """What to train on. `options` are those of the benchmark (sizes, seed)."""
+    """What to train on. `options` are those of the benchmark (sizes, seed, lists)."""
 
     __pydantic_config__ = _STRICT_KEYS
 
     benchmark: str
     videos: str  # folder of the video files; moving_shapes draws them there
+    annotations: str | None = None  # folder of the annotation files; moving_shapes has none
     options: dict[str, Any] = field(default_factory=dict)
     max_text_tokens: Annotated[int, Ge(3), Le(77)] = 50  # longer captions are cut
     num_workers: Annotated[int, Ge(0)] = 4  # decoding processes beside each training process
+    frame_cache: str | None = None  # a folder for decoded frames; epochs after the first then decode nothing
+    frame_cache_gigabytes: Annotated[float, Gt(0)] = 50.0
+    max_unreadable_share: Share = 0.05  # of the training videos; more stop the run
+
+
+@dataclass
+class LoraRecipe:
+    """Low-rank adapters (peft) on CLIP's attention; PIG's own parts are trained whole. Saved models hold none."""
+
+    __pydantic_config__ = _STRICT_KEYS
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj"])
 
 
 @dataclass
 class ModelRecipe:
-    """Where the weights start: `clip` from the CLIP checkpoint `clip`, `scratch` from random ones.
+    """Where the weights start, and which of them are trained.
 
-    A start from scratch needs `config`: the fields of `PigConfig`, or a JSON file that holds them, named relative to
-    the recipe's folder. `overrides` are further fields (for `clip` also those of `PigVisionConfig` that CLIP lacks).
+    `init` is `clip` (the CLIP checkpoint `clip`), `pig` (the model folder or Hub name `checkpoint`), `reference` (the
+    authors' file `checkpoint`, which started from `clip`) or `scratch` (random weights of the shape `config`: the
+    fields of `PigConfig`, or a JSON file that holds them, named relative to the recipe's folder). `overrides` are
+    further fields (for `clip` also those of `PigVisionConfig` that CLIP lacks).
+
+    `freeze` names parts that keep their weights: `text`, `video`, `generator`, `interaction`; `clip` is all but PIG's
+    own parts (global, frame and temporal embeddings, generator, interaction).
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
-    init: Literal["clip", "scratch"] = "clip"
+    init: Literal["clip", "pig", "reference", "scratch"] = "clip"
     clip: str = "openai/clip-vit-base-patch32"
+    checkpoint: str | None = None
     config: str | dict[str, Any] | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    freeze: list[Literal["text", "video", "generator", "interaction", "clip"]] = field(default_factory=list)
+    lora: LoraRecipe | None = None
 
 
 @dataclass
@@ -52,6 +77,9 @@ class OptimizerRecipe:
     __pydantic_config__ = _STRICT_KEYS
 
     learning_rate: Annotated[float, Gt(0)] = 3e-6
+    part_learning_rates: dict[Literal["text", "video", "generator", "interaction"], Annotated[float, Gt(0)]] = field(
+        default_factory=dict
+    )  # where a part's differs
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
@@ -60,25 +88,46 @@ class OptimizerRecipe:
 
 @dataclass
 class TrainingRecipe:
-    """How long, in which batches. `batch_size` counts the videos of all processes together."""
+    """How long, in which batches. `batch_size` counts the videos of all processes together.
+
+    With `chunk_size` a process holds the activations of that many videos at a time. What the chunks mean for the loss
+    is said by `chunking`: with `gradient_cache` the whole batch is still one loss with all its negatives, and the
+    gradients are those of the batch at once; with `fewer_negatives` (plain gradient accumulation) each chunk is a loss
+    of its own, an easier task.
+    """
 
     __pydantic_config__ = _STRICT_KEYS
 
     batch_size: Annotated[int, Ge(2)] = 128
+    chunk_size: Positive | None = None
+    chunking: Literal["gradient_cache", "fewer_negatives"] = "gradient_cache"
+    mask_equal_captions: bool = True  # equal captions of different videos are no negatives of one another
     epochs: Positive = 100
-    warmup_ratio: Annotated[float, Ge(0), Le(1)] = 0.01
+    warmup_ratio: Share = 0.01
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    compile: bool = False
+    activation_checkpointing: bool = False
+    max_nonfinite_steps: Positive = 10  # in a row, with a loss or gradient that is not finite; then the run stops
+    checkpoint_every_steps: Positive | None = None  # for resuming; by default after each epoch
+    save_total_limit: Positive = 2  # checkpoints that are kept
+    log_every_steps: Positive = 10
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     seed: int = 42
 
 
 @dataclass
 class EvaluationRecipe:
-    """The validation split chooses the checkpoint that is kept: highest sum of text-to-video R@1, R@5 and R@10."""
+    """The validation split chooses the checkpoint that is kept: highest sum of text-to-video R@1, R@5 and R@10.
+
+    The test split is read once, at the end, by the model that was kept.
+    """
 
     __pydantic_config__ = _STRICT_KEYS
 
     every_epochs: Positive = 1
     batch_size: Positive = 16
+    patience: Positive | None = None  # stop after this many evaluations without a better one
+    test: bool = True
 
 
 @dataclass
@@ -127,12 +176,35 @@ class Recipe:
             recipe.model.config = _read_config(Path(path).parent / recipe.model.config)
         if recipe.model.init == "scratch" and recipe.model.config is None:
             raise ValueError("The recipe's model.init is scratch: model.config must give the model's shape.")
+        if recipe.model.init in ("pig", "reference") and recipe.model.checkpoint is None:
+            raise ValueError(f"The recipe's model.init is {recipe.model.init}: model.checkpoint must name it.")
         return recipe
 
     def save(self, path: str | Path) -> None:
         """Writes the recipe as it was run, as YAML."""
-        plain = TypeAdapter(dict).dump_python(asdict(self), mode="json")
-        Path(path).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data."""
+        return TypeAdapter(dict).dump_python(asdict(self), mode="json")
+
+    def flat(self) -> dict[str, Any]:
+        """The fields by their names on the command line, `{"training.epochs": 100, ...}`."""
+        return dict(_flatten(self.to_dict()))
+
+    def differences(self, earlier: "Recipe", free: Collection[str] = ()) -> list[str]:
+        """What differs from an earlier recipe, a phrase a field, but for the fields in `free`."""
+        now, then = self.flat(), earlier.flat()
+        keys = [key for key in now | then if key not in free and now.get(key) != then.get(key)]
+        return [f"{key} is {now.get(key)!r} and was {then.get(key)!r}" for key in keys]
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _read_config(path: Path) -> dict:

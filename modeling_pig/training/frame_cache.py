@@ -1,0 +1,148 @@
+"""Decoded and resized frames on disk, so that a video is decoded once and not in every epoch."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import logging
+
+from modeling_pig import PigVideoProcessor
+
+from ..video_decoding_pig import decode_video
+
+
+logger = logging.get_logger(__name__)
+
+# Entries are evicted down to this share of the bound, so that not every write has to look for room.
+FILL_AFTER_EVICTION = 0.9
+# Each process may use up this part of the room that it found before it looks again.
+MAX_PROCESSES = 64
+
+
+class FrameCache:
+    """Evenly spaced frames of each video, resized to what the model reads, as `.npy` files in a folder.
+
+    Training with a cache is not quite that without: jittered frames are drawn from `num_frames` evenly spaced ones of
+    a video (all of them, if it has no more), instead of from all.
+
+    Any number of processes may share a folder: entries appear whole or not at all, and one that vanished or is damaged
+    is decoded anew. An entry belongs to a path with a size and a time of last change; those of files that have changed
+    are left to eviction. Frames that are replaced within a folder of frames go unnoticed.
+
+    Args:
+        folder (`str` or `os.PathLike`): where the entries are; made if it is not there. Other files are left alone.
+        max_bytes (`int`): their size together; those unused for longest go first. Processes that write at the same
+            time can exceed it by an entry each, for a moment. A frame has 3 x height x width bytes.
+        video_processor (`PigVideoProcessor`): resizes the frames.
+        num_frames (`int`): frames a video.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        max_bytes: int,
+        video_processor: PigVideoProcessor,
+        num_frames: int = 32,
+    ):
+        self.folder = Path(folder).expanduser()
+        self.max_bytes = max_bytes
+        self.video_processor = video_processor
+        self.num_frames = num_frames
+        self._room = 0.0  # bytes that may be written before the folder has to be looked through
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, path: str | os.PathLike, start: float | None = None, end: float | None = None) -> np.ndarray:
+        """The frames of a video, or of its part from `start` to before `end` in seconds, out of the cache if possible.
+
+        Returns:
+            `np.ndarray` of shape `(N, 3, height, width)`: uint8; N is `num_frames`, or less in a shorter video.
+
+        Raises:
+            VideoDecodingError: a video that is not in the cache and cannot be decoded.
+        """
+        entry = self._entry(path, start, end)
+        frames = _read(entry) if entry else None
+        if frames is None:
+            frames = self._decode(path, start, end)
+            if entry:
+                self._write(entry, frames)
+        return frames
+
+    def _entry(self, path: str | os.PathLike, start: float | None, end: float | None) -> Path | None:
+        """The file of a video's frames; none for a video that is not there, of which the decoder will say so."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        processor = self.video_processor
+        facts = [os.path.abspath(os.fsdecode(path)), status.st_size, status.st_mtime_ns, start, end]
+        facts += [self.num_frames, sorted(dict(processor.size).items()), int(processor.resample)]
+        return self.folder / f"{hashlib.sha256(repr(facts).encode('utf-8', 'surrogateescape')).hexdigest()}.npy"
+
+    def _decode(self, path: str | os.PathLike, start: float | None, end: float | None) -> np.ndarray:
+        frames, metadata = decode_video(path, self.num_frames, start=start, end=end)
+        _, first = np.unique(np.array(metadata.frames_indices), return_index=True)  # short videos repeat frames
+        inputs = self.video_processor(
+            frames[first], do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        return inputs["pixel_values_videos"][0].numpy()
+
+    def _write(self, entry: Path, frames: np.ndarray) -> None:
+        aside = entry.with_name(f"{entry.stem}-{uuid.uuid4().hex}.part")
+        try:
+            if not self._make_room(frames.nbytes):
+                return
+            with aside.open("wb") as file:
+                np.save(file, frames, allow_pickle=False)
+            aside.replace(entry)
+        except FileNotFoundError:
+            pass  # evicted by another process before it was complete
+        except OSError as error:  # a full disk, say: training goes on without
+            aside.unlink(missing_ok=True)
+            logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror}.")
+
+    def _make_room(self, size: int) -> bool:
+        """Evicts what has not been used for longest if there is no room for `size` bytes; false if there never is."""
+        size += 128  # the header of an .npy file
+        if size > self.max_bytes:
+            return False
+        if size > self._room:
+            entries = []
+            for file in os.scandir(self.folder):
+                # What a process that was killed has left behind is evicted like the rest.
+                if file.name.endswith((".npy", ".part")):
+                    try:
+                        status = file.stat()
+                    except FileNotFoundError:
+                        continue
+                    entries.append((status.st_mtime_ns, status.st_size, file.path))
+            used = sum(entry[1] for entry in entries)
+            if used + size > self.max_bytes:
+                for _, freed, name in sorted(entries):
+                    if used + size <= max(FILL_AFTER_EVICTION * self.max_bytes, size):
+                        break
+                    Path(name).unlink(missing_ok=True)
+                    used -= freed
+            self._room = max((self.max_bytes - used) / MAX_PROCESSES, size)
+        self._room -= size
+        return True
+
+
+def _read(entry: Path) -> np.ndarray | None:
+    """The frames of an entry, which counts as used now; none if it is not there, or was damaged and is removed."""
+    try:
+        frames = np.load(entry, allow_pickle=False)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
+            raise ValueError("no frames")
+        os.utime(entry)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError):
+        entry.unlink(missing_ok=True)
+        return None
+    return frames
+
+
+__all__ = ["FrameCache"]

@@ -1,0 +1,134 @@
+"""Contrastive batches larger than memory: the gradient of a whole batch in the memory of a chunk of it.
+
+The gradient cache of Gao et al. (2021, arXiv 2101.06983): the batch is embedded chunk by chunk without a graph, the
+loss of the whole batch gives the gradient of every embedding, and each chunk is embedded again, now with a graph, to
+carry its part of that gradient on to the weights. It costs one more forward pass.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from torch import nn
+
+from modeling_pig.modeling_pig import PigOutput
+
+
+# What a forward pass returns and takes back in place of its inputs.
+_EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+
+
+def cached_backward(
+    accelerator: Accelerator, model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: int
+) -> PigOutput:
+    """`accelerator.backward(model(**batch, return_loss=True).loss)` in the memory of `chunk_size` pairs.
+
+    The gradients are the same to rounding; with dropout they are those of chunks that draw their own random numbers,
+    the same ones both times. They are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
+    accumulation), and averaged over the processes once, with the last chunk. To be called where `backward` would be:
+    inside `accelerator.accumulate(model)` if gradients are accumulated, before they are clipped.
+
+    Args:
+        accelerator (`Accelerator`): that prepared the model.
+        model (`nn.Module`): a [`PigForRetrieval`] as `accelerator.prepare` returned it.
+        batch (`dict[str, torch.Tensor]`): arguments of the model's `forward`, each a tensor with a row a pair.
+            Processes may hold different numbers of pairs.
+        chunk_size (`int`): pairs that a process embeds at a time; the last chunk may be smaller.
+
+    Returns:
+        [`PigOutput`]: losses, embeddings and logits of the batch, without a graph.
+
+    Raises:
+        ValueError: a chunk size below 1, tensors of unequal length, an empty batch, DeepSpeed or Megatron-LM, or, when
+            weights are sharded (FSDP), processes with different numbers of chunks.
+    """
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"A gradient cache cannot be used with {accelerator.distributed_type.value}, which has a backward pass of "
+            "its own: train with DDP or FSDP, or without the cache."
+        )
+    chunks = _split(batch, chunk_size)
+    _refuse_unequal_rounds_of_sharded_weights(model, len(chunks))
+    caption_ids = batch.get("caption_ids")
+    device = next(iter(batch.values())).device
+
+    embedded, random_states = [], []
+    with torch.no_grad():  # inference mode would forbid the graph from the embeddings to the loss
+        for chunk in chunks:
+            random_states.append(_random_state(device))
+            outputs = model(**chunk)
+            embedded.append({name: outputs[name] for name in _EMBEDS if outputs.get(name) is not None})
+    embeds = {
+        name: torch.cat([chunk[name] for chunk in embedded]).requires_grad_()  # (B, ...)
+        for name in embedded[0]
+    }
+    del embedded
+
+    # The weights that the loss itself has (`logit_scale`; the interaction of `single_tower`) get their gradient here.
+    with _no_sync(accelerator, model):
+        losses = model(**embeds, caption_ids=caption_ids, return_loss=True)
+        accelerator.backward(losses.loss)
+    gradients = {name: value.grad.split(chunk_size) for name, value in embeds.items() if value.grad is not None}
+
+    for index, chunk in enumerate(chunks):
+        is_last = index == len(chunks) - 1
+        with nullcontext() if is_last else _no_sync(accelerator, model):
+            with _random_numbers_from(random_states[index], device):
+                outputs = model(**chunk)
+            # A scalar whose gradient with respect to the embeddings is the cached one. The logits add nothing to it,
+            # but bring their weights into the graph: DDP waits for a gradient of every weight.
+            carrier = 0.0 * outputs.logits_per_text.sum()
+            for name, parts in gradients.items():
+                carrier = carrier + (outputs[name] * parts[index]).sum()
+            carrier.backward()  # not the accelerator's: the cached gradients are scaled already
+    return PigOutput(**{name: value.detach() for name, value in losses.items()})
+
+
+def _split(batch: dict[str, torch.Tensor], chunk_size: int) -> list[dict[str, torch.Tensor]]:
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; expected 1 or more pairs.")
+    lengths = {name: len(value) for name, value in batch.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(f"The batch's tensors have {lengths} rows; expected as many rows in each, and at least one.")
+    inputs = {name: value.split(chunk_size) for name, value in batch.items() if name != "caption_ids"}
+    return [dict(zip(inputs, parts, strict=True)) for parts in zip(*inputs.values(), strict=True)]
+
+
+def _no_sync(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager:
+    # Accelerate's own does nothing if torchrun started one process, for which it wraps the model in DDP all the same.
+    no_sync = getattr(model, "no_sync", None)
+    return accelerator.no_sync(model) if no_sync is None else no_sync()
+
+
+def _refuse_unequal_rounds_of_sharded_weights(model: nn.Module, num_chunks: int) -> None:
+    """Processes that share weights must do as many forward passes as one another, or they wait for ever."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if isinstance(model, FSDPModule | FullyShardedDataParallel):
+        counts = gather_object([num_chunks])
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"The processes split their batches into {counts} chunks, but with sharded weights all must have as "
+                "many: give them batches of one size, or drop the last, smaller one."
+            )
+
+
+def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    on_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), on_device
+
+
+@contextmanager
+def _random_numbers_from(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> Iterator[None]:
+    """Draws the random numbers that follow `state`; afterwards those that would have come without it."""
+    on_cpu, on_device = state
+    with torch.random.fork_rng([] if on_device is None else [device]):
+        torch.set_rng_state(on_cpu)
+        if on_device is not None:
+            torch.get_device_module(device).set_rng_state(on_device, device)
+        yield
+
+
+__all__ = ["cached_backward"]

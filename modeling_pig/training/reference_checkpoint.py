@@ -1,0 +1,206 @@
+"""The authors' checkpoints: their names and ours, what shapes tell, and a state dict turned into one of PIG's."""
+
+import math
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPConfig
+
+from modeling_pig import PigConfig, PigForRetrieval
+
+
+# How names start, theirs and ours. It is read in both directions; the first start that fits counts.
+NAMES = [
+    ("encoder.clipmodel.vision_model.embeddings.added_cls", "vision_model.embeddings.global_embedding"),
+    ("encoder.clipmodel.vision_model.embeddings.cls_in_frames", "vision_model.embeddings.frame_embedding"),
+    ("generator.bos_tokens", "generator.bos_embedding"),
+    ("generator.query_tokens", "generator.eos_embedding"),
+    ("generator.clip_reconstructor.embeddings.position_embedding.", "generator.position_embedding."),
+    ("generator.clip_reconstructor.embeddings.token_embedding.", "generator.token_embedding."),
+    ("generator.clip_reconstructor.encoder.layers.", "generator.layers."),
+    ("generator.clip_reconstructor.final_layer_norm.", "generator.final_layer_norm."),
+    ("generator.clip_reconstructor.text_projection.", "generator.text_projection."),
+    ("generator.clip_reconstructor.video_mapper.", "generator.input_projection."),
+    ("fusioner.linear_proj.", "interaction.linear_proj."),
+    ("fusioner.layer_norm", "interaction.layer_norm"),
+    ("fusioner.cross_attn.", "interaction."),
+    ("encoder.clipmodel.", ""),
+]
+# The generator's ends: vectors of their own in the authors' first release, rows of a token table in the second.
+BOS, EOS, TOKEN_TABLE = "generator.bos_embedding", "generator.eos_embedding", "generator.token_embedding.weight"
+LISTED_PROBLEMS = 10
+
+
+def our_name(name: str) -> str:
+    """The name in [`PigForRetrieval`] of a tensor of the authors' code."""
+    return _with_start_replaced(name, NAMES)
+
+
+def reference_name(name: str) -> str:
+    """The name in the authors' code of a tensor of [`PigForRetrieval`]: the inverse of `our_name`."""
+    return _with_start_replaced(name, ((ours, theirs) for theirs, ours in NAMES))
+
+
+def _with_start_replaced(name: str, starts: Iterable[tuple[str, str]]) -> str:
+    for old, new in starts:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in a `.pt` file: `model_best.pt`, which is one, or `restore.pt`, which nests it. Runs no code.
+
+    Raises:
+        ValueError: no such file, no checkpoint, or a pickle that holds more than tensors and plain values.
+    """
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise ValueError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is refused: it is a pickle of more than tensors and plain values, which could run code, or no "
+            "checkpoint at all."
+        ) from error
+    except Exception as error:  # what torch makes of a file of another kind is of any type
+        raise ValueError(f"{path} is no checkpoint that torch can read ({type(error).__name__}).") from error
+    if isinstance(checkpoint, dict):
+        checkpoint = checkpoint.get("model_state_dict", checkpoint)
+    if not isinstance(checkpoint, dict) or not any(
+        str(name).startswith(("encoder.clipmodel.", "clipmodel.")) for name in checkpoint
+    ):
+        seen = ", ".join(map(str, list(checkpoint)[:3])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path} holds no weights of PIG or CLIP-ViP: expected names that start with encoder.clipmodel. or "
+            f"clipmodel.; it holds {seen or 'nothing'}."
+        )
+    return checkpoint
+
+
+def convert_state_dict(
+    checkpoint: dict[str, torch.Tensor], clip_config: CLIPConfig, **pig_config: Any
+) -> tuple[PigConfig, dict[str, torch.Tensor]]:
+    """The configuration and the weights, in float32, of the [`PigForRetrieval`] that equals a reference checkpoint.
+
+    Args:
+        checkpoint (`dict[str, torch.Tensor]`): a state dict, by the names of the authors' first or second release
+            (with a generator: `hybrid`) or of CLIP-ViP (`two_tower`). It is left as it is.
+        clip_config (`CLIPConfig`): the configuration of the CLIP checkpoint that the training started from.
+        pig_config: fields of [`PigConfig`] that no shape tells, like `num_selected_patches`.
+
+    Raises:
+        ValueError: sizes that contradict CLIP's; missing, surplus or misshaped weights, by name; a configuration that
+            cannot be, see [`PigConfig`].
+    """
+    is_clip_vip = any(name.startswith("clipmodel.") for name in checkpoint)
+    theirs = {
+        f"encoder.{name}" if is_clip_vip else name: tensor
+        for name, tensor in checkpoint.items()
+        if not name.endswith(".position_ids")
+    }
+    foreign = [name for name in theirs if reference_name(our_name(name)) != name]
+    state = {our_name(name): tensor for name, tensor in theirs.items() if name not in foreign}
+
+    shared, new = _sizes(state)
+    _check_against_clip(shared, clip_config)
+    fields = {name: value for name, value in new.items() if value is not None} | pig_config
+    if not any(name.startswith(("generator.", "interaction.")) for name in state):
+        fields["framework"] = "two_tower"
+        if is_clip_vip:  # which came without frame tokens at first
+            fields["use_frame_tokens"] = "vision_model.embeddings.frame_embedding" in state
+    ends_are_rows = TOKEN_TABLE in state and BOS not in state and EOS not in state
+    if ends_are_rows:
+        fields |= {"generator_learnable_ends": False, "generator_use_projection": False}
+    config = PigConfig.from_clip_config(clip_config, **fields)
+
+    if ends_are_rows:
+        _take_ends_from_token_table(state, config)
+    if not config.generator_use_bos:
+        state.pop(BOS, None)  # the checkpoint has the vector, used or not
+    with torch.device("meta"):
+        expected = PigForRetrieval(config).state_dict()
+    problems = _problems(state, expected, foreign)
+    if problems:
+        if is_clip_vip:
+            problems = [problem.replace("encoder.clipmodel.", "clipmodel.") for problem in problems]
+        listed = "; ".join(problems[:LISTED_PROBLEMS])
+        more = f"; and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
+        raise ValueError(f"The checkpoint does not have the expected weights: {listed}{more}.")
+    return config, {name: state[name].float() for name in expected}
+
+
+def _sizes(state: dict[str, torch.Tensor]) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    """The numbers of the architecture that shapes tell, `None` where the tensor is not there: those that CLIP's
+    configuration has as well, by their path in it, and the fields that only PIG has."""
+
+    def size(name: str, dimension: int) -> int | None:
+        tensor = state.get(name)
+        return tensor.shape[dimension] if tensor is not None and dimension < tensor.ndim else None
+
+    def depth(start: str) -> int | None:
+        matches = (re.match(re.escape(start) + r"(\d+)\.", name) for name in state)
+        return max((int(match[1]) + 1 for match in matches if match), default=None)
+
+    patch_size = size("vision_model.embeddings.patch_embedding.weight", 3)
+    positions = size("vision_model.embeddings.position_embedding.weight", 0)
+    shared = {
+        "projection_dim": size("visual_projection.weight", 0),
+        "text_config.vocab_size": size("text_model.embeddings.token_embedding.weight", 0),
+        "text_config.hidden_size": size("text_model.embeddings.token_embedding.weight", 1),
+        "text_config.max_position_embeddings": size("text_model.embeddings.position_embedding.weight", 0),
+        "text_config.intermediate_size": size("text_model.encoder.layers.0.mlp.fc1.weight", 0),
+        "text_config.num_hidden_layers": depth("text_model.encoder.layers."),
+        "vision_config.hidden_size": size("vision_model.embeddings.patch_embedding.weight", 0),
+        "vision_config.num_channels": size("vision_model.embeddings.patch_embedding.weight", 1),
+        "vision_config.intermediate_size": size("vision_model.encoder.layers.0.mlp.fc1.weight", 0),
+        "vision_config.num_hidden_layers": depth("vision_model.encoder.layers."),
+        "vision_config.patch_size": patch_size,
+        "vision_config.image_size": patch_size * math.isqrt(positions - 1) if patch_size and positions else None,
+    }
+    new = {
+        "num_frames": size("vision_model.embeddings.temporal_embedding", 1),
+        "num_global_tokens": size("vision_model.embeddings.global_embedding", 0),
+        "generator_num_hidden_layers": depth("generator.layers."),
+        "generator_max_position_embeddings": size("generator.position_embedding.weight", 0),
+    }
+    return shared, new
+
+
+def _check_against_clip(sizes: dict[str, int | None], clip_config: CLIPConfig) -> None:
+    contradictions = []
+    for path, seen in sizes.items():
+        section, _, name = path.rpartition(".")
+        expected = getattr(getattr(clip_config, section) if section else clip_config, name)
+        if seen is not None and seen != expected:
+            contradictions.append(f"{path} is {seen} in the checkpoint and {expected} in CLIP")
+    if contradictions:
+        raise ValueError(f"This is not the CLIP that the checkpoint started from: {'; '.join(contradictions)}.")
+
+
+def _take_ends_from_token_table(state: dict[str, torch.Tensor], config: PigConfig) -> None:
+    table, text = state.pop(TOKEN_TABLE), config.text_config
+    expected = (text.vocab_size, text.hidden_size)
+    if table.shape != expected:
+        raise ValueError(f"{reference_name(TOKEN_TABLE)} has shape {tuple(table.shape)} instead of {expected}.")
+    state[BOS], state[EOS] = table[text.bos_token_id], table[text.eos_token_id]
+
+
+def _problems(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], foreign: Iterable[str]) -> list[str]:
+    """What keeps `state` from being the weights of a model, each by its name in the authors' code."""
+    problems = [f"missing {reference_name(name)}" for name in expected if name not in state]
+    problems += [f"surplus {reference_name(name)}" for name in state if name not in expected]
+    problems += [f"surplus {name}" for name in foreign]
+    problems += [
+        f"{reference_name(name)} has shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+        for name, tensor in state.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    return problems
+
+
+__all__ = ["convert_state_dict", "our_name", "read_checkpoint", "reference_name"]

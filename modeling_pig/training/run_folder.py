@@ -1,0 +1,189 @@
+"""The folder of a run: its recipe, what it was run with, its figures as lines and as a picture, its best model."""
+
+import csv
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import modeling_pig
+
+from .recipe import Recipe
+
+
+# What may differ when a run is resumed: it changes neither the weights nor what is kept of them.
+FREE_TO_CHANGE = {
+    "data.videos",
+    "data.annotations",
+    "data.num_workers",
+    "training.save_total_limit",
+    "training.log_every_steps",
+    "training.trackers",
+    "training.checkpoint_every_steps",
+    "evaluation.test",
+}
+
+
+class RunFolder:
+    """Only the main process writes to it, but for the checkpoints.
+
+    `recipe.yaml`, `environment.json` (versions, git revision, command line, processes; an entry each time the run is
+    started), `metrics.jsonl` (a line every few steps and every evaluation), `curves.png`, `model/` (the best by
+    validation, with its processor), `test.json`, `checkpoints/`, `nonfinite/` (the videos of batches without a finite
+    loss), `unreadable.csv`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.model = self.path / "model"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.unreadable_file = self.path / "unreadable.csv"
+        self.finished_file = self.path / ".finished"
+
+    def start(self, recipe: Recipe, resume: bool) -> None:
+        """Refuses a folder that a run cannot use.
+
+        Raises:
+            ValueError: a folder with a run in it that is not to be resumed, or with a run of another recipe.
+        """
+        recipe_file = self.path / "recipe.yaml"
+        if recipe_file.exists() or self.model.exists():
+            if not recipe_file.exists() or (self.finished_file.exists() and not resume):
+                raise ValueError(f"{self.path} already holds a trained model: give another run folder, or remove it.")
+            if not resume:
+                raise ValueError(
+                    f"{self.path} holds a run that is not finished: go on with it (--resume), give another run "
+                    "folder, or remove it."
+                )
+            if differences := recipe.differences(Recipe.from_yaml(recipe_file), FREE_TO_CHANGE):
+                raise ValueError(f"{self.path} holds a run of another recipe: {'; '.join(differences)}.")
+
+    def restore_model(self) -> None:
+        """Puts the best model back in its place, if a kill fell between taking it away and putting in a better one."""
+        old = self._beside_model("old")
+        if old.exists() and not self.model.exists():
+            old.replace(self.model)
+
+    def write_start(self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool) -> None:
+        """Notes what runs here, and forgets the figures of what is to be done again: the steps after `step`, and its
+        evaluation unless `is_evaluated`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        recipe.save(self.path / "recipe.yaml")
+        file = self.path / "environment.json"
+        starts = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else []
+        starts.append({"step": step, "num_processes": num_processes, "seed": recipe.training.seed, **environment()})
+        _write_aside(file, json.dumps(starts, indent=2) + "\n")
+        kept = [
+            json.dumps(record) + "\n"
+            for record in self.metrics()
+            if record["step"] < step or (record["step"] == step and ("validation" not in record or is_evaluated))
+        ]
+        _write_aside(self.metrics_file, "".join(kept))
+
+    def log(self, record: dict[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """The lines of `metrics.jsonl`; a last one that was cut off by a kill is left out."""
+        records = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return records
+
+    def draw_curves(self) -> None:
+        from ..visualization.curves import draw_curves
+
+        draw_curves(self.metrics(), self.path / "curves.png")
+
+    def save_model(self, model: Any, processor: Any, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes aside and moves into place, so that the folder never holds half a model."""
+        aside, old = self._beside_model("part"), self._beside_model("old")
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside, state_dict=state_dict)
+        processor.save_pretrained(aside)
+        if self.model.exists():
+            self.model.replace(old)
+        aside.replace(self.model)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _beside_model(self, ending: str) -> Path:
+        return self.path / f".model.{ending}"
+
+    def unreadable(self) -> dict[str, str]:
+        """The videos of `unreadable.csv`, that could not be decoded, and why."""
+        if not self.unreadable_file.exists():
+            return {}
+        with self.unreadable_file.open(newline="", encoding="utf-8") as lines:
+            return {row["video_id"]: row["reason"] for row in csv.DictReader(lines)}
+
+    def log_unreadable(self, failures: list[tuple[str, str]]) -> None:
+        """Adds videos that could not be decoded, with the reason, once each."""
+        rows = dict(failures) | self.unreadable()
+        with self.unreadable_file.open("w", newline="", encoding="utf-8") as lines:
+            csv.writer(lines).writerows([("video_id", "reason"), *sorted(rows.items())])
+
+    def write_nonfinite(self, step: int, video_ids: list[str], loss: float, gradient_norm: float) -> Path:
+        file = self.path / "nonfinite" / f"step_{step:08d}.json"
+        file.parent.mkdir(exist_ok=True)
+        record = {"step": step, "loss": str(loss), "gradient_norm": str(gradient_norm), "video_ids": video_ids}
+        _write_aside(file, json.dumps(record, indent=2) + "\n")
+        return file
+
+    def write_test(self, record: dict[str, Any]) -> None:
+        _write_aside(self.path / "test.json", json.dumps(record, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git revision, machine and command line of this process."""
+    packages = {}
+    for package in ("torch", "transformers", "accelerate", "datasets", "av", "numpy", "peft"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    cpu = platform.processor() or platform.machine()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "modeling_pig": modeling_pig.__version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the checkout that the package runs from, with a plus sign if files differ from it."""
+    root = Path(modeling_pig.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        ask = ["git", "-C", str(root)]
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*ask, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changes.strip() else "")
+
+
+def _write_aside(file: Path, text: str) -> None:
+    aside = file.with_name(f".{file.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
+
+
+__all__ = ["RunFolder", "environment"]

@@ -1,0 +1,134 @@
+"""Kills training at random moments, resumes it, and compares the final weights with those of a run left in peace.
+
+python tests/kill_and_resume.py --kills 50 --processes 2 --folder FOLDER
+
+The kill is SIGKILL to every process of the run at once, as when a machine goes down: at a random moment after a random
+number of steps, or while a checkpoint is being written.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def training_command(recipe: Path, output: Path, overrides: list[str], num_processes: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if num_processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    script = [str(ROOT / "examples/train.py"), "--recipe", str(recipe), "--output", str(output), "--resume"]
+    return [*launcher, *script, *overrides]
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    """Starts a training with processes of its own group, that can be killed together."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment, cwd=ROOT)
+
+
+def num_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -> str | None:
+    """Runs a training and kills it; says when. None if it ended before that."""
+    process = start(command, log)
+    metrics, checkpoints = output / "metrics.jsonl", output / "checkpoints"
+    in_checkpoint = rng.random() < 0.5
+    steps_before_kill = rng.randint(1, 4)
+    first_lines: int | None = None
+    while process.poll() is None:
+        if in_checkpoint:
+            is_time = any(checkpoints.glob(".step_*.part"))
+        else:
+            # The file is cut when a run starts: what counts are the lines that this one adds.
+            lines = num_lines(metrics)
+            first_lines = lines if first_lines is None or lines < first_lines else first_lines
+            is_time = lines >= first_lines + steps_before_kill
+        if is_time:
+            time.sleep(rng.random() * (0.02 if in_checkpoint else 0.2))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return "in a checkpoint" if in_checkpoint else "between steps"
+        time.sleep(0.001)
+    if process.returncode != 0:
+        raise RuntimeError(f"the training failed:\n{log.read_text()[-3000:]}")
+    return None
+
+
+def train_with_kills(command: list[str], output: Path, num_kills: int, seed: int) -> list[str]:
+    """Kills and resumes a training `num_kills` times at most, then lets it end. Returns when it was killed."""
+    rng = random.Random(seed)
+    log = output.with_suffix(".log")
+    kills = []
+    while len(kills) < num_kills:
+        moment = kill_once(command, output, log, rng)
+        if moment is None:
+            return kills
+        kills.append(moment)
+    run_to_the_end(command, output)
+    return kills
+
+
+def run_to_the_end(command: list[str], output: Path) -> None:
+    log = output.with_suffix(".log")
+    if start(command, log).wait() != 0:
+        raise RuntimeError(f"the training failed:\n{log.read_text()[-3000:]}")
+
+
+def differing_weights(one: Path, other: Path) -> list[str]:
+    """Tensors of the best model and of the last checkpoint that are not equal to the bit in two run folders."""
+    different = []
+    for pattern in ("model/model.safetensors", "checkpoints/*/model.safetensors"):
+        first, second = (load_file(sorted(run.glob(pattern))[-1]) for run in (one, other))
+        assert first.keys() == second.keys()
+        different += [
+            name for name, value in first.items() if value.numpy().tobytes() != second[name].numpy().tobytes()
+        ]
+    return different
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, required=True, help="for the videos and the runs")
+    args = parser.parse_args()
+    from tests.test_training import tiny_run
+
+    steps = args.kills * 4  # enough of them that it is not over before it was killed so often
+    overrides = tiny_run(
+        args.folder / "videos",
+        f"training.epochs={steps // 2}",
+        "evaluation.every_epochs=20",
+        "evaluation.test=false",
+        "training.checkpoint_every_steps=3",
+        "training.log_every_steps=1",
+        "data.num_workers=2",
+    )
+    recipe = ROOT / "configuration/recipes/moving_shapes.yaml"
+    whole, killed = args.folder / "whole", args.folder / "killed"
+    run_to_the_end(training_command(recipe, whole, overrides, args.processes), whole)
+    kills = train_with_kills(
+        training_command(recipe, killed, overrides, args.processes), killed, args.kills, args.seed
+    )
+    different = differing_weights(whole, killed)
+    moments = ", ".join(f"{kills.count(moment)} {moment}" for moment in sorted(set(kills)))
+    print(f"{len(kills)} kills ({moments}) with {args.processes} processes: {len(different)} tensors differ")
+    sys.exit(bool(different))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

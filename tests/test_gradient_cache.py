@@ -1,0 +1,225 @@
+"""The gradient cache: the gradients of the whole batch, in the memory of a chunk."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_pig.modeling_pig import PigOutput
+from modeling_pig.training.gradient_cache import cached_backward
+
+from .training_worker import (
+    CASES,
+    assert_close_by_tensor,
+    assert_same_training,
+    blocks_of,
+    direct,
+    tiny_batch,
+    tiny_model,
+    torchrun,
+)
+
+
+FRAMEWORKS = ("two_tower", "hybrid", "single_tower")
+EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Accelerate keeps its settings for the process; here tests have different ones."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def with_dropout(framework: str):
+    model = tiny_model(framework, interaction_dropout=0.3)
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.3  # of attention
+    return model
+
+
+# one process
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 8])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_gradients_are_those_of_the_whole_batch(accelerator, framework, chunk_size):
+    """Chunks that divide the batch of seven and chunks that do not, one pair at a time and all at once."""
+    batch = tiny_batch(7, seed=0, with_caption_ids=True)
+    expected, model = tiny_model(framework), tiny_model(framework)
+    whole = direct(expected, batch)
+    outputs = cached_backward(accelerator, model, batch, chunk_size)
+    assert_close_by_tensor(gradients(model), gradients(expected), rtol=1e-10)
+    for name in ("loss", "retrieval_loss", "reconstruction_loss", "logits_per_text", *EMBEDS):
+        assert (outputs.get(name) is None) == (whole.get(name) is None)
+        if name in whole:
+            torch.testing.assert_close(outputs[name], whole[name], rtol=1e-10, atol=1e-14)
+            assert not outputs[name].requires_grad
+
+
+def test_gradients_are_added_up(accelerator):
+    batch, model = tiny_batch(4, seed=0), tiny_model("hybrid")
+    cached_backward(accelerator, model, batch, 2)
+    once = {name: value.clone() for name, value in gradients(model).items()}
+    cached_backward(accelerator, model, batch, 2)
+    assert_close_by_tensor(gradients(model), {name: 2 * value for name, value in once.items()}, rtol=1e-12)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_chunk_has_the_same_dropout_both_times(accelerator, framework):
+    batch, expected, model = tiny_batch(5, seed=0), with_dropout(framework), with_dropout(framework)
+    torch.manual_seed(3)
+    parts = [expected(**{name: value[start : start + 2] for name, value in batch.items()}) for start in (0, 2, 4)]
+    embeds = {name: torch.cat([part[name] for part in parts]) for name in EMBEDS if parts[0].get(name) is not None}
+    expected(**embeds, return_loss=True).loss.backward()
+    next_number = torch.rand(1)
+    torch.manual_seed(3)
+    cached_backward(accelerator, model, batch, 2)
+    assert torch.equal(torch.rand(1), next_number)  # and none is drawn twice by what comes after
+    assert_close_by_tensor(gradients(model), gradients(expected), rtol=1e-10)
+    without = tiny_model(framework)
+    direct(without, batch)
+    with pytest.raises(AssertionError):  # the dropout was there
+        assert_close_by_tensor(gradients(model), gradients(without), rtol=1e-2)
+
+
+def test_gradients_are_scaled_once(accelerator):
+    """By the loss scale of half precision and by the steps that gradients are accumulated over, as `backward` does."""
+    batch, expected, model = tiny_batch(5, seed=0), tiny_model("hybrid"), tiny_model("hybrid")
+    accelerator.gradient_accumulation_steps = 4
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    accelerator.backward(expected(**batch, return_loss=True).loss)
+    cached_backward(accelerator, model, batch, 2)
+    assert_close_by_tensor(gradients(model), gradients(expected), rtol=1e-10)
+    direct(plain := tiny_model("hybrid"), batch)
+    torch.testing.assert_close(model.logit_scale.grad, plain.logit_scale.grad * 1024 / 4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_mixed_precision(framework):
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    batch = {name: value.float() if value.is_floating_point() else value for name, value in tiny_batch(6, 0).items()}
+    expected, model = (accelerator.prepare(tiny_model(framework).float()) for _ in range(2))
+    whole = expected(**batch, return_loss=True)
+    assert whole.vision_model_output.last_hidden_state.isfinite().all()
+    accelerator.backward(whole.loss)
+    outputs = cached_backward(accelerator, model, batch, 2)
+    assert isinstance(outputs, PigOutput)
+    assert outputs.loss.item() == pytest.approx(whole.loss.item(), rel=0.02)
+    for (name, value), other in zip(gradients(expected).items(), gradients(model).values(), strict=True):
+        if not name.endswith("k_proj.bias"):
+            assert torch.cosine_similarity(value.flatten(), other.flatten(), dim=0) > 0.97, name
+
+
+def peak_of_saved_tensors(step, batch: dict[str, torch.Tensor]) -> int:
+    """Bytes that autograd keeps during a step at most, but for the batch; tensors in one storage count once."""
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in batch.values())
+    sizes = dict.fromkeys(storages, 0)
+    peak = 0
+
+    class Saved:
+        def __init__(self, tensor):
+            nonlocal peak
+            self.tensor = tensor
+            self.storage = tensor.untyped_storage().data_ptr()
+            storages[self.storage] += 1
+            sizes.setdefault(self.storage, tensor.untyped_storage().nbytes())
+            peak = max(peak, sum(sizes.values()))
+
+        def __del__(self):
+            storages[self.storage] -= 1
+            if not storages[self.storage]:
+                del sizes[self.storage]
+
+    with saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        step()
+    return peak
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_memory_is_that_of_a_chunk(accelerator, framework):
+    """It hardly grows with the batch, to which it is proportional without the cache."""
+
+    def peak(batch_size: int, cached: bool) -> int:
+        model, batch = tiny_model(framework), tiny_batch(batch_size, seed=0)
+        step = partial(cached_backward, accelerator, model, batch, 16) if cached else partial(direct, model, batch)
+        return peak_of_saved_tensors(step, batch)
+
+    with blocks_of(2**14):
+        assert peak(128, cached=True) < 1.3 * peak(32, cached=True)
+        assert peak(128, cached=False) > 2 * peak(32, cached=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "chunk_size", "message"),
+    [
+        ({}, 0, "chunk_size is 0; expected 1 or more"),
+        ({"attention_mask": torch.ones(3, 6)}, 2, "'attention_mask': 3.*as many rows in each"),
+        ({name: torch.ones(0, 6) for name in tiny_batch(1, 0)}, 2, "at least one"),
+    ],
+)
+def test_impossible_batches_are_refused(accelerator, change, chunk_size, message):
+    with pytest.raises(ValueError, match=message):
+        cached_backward(accelerator, tiny_model("two_tower"), tiny_batch(4, seed=0) | change, chunk_size)
+
+
+# processes
+
+
+def test_gradients_are_synchronised_once(accelerator):
+    """Also by a DDP of one process."""
+    batch, counts = tiny_batch(6, seed=0), {}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for chunk_size in (6, 2):
+            model = DistributedDataParallel(tiny_model("hybrid"))
+            buckets = []
+
+            def count(_, bucket, buckets=buckets):
+                buckets.append(bucket.index())
+                future = torch.futures.Future()
+                future.set_result(bucket.buffer())
+                return future
+
+            model.register_comm_hook(None, count)
+            cached_backward(accelerator, model, batch, chunk_size)
+            counts[chunk_size] = len(buckets)
+    finally:
+        dist.destroy_process_group()
+    assert counts[6] == counts[2] > 0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[dict]:
+    return torchrun(2, "cached", tmp_path_factory.mktemp("run") / "results.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_train_as_one_without_the_cache(results, case):
+    """The last batch, shared as 3 + 2, is two chunks for one process and one for the other."""
+    assert_same_training(results, case, rtol=1e-10)
+
+
+def test_sharded_weights(results):
+    model = tiny_model("hybrid")
+    direct(model, tiny_batch(8, seed=0))
+    for result in results:
+        assert_close_by_tensor(result["sharded"]["gradients"], gradients(model), rtol=1e-10)
+        assert "[2, 1] chunks" in result["sharded"]["error"]

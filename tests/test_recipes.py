@@ -1,0 +1,165 @@
+"""Every recipe, model size and launch profile of the repository: it is read, it has the shapes that it claims, and it
+trains on a stand-in of its benchmark."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from modeling_pig import PigConfig, PigForRetrieval, PigVideoProcessor
+from modeling_pig.training.loop import train
+from modeling_pig.training.recipe import Recipe
+
+from . import benchmark_stand_ins
+from .test_training import DEMO, tiny_run, validations
+
+
+ROOT = Path(__file__).parent.parent
+TINY_CLIP = ROOT / "tests/golden/tiny_clip"
+RECIPES = sorted((ROOT / "configuration/recipes").glob("*.yaml"))
+OF_BENCHMARKS = [path for path in RECIPES if path.stem != "moving_shapes"]
+PROFILES = sorted((ROOT / "configuration/accelerate").glob("*.yaml"))
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+def test_there_is_a_recipe_for_each_benchmark_of_the_paper():
+    named = {Recipe.from_yaml(path).data.benchmark for path in RECIPES}
+    assert named == {"moving_shapes", "msrvtt_1k", "msrvtt_3k", "msvd", "vatex", "didemo"}
+
+
+@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
+def test_recipes_of_benchmarks_are_the_published_one(path):
+    recipe = Recipe.from_yaml(path)
+    assert recipe.optimizer.learning_rate == 3e-6 and recipe.optimizer.betas == (0.9, 0.98)
+    assert recipe.training.batch_size == (88 if "patch16" in recipe.model.clip else 128)
+    assert recipe.training.epochs == 100 and recipe.training.warmup_ratio == 0.01
+    assert recipe.data.max_text_tokens == 50
+
+
+@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
+def test_the_shapes_of_a_recipe(path):
+    """Model and processor of the full size, without memory or weights."""
+    recipe = Recipe.from_yaml(path)
+    size = recipe.model.clip.removeprefix("openai/clip-")
+    shape = json.loads((ROOT / f"configuration/models/{size}.json").read_text())
+    shape["vision_config"] |= recipe.model.overrides
+    config = PigConfig.from_fields(**shape)
+    frames = np.zeros((12, 240, 320, 3), dtype=np.uint8)
+    pixels = PigVideoProcessor.from_config(config.vision_config)(frames, do_sample_frames=False, return_tensors="pt")
+    assert pixels["pixel_values_videos"].shape == (1, 12, 3, 224, 224)
+    with torch.device("meta"):
+        model = PigForRetrieval(config)
+        ids = torch.ones((2, recipe.data.max_text_tokens), dtype=torch.long)
+        videos = torch.ones((2, 12, 3, 224, 224))
+        outputs = model(input_ids=ids, pixel_values_videos=videos)
+    assert outputs.logits_per_text.shape == (2, 2) and outputs.video_embeds.shape == (2, 512)
+    num_patches = 49 if "patch32" in size else 196
+    assert outputs.vision_model_output.last_hidden_state.shape[-1] == 768
+    assert model.config.vision_config.num_patches == num_patches
+
+
+def test_a_model_size_is_what_starting_from_that_clip_gives():
+    """ViT-B/32 in OpenAI's configuration, with its wrong token ids."""
+    from transformers import CLIPConfig
+
+    clip = CLIPConfig(
+        text_config={"vocab_size": 49408, "eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1},
+        vision_config={"patch_size": 32},
+        projection_dim=512,
+    )
+    expected = PigConfig.from_clip_config(clip, num_frames=12).to_dict()
+    shape = json.loads((ROOT / "configuration/models/vit-base-patch32.json").read_text())
+    seen = PigConfig.from_fields(**shape).to_dict()
+    assert seen == expected
+
+
+@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
+def test_a_recipe_trains_on_a_stand_in_of_its_benchmark(path, tmp_path):
+    recipe = Recipe.from_yaml(path)
+    getattr(benchmark_stand_ins, f"write_{recipe.data.benchmark}")(tmp_path)
+    small = [
+        f"data.annotations={tmp_path / 'annotations'}",
+        f"data.videos={tmp_path / 'videos'}",
+        "data.num_workers=0",
+        f"model.clip={TINY_CLIP}",
+        "training.batch_size=2",
+        "training.epochs=2",
+        "training.log_every_steps=1",
+    ]
+    if recipe.data.benchmark == "msrvtt_1k":
+        small.append("data.options.validation=2")
+    best = train(Recipe.from_yaml(path, small), tmp_path / "run")
+    assert np.isfinite(best["text_to_video"]["MnR"])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] >= 2
+    test = json.loads((tmp_path / "run/test.json").read_text())
+    assert test["benchmark"] == recipe.data.benchmark and test["protocol"]
+    assert test["num_videos"] == test["num_videos_in_split"] > 0
+
+
+# launch profiles
+
+
+def test_there_is_a_profile_for_each_kind_of_machine():
+    assert [path.stem for path in PROFILES] == [
+        "cpu",
+        "cpu_processes",
+        "fsdp2",
+        "multi_gpu",
+        "multi_node",
+        "one_gpu",
+    ]
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=name_of)
+def test_profiles_hold_what_accelerate_knows(path):
+    config = load_config_from_file(str(path))  # refuses unknown keys
+    fields = yaml.safe_load(path.read_text())
+    assert config.num_processes == fields["num_processes"]
+    assert "mixed_precision" not in fields  # the recipe says
+
+
+def test_the_sharding_profile_is_what_accelerate_makes_a_plugin_of(monkeypatch):
+    from accelerate import FullyShardedDataParallelPlugin
+
+    for name, value in yaml.safe_load((ROOT / "configuration/accelerate/fsdp2.yaml").read_text())[
+        "fsdp_config"
+    ].items():
+        monkeypatch.setenv(
+            name.upper().replace("LAYER_CLS_TO_WRAP", "CLS_TO_WRAP"), str(value)
+        )  # as the launcher does
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
+    assert str(plugin.state_dict_type).endswith("SHARDED_STATE_DICT")
+    with torch.device("meta"):
+        model = PigForRetrieval(PigConfig())
+    plugin.set_auto_wrap_policy(model)  # raises if the model has no layer of a name
+    names = {type(module).__name__ for module in model.modules()}
+    assert set(plugin.transformer_cls_names_to_wrap) <= names
+
+
+@pytest.mark.parametrize(("profile", "num_processes"), [("cpu", 1), ("one_gpu", 1), ("cpu_processes", 2)])
+def test_profiles_that_can_run_on_a_cpu_train(profile, num_processes, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / f"configuration/accelerate/{profile}.yaml")]
+    if num_processes > 1:
+        command += ["--main_process_port", "0"]  # any that is free
+    script = ["examples/train.py", "--recipe", str(DEMO), "--output", str(tmp_path / "run")]
+    overrides = tiny_run(tmp_path / "videos", "training.epochs=1", "evaluation.test=false")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *script, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [record["num_processes"] for record in validations(tmp_path / "run")] == [num_processes]
+    PigForRetrieval.from_pretrained(tmp_path / "run/model")

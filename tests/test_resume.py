@@ -1,0 +1,130 @@
+"""Runs that are killed, told to stop, or find the disk full: nothing is lost, the weights are the same to the bit."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from modeling_pig.training.checkpoint import Checkpoints, Progress
+from modeling_pig.training.loop import EXIT_INTERRUPTED, TrainingInterrupted, train
+from modeling_pig.training.recipe import Recipe
+
+from .kill_and_resume import differing_weights, run_to_the_end, start, train_with_kills, training_command
+from .test_training import DEMO, tiny_run, validations
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shapes") / "videos"
+
+
+def short_run(videos: Path, *more: str) -> list[str]:
+    settings = ["training.checkpoint_every_steps=3", "training.log_every_steps=1", "evaluation.test=false"]
+    return tiny_run(videos, *settings, "evaluation.every_epochs=4", "training.epochs=8", *more)
+
+
+@pytest.mark.parametrize(("num_processes", "num_kills"), [(1, 2), (2, 1)])
+def test_a_run_that_is_killed_and_resumed_gives_the_same_weights(videos, tmp_path, num_processes, num_kills):
+    overrides = short_run(videos, "data.num_workers=1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_to_the_end(training_command(DEMO, whole, overrides, num_processes), whole)
+    command = training_command(DEMO, killed, overrides, num_processes)
+    assert len(train_with_kills(command, killed, num_kills, seed=num_processes)) == num_kills
+    assert differing_weights(whole, killed) == []
+    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert validations(killed) == validations(whole)
+    assert json.loads((whole / "environment.json").read_text())[0]["num_processes"] == num_processes
+    assert len(list((killed / "checkpoints").iterdir())) == 2  # the limit; nothing that was begun is left
+
+
+def test_a_run_that_is_told_to_stop_saves_and_says_so_with_its_exit_status(videos, tmp_path):
+    run = tmp_path / "run"
+    overrides = short_run(videos, "training.checkpoint_every_steps=1000", "training.epochs=200")
+    process = start(training_command(DEMO, run, overrides), tmp_path / "log")
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text().strip():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == EXIT_INTERRUPTED
+    [checkpoint] = (run / "checkpoints").iterdir()
+    step = json.loads((checkpoint / "progress.json").read_text())["step"]
+    assert f"Told to stop at step {step}" in (tmp_path / "log").read_text()
+
+
+def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
+    recipe = Recipe.from_yaml(DEMO, short_run(videos))
+    save = Checkpoints.save
+
+    def save_and_press_ctrl_c(self, progress: Progress) -> bool:
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return save(self, progress)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_press_ctrl_c)
+    with pytest.raises(TrainingInterrupted, match=r"Told to stop at step 4 of 16.*--resume"):
+        train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ValueError, match=r"holds a run that is not finished: go on with it \(--resume\)"):
+        train(recipe, tmp_path / "run")
+    other = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=9", "data.num_workers=1"))
+    with pytest.raises(ValueError, match="a run of another recipe: training.epochs is 9 and was 8[.]"):
+        train(other, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "whole")
+    assert differing_weights(tmp_path / "whole", tmp_path / "run") == []
+    starts = json.loads((tmp_path / "run/environment.json").read_text())
+    assert [start["step"] for start in starts] == [0, 4]
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert train(recipe, tmp_path / "run", resume=True) in [r["validation"] for r in validations(tmp_path / "run")]
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    with pytest.raises(ValueError, match="already holds a trained model"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_full_disk_costs_the_checkpoint_that_did_not_fit_and_no_other(videos, tmp_path, monkeypatch, caplog):
+    save = Checkpoints.save
+
+    def save_with_little_room(self, progress: Progress) -> bool:
+        if progress.step != 6:
+            return save(self, progress)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a real limit, at which writing fails
+        try:
+            done = save(self, progress)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not done
+        assert [folder.name for folder in self.folder.iterdir()] == ["step_00000003", "step_00000004_evaluated"]
+        return done
+
+    monkeypatch.setattr(Checkpoints, "save", save_with_little_room)
+    train(Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=4")), tmp_path / "run")
+    assert "The checkpoint of step 6 could not be written" in caplog.text
+    assert "step_00000004_evaluated" in caplog.text
+    assert sorted(folder.name for folder in (tmp_path / "run/checkpoints").iterdir())[-1] == "step_00000008_evaluated"
+
+
+def test_a_resume_with_another_number_of_processes_is_refused(videos, tmp_path):
+    overrides = short_run(videos, "training.epochs=2", "training.seed=5")
+    run_to_the_end(training_command(DEMO, tmp_path / "run", overrides), tmp_path / "run")
+    (tmp_path / "run/.finished").unlink()
+    command = training_command(DEMO, tmp_path / "run", overrides, num_processes=2)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode != 0
+    assert "was written by 1 processes, and this run has 2" in done.stderr
+
+
+def test_a_best_model_that_was_being_replaced_is_put_back(videos, tmp_path):
+    recipe = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=2"))
+    train(recipe, tmp_path / "run")
+    (tmp_path / "run/.finished").unlink()
+    (tmp_path / "run/model").rename(tmp_path / "run/.model.old")
+    train(recipe, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/model/model.safetensors").exists()

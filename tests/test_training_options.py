@@ -1,0 +1,246 @@
+"""What a recipe can ask of a run besides the plain one: starts, freezing, adapters, chunks, trackers; and what goes
+wrong in a run: videos that cannot be decoded, losses that are not finite."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
+from modeling_pig.training.loop import train
+from modeling_pig.training.recipe import ModelRecipe, OptimizerRecipe, Recipe
+from modeling_pig.training.start import add_lora, build_model, merged, parameter_groups, part_of
+
+from .test_training import DEMO, tiny_run, validations
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shapes") / "videos"
+
+
+@pytest.fixture(scope="module")
+def plain_run(videos, tmp_path_factory) -> Path:
+    """A run of two epochs without any option."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    train(Recipe.from_yaml(DEMO, tiny_run(videos)), run)
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model/model.safetensors")
+
+
+def start_from(run: Path) -> list[str]:
+    model = run / "model"
+    return ["model.init=pig", f"model.checkpoint={model}", "model.overrides={}", "training.epochs=1"]
+
+
+# starts
+
+
+def test_a_run_can_start_from_a_model_of_this_package(plain_run):
+    model, processor = build_model(ModelRecipe(init="pig", checkpoint=str(plain_run / "model")), [])
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights(plain_run).items())
+    assert processor.tokenizer.get_vocab() == PigProcessor.from_pretrained(plain_run / "model").tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="model.overrides must be empty"):
+        build_model(ModelRecipe(init="pig", checkpoint=str(plain_run), overrides={"num_frames": 3}), [])
+
+
+def test_a_run_can_start_from_the_authors_checkpoint():
+    recipe = ModelRecipe(
+        init="reference", checkpoint=str(GOLDEN / "model_best.pt"), clip=str(GOLDEN / "tiny_clip"), overrides={}
+    )
+    model, processor = build_model(recipe, [])
+    reference = torch.load(GOLDEN / "model_best.pt", weights_only=True)
+    assert torch.equal(model.generator.bos_embedding, reference["generator.bos_tokens"])
+    assert processor.video_processor.num_frames == model.config.vision_config.num_frames
+
+
+def test_a_start_needs_its_checkpoint():
+    with pytest.raises(ValueError, match="model.init is pig: model.checkpoint must name it"):
+        Recipe.from_yaml(DEMO, ["model.init=pig"])
+
+
+# what is trained
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [
+        (["text"], {"text"}),
+        (["video"], {"video", "video_new"}),
+        (["generator", "interaction"], {"generator", "interaction"}),
+        (["clip"], {"text", "video"}),  # what PIG adds to CLIP's towers is still trained
+    ],
+)
+def test_frozen_parts_keep_their_weights(plain_run, freeze, frozen):
+    model, _ = build_model(ModelRecipe(init="pig", checkpoint=str(plain_run / "model"), freeze=freeze), [])
+    seen = {part_of(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert seen == frozen
+    trained = {id(p) for group in parameter_groups(model, OptimizerRecipe()) for p in group["params"]}
+    assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_a_frozen_run_moves_only_the_rest(videos, plain_run, tmp_path):
+    train(Recipe.from_yaml(DEMO, [*tiny_run(videos), *start_from(plain_run), "model.freeze=[clip]"]), tmp_path / "run")
+    before, after = weights(plain_run), weights(tmp_path / "run")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {part_of(name) for name in moved} == {"video_new", "generator", "interaction", "logit_scale"}
+
+
+def test_parts_have_learning_rates_of_their_own(make_model):
+    recipe = OptimizerRecipe(learning_rate=1e-5, part_learning_rates={"video": 1e-6, "generator": 1e-3})
+    model = make_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected = {"video": 1e-6, "video_new": 1e-6, "generator": 1e-3}
+    for group in parameter_groups(model, recipe):
+        for parameter in group["params"]:
+            assert group["lr"] == expected.get(part_of(names.pop(id(parameter))), 1e-5)
+    assert not names
+
+
+def test_adapters_train_and_are_merged_when_a_model_is_saved(videos, plain_run, tmp_path):
+    settings = [*tiny_run(videos), *start_from(plain_run), "model.lora={rank: 2}"]
+    train(Recipe.from_yaml(DEMO, settings), tmp_path / "run")
+    before, after = weights(plain_run), weights(tmp_path / "run")
+    assert before.keys() == after.keys()  # a plain model, without a trace of adapters
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    towers = {name for name in moved if part_of(name) in ("text", "video")}
+    assert towers and all(".self_attn." in name and name.endswith("_proj.weight") for name in towers)
+    for name in towers:  # an update of rank 2 at most
+        singular = torch.linalg.svdvals(after[name] - before[name])
+        assert singular[2] < 1e-4 * singular[0]
+
+
+def test_a_merged_copy_computes_what_the_adapted_model_does(make_model, batch):
+    model = make_model()
+    adapted = add_lora(model, Recipe.from_yaml(DEMO, ["model.lora={rank: 2}"]).model.lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    copy = merged(adapted)
+    assert type(copy) is PigForRetrieval
+    with torch.no_grad():
+        assert torch.allclose(copy.eval()(**batch).logits_per_text, model.eval()(**batch).logits_per_text, atol=1e-4)
+
+
+# batches
+
+
+def test_a_gradient_cache_trains_as_the_whole_batch_does(videos, tmp_path):
+    """Without dropout, whose random numbers are drawn chunk by chunk."""
+    settings = tiny_run(videos, "training.epochs=2", "training.log_every_steps=1", "evaluation.test=false")
+    index = next(i for i, setting in enumerate(settings) if setting.startswith("model.overrides"))
+    settings[index] = settings[index].replace("{projection_dim", "{interaction_dropout: 0.0, projection_dim")
+    losses = {}
+    for name, more in {
+        "whole": [],
+        "cache": ["training.chunk_size=3"],  # 3 + 3 + 2 of 8
+        "fewer": ["training.chunk_size=4", "training.chunking=fewer_negatives"],
+    }.items():
+        train(Recipe.from_yaml(DEMO, [*settings, *more]), tmp_path / name)
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [line["retrieval"] for line in lines if "seconds" in line]
+    assert losses["cache"] == pytest.approx(losses["whole"], abs=2e-3)
+    assert losses["fewer"][0] < losses["whole"][0] - 0.5  # 2 log 4 instead of 2 log 8: an easier task
+
+
+def test_compiled_and_checkpointed_runs_give_the_same_losses(videos, plain_run, tmp_path):
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, "training.activation_checkpointing=true")), tmp_path / "run")
+    for record, plain in zip(validations(tmp_path / "run"), validations(plain_run), strict=True):
+        assert record["loss"] == pytest.approx(plain["loss"], abs=1e-3)
+
+
+# figures
+
+
+def test_a_run_folder_tells_what_was_run(plain_run):
+    [start] = json.loads((plain_run / "environment.json").read_text())
+    assert start["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert start["seed"] == 0 and start["command"] and start["num_processes"] == 1
+    assert (plain_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    test = json.loads((plain_run / "test.json").read_text())
+    assert test["split"] == "test" and test["num_videos"] == 6 and test["intervals_95"]["text_to_video"]["R@1"]
+    assert test["recipe"]["training"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
+def test_trackers_get_the_figures(videos, tmp_path, monkeypatch, tracker):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "run/trackio"))  # as the run sets it, but only for this test
+    settings = [f"training.trackers=[{tracker}]", "training.epochs=1", "evaluation.test=false"]
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    patterns = {"tensorboard": "**/events.out.tfevents.*", "trackio": "trackio/**/*.db"}
+    assert list((tmp_path / "run").glob(patterns[tracker]))
+
+
+def test_early_stopping(videos, tmp_path):
+    settings = [
+        "evaluation.patience=1",
+        "training.epochs=30",
+        "optimizer.learning_rate=1e-12",
+        "evaluation.test=false",
+    ]
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    assert [record["epoch"] for record in validations(tmp_path / "run")] == [1, 2]  # nothing is learnt
+
+
+# what goes wrong
+
+
+def test_a_video_that_cannot_be_decoded_is_replaced_and_named(videos, plain_run, tmp_path):
+    broken = tmp_path / "videos"
+    shutil.copytree(videos, broken, ignore=shutil.ignore_patterns(".datasets"))
+    (broken / "train/train_0003.mp4").write_bytes(b"no video")
+    settings = tiny_run(broken, "data.max_unreadable_share=0.1", "data.options.train=17", "evaluation.test=false")
+    train(Recipe.from_yaml(DEMO, settings), tmp_path / "run")
+    with (tmp_path / "run/unreadable.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["video_id"] == "train_0003" and "not a video file" in row["reason"]
+    assert len(validations(tmp_path / "run")) == 2
+    with pytest.raises(
+        ValueError, match=r"1 of 17 videos \(5.9%\) cannot be decoded, and at most 1.0% may: train_0003"
+    ):
+        train(Recipe.from_yaml(DEMO, [*settings, "data.max_unreadable_share=0.01"]), tmp_path / "strict")
+
+
+def test_steps_without_a_finite_loss_are_skipped_counted_and_at_last_end_the_run(videos, tmp_path, monkeypatch):
+    forward, calls = PigForRetrieval.forward, []
+
+    def spoilt_forward(self, *args, **kwargs):
+        outputs = forward(self, *args, **kwargs)
+        if kwargs.get("return_loss"):
+            calls.append(1)
+            if len(calls) >= 2:
+                outputs.loss = outputs.loss * float("nan")
+        return outputs
+
+    monkeypatch.setattr(PigForRetrieval, "forward", spoilt_forward)
+    settings = ["training.max_nonfinite_steps=2", "training.checkpoint_every_steps=1", "training.log_every_steps=1"]
+    with pytest.raises(ValueError, match="step 3 is skipped: loss nan.*the 1 before it.*optimizer.learning_rate"):
+        train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    reports = sorted((tmp_path / "run/nonfinite").iterdir())
+    assert [report.name for report in reports] == ["step_00000002.json", "step_00000003.json"]
+    ids = json.loads(reports[0].read_text())["video_ids"]
+    assert len(set(ids)) == 8 and all(name.startswith("train_") for name in ids)
+    one, two = (load_file(tmp_path / f"run/checkpoints/{name}/model.safetensors") for name in _checkpoints(tmp_path))
+    assert all(torch.equal(one[name], two[name]) for name in one)  # the skipped step moved nothing
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "run/checkpoints").iterdir())[-2:]
+
+
+def test_impossible_frames_are_refused(videos, tmp_path):
+    settings = [setting.replace("num_frames: 2", "num_frames: 0") for setting in tiny_run(videos)]
+    with pytest.raises(ValueError, match="num_frames is 0"):
+        train(Recipe.from_yaml(DEMO, settings), tmp_path / "run")
+    assert PigConfig().vision_config.num_frames == 12
