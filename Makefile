@@ -21,16 +21,10 @@ $(VENV)/.installed: setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(RUN)/.trained  ## draw videos, train a tiny model, evaluate it, index the test videos, search
-	$(BIN)/python examples/evaluate.py --model $(RUN)/model --recipe $(RUN)/recipe.yaml --output $(RUN)/test.json
+demo: install  ## draw videos, train a tiny model, evaluate it, index the test videos, search
+	$(BIN)/python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output $(RUN) --resume
 	$(BIN)/pig index data/moving_shapes/test --model $(RUN)/model --index $(RUN)/videos.lance
 	$(BIN)/python examples/search_videos.py --index $(RUN)/videos.lance --recipe $(RUN)/recipe.yaml --output $(RUN)/answers.png
-
-# A run that was interrupted has a model already, but not the one that was meant: it is trained anew.
-$(RUN)/.trained: | $(VENV)/.installed
-	rm -rf $(RUN)/model
-	$(BIN)/python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output $(RUN)
-	@touch $@
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
@@ -42,8 +36,10 @@ check: install  ## what is wrong with style, types and spelling?
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
 
-bench: install  ## what a forward pass costs beside CLIP's own (about a quarter of an hour on two cores)
-	$(BIN)/python examples/benchmark.py model --json runs/benchmark.json
+bench: install  ## what forward passes, ranking and training cost beside a named peer (about half an hour on two cores)
+	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
+	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
+	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json
 
 clean:  ## remove the environment, the demo's videos and its run
 	rm -rf $(VENV) data/moving_shapes $(RUN)

@@ -3,6 +3,7 @@ trains on a stand-in of its benchmark."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
 
 from modeling_pig import PigConfig, PigForRetrieval, PigVideoProcessor
 from modeling_pig.training.loop import train
@@ -163,3 +165,34 @@ def test_profiles_that_can_run_on_a_cpu_train(profile, num_processes, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert [record["num_processes"] for record in validations(tmp_path / "run")] == [num_processes]
     PigForRetrieval.from_pretrained(tmp_path / "run/model")
+
+
+def test_a_sharded_model_trains_as_copies_do_and_resumes(tmp_path):
+    """FSDP2 over two processes: the same weights as DDP, checkpoints in parts, the best model in one."""
+    settings = ["evaluation.test=false", "training.checkpoint_every_steps=1", "training.save_total_limit=10"]
+    overrides = tiny_run(tmp_path / "videos", *settings)
+
+    def launch(script: list[str], output: str) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert validations(tmp_path / output)[-1]["num_processes"] == 2
+
+    copies = tmp_path / "copies"
+    launch(["examples/train.py", "--recipe", str(DEMO), "--output", str(copies)], "copies")
+    sharded = tmp_path / "sharded"
+    launch(["tests/fsdp_worker.py", str(DEMO), str(sharded)], "sharded")
+    parts = sorted((sharded / "checkpoints/step_00000003/pytorch_model_fsdp_0").glob("*.distcp"))
+    assert len(parts) == 2  # one a process
+    first = load_file(sharded / "model/model.safetensors")
+    for name, expected in load_file(copies / "model/model.safetensors").items():
+        assert torch.allclose(first[name], expected, atol=1e-5), name
+
+    (sharded / ".finished").unlink()
+    shutil.rmtree(sharded / "model")
+    for checkpoint in sorted((sharded / "checkpoints").iterdir())[1:]:  # as if it had been killed after step 1
+        shutil.rmtree(checkpoint)
+    launch(["tests/fsdp_worker.py", str(DEMO), str(sharded)], "sharded")
+    again = load_file(sharded / "model/model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in first.items())
