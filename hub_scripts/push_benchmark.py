@@ -133,7 +133,7 @@ def _make_card(
     protocols: dict[str, list[str]] = {}  # what is said of splits -> the splits
     for split, rows in splits.items():
         # Notes on files of this machine are left out.
-        lines = [line for line in rows.info.description.strip().splitlines() if work not in line]
+        lines = [line for line in rows.info.description.strip().splitlines() if Path(work).name not in line]
         protocols.setdefault("\n".join(map(escape, lines)), []).append(split)
     meanings = {
         "video_id": "the id of the video in the annotations",

@@ -382,6 +382,11 @@ class _InitialisedAsInTransformers:
         code does, and needs no such protection."""
         return False
 
+    @classmethod
+    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
+        """As in transformers, except that a pickle (`pytorch_model.bin`) is read with `use_safetensors=False` only."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
 
 class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
     """Weights' initialisation and loading, shared by all PIG models."""

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
 
@@ -60,20 +62,21 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
     try:
         model = model_class.from_pretrained(name_or_folder)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"The model {name_or_folder} cannot be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, StrictDataclassError, httpx.HTTPError) as error:
+        raise ValueError(f"The model {name_or_folder} cannot be loaded: {_one_line(error)}") from error
     try:
         processor = PigProcessor.from_pretrained(name_or_folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
         raise ValueError(
-            f"{name_or_folder} has a model but no processor that can be loaded ({_first_line(error)}): save one there "
+            f"{name_or_folder} has a model but no processor that can be loaded ({_one_line(error)}): save one there "
             "with PigProcessor.save_pretrained."
         ) from error
     return model.eval(), processor
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _one_line(error: Exception) -> str:
+    """The first two lines of a message: transformers says in the second what to do."""
+    return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
 
 
 def model_fingerprint(name_or_folder: str) -> str:
@@ -83,12 +86,7 @@ def model_fingerprint(name_or_folder: str) -> str:
     samples, a copy of a model in none.
     """
     digest = hashlib.sha256()
-    weights = cached_file(name_or_folder, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-    # Large models are saved in several files.
-    shards = [weights] if weights else sorted(Path(name_or_folder).glob("model-*.safetensors"))
-    if not shards:
-        raise ValueError(f"{name_or_folder} holds no model.safetensors: PIG reads no other format.")
-    for shard in shards:
+    for shard in _weight_files(name_or_folder):
         size = os.path.getsize(shard)
         digest.update(str(size).encode())
         with open(shard, "rb") as file:
@@ -96,6 +94,20 @@ def model_fingerprint(name_or_folder: str) -> str:
                 file.seek(position)
                 digest.update(file.read(4096))
     return digest.hexdigest()[:16]
+
+
+def _weight_files(name_or_folder: str) -> list[str]:
+    weights = cached_file(name_or_folder, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
+    if weights:
+        return [weights]
+    try:  # large models are saved in several files, which an index names
+        index = cached_file(name_or_folder, SAFE_WEIGHTS_INDEX_NAME)
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_folder} has no weights that can be read (model.safetensors; PIG reads no other format): "
+            f"{_one_line(error)}"
+        ) from error
+    return get_checkpoint_shard_files(name_or_folder, index)[0]
 
 
 def find_videos(folder: str | os.PathLike) -> list[str]:
