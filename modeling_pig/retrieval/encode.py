@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
@@ -62,7 +63,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
     try:
         model = model_class.from_pretrained(name_or_folder)
-    except (OSError, ValueError, StrictDataclassError, httpx.HTTPError) as error:
+    except (OSError, ValueError, StrictDataclassError, SafetensorError, httpx.HTTPError) as error:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {_one_line(error)}") from error
     try:
         processor = PigProcessor.from_pretrained(name_or_folder)
