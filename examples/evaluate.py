@@ -1,4 +1,4 @@
-"""Evaluate a model on a split of a recipe's benchmark: a table on the screen, JSON on disk.
+"""Evaluate a model on a split of a recipe's benchmark: a table on the screen, JSON and a picture of the ranks on disk.
 
     python examples/evaluate.py --model runs/demo/model --recipe runs/demo/recipe.yaml --output runs/demo/test.json
 
@@ -18,6 +18,7 @@ from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.report import print_figures, result_record
 from modeling_pig.retrieval.encode import load_pretrained
 from modeling_pig.training.recipe import Recipe
+from modeling_pig.visualization.ranks import draw_ranks
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--ties", default="expected", choices=["expected", "optimistic", "pessimistic"])
     parser.add_argument("--dual-softmax", action="store_true", help="also rank with it, in a table of its own")
     parser.add_argument("--bootstrap", type=int, default=1000, help="samples for the 95 %% intervals; 0 for none")
-    parser.add_argument("--output", help="a JSON file for the figures")
+    parser.add_argument("--output", help="a JSON file for the figures; their picture lies beside it")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     args = parser.parse_args()
     try:
@@ -59,7 +60,9 @@ def main() -> None:
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(f"figures: {args.output}")
+        picture = Path(args.output).with_suffix(".png")
+        draw_ranks(record, picture)
+        print(f"figures: {args.output}, {picture}")
 
 
 if __name__ == "__main__":

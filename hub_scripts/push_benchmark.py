@@ -1,8 +1,13 @@
-"""Write a benchmark as a dataset folder: parquet files and a dataset card that `load_dataset` reads.
+"""Write a benchmark as a dataset, parquet files and a card that `load_dataset` reads, and publish it on the Hub.
 
 python hub_scripts/push_benchmark.py msvd --annotations data/msvd --videos data/msvd/videos --output msvd_dataset
+python hub_scripts/push_benchmark.py msvd --annotations data/msvd --videos data/msvd/videos --repo-id org/msvd
 
 The videos are named by their files in the folder of the videos; `--with-videos` puts their bytes into the table.
+With --dry-run the files and the card are shown, and nothing is kept. A repository is private unless --public is
+given. All changes are one commit; a second push of the same benchmark makes none. A push that was interrupted is run
+again: what has arrived is not sent twice. Then `load_dataset` reads the repository into an empty cache, and every row
+must be what it is here. The token is the client's own (`hf auth login`, or HF_TOKEN).
 """
 
 import argparse
@@ -12,11 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets
+from datasets.exceptions import DatasetsError
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, DatasetCardData
+from hub_repository import add_push_arguments, check_push_arguments, one_line_errors, print_files, push, sha256
+from huggingface_hub import DatasetCard, DatasetCardData, constants
 
 from modeling_pig import __version__
 from modeling_pig.benchmarks import load_benchmark
@@ -25,6 +33,8 @@ from modeling_pig.benchmarks.prepare import parse_options
 
 SHARD_BYTES = 500_000_000  # of videos in a parquet file
 NUM_LISTED = 20  # missing videos that the card names
+# What a push puts into a repository. Parquet files that a push lacks are those of an earlier one: they go.
+OURS = ["data/*-?????-of-?????.parquet"]
 
 
 def write_benchmark(
@@ -42,7 +52,7 @@ def write_benchmark(
     Args:
         name (`str`): name of the benchmark.
         videos (`str` or `os.PathLike`): folder of its videos.
-        output (`str` or `os.PathLike`): a folder that is empty or not there.
+        output (`str` or `os.PathLike`): a folder that is not there, is empty, or holds this dataset already.
         annotations (`str` or `os.PathLike`, *optional*): folder of its annotation files.
         with_videos (`bool`): whether the table holds the bytes of the videos (`datasets.Video(decode=False)`, `None`
             where one is missing), not just their file names in the folder of the videos (empty where one is missing).
@@ -53,12 +63,14 @@ def write_benchmark(
         `str`: what was written, in one line.
 
     Raises:
-        ValueError: an output folder that is not empty; folders of frames, whose bytes are not those of one file;
+        ValueError: an output with something else in it; folders of frames, whose bytes are not those of one file;
             whatever [`load_benchmark`] refuses. Nothing is written then.
     """
     videos, output = Path(videos).expanduser(), Path(output).expanduser()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"The output {output} is not an empty folder: give another one, or remove it.")
+    taken = f"The output {output} is neither an empty folder nor this dataset: give another one, or remove it."
+    is_written = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if is_written and not (output / "README.md").is_file():
+        raise ValueError(taken)
     output.parent.mkdir(parents=True, exist_ok=True)
     files = {"annotations": annotations} if annotations is not None else {}
     # Beside the output, so that it appears as a whole.
@@ -73,8 +85,20 @@ def write_benchmark(
         num_bytes = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
         counts = ", ".join(f"{split} {len(rows):,}" for split, rows in splits.items())
         num_missing = sum(not path for rows in splits.values() for path in rows["video"])
-        folder.rename(output)
-    return f"{name}: {counts} videos, {num_missing:,} of them missing, {num_bytes / 1e6:.1f} MB: {output}"
+        if not is_written:
+            folder.rename(output)
+        elif _digests(folder) != _digests(output):
+            raise ValueError(taken)
+    return f"{name}: {counts} videos, {num_missing:,} of them missing, {num_bytes / 1e6:.1f} MB"
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their paths in it, in order."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256(path) for name, path in files_of(folder).items()}
 
 
 def _features(rows: datasets.Dataset, with_videos: bool) -> datasets.Features:
@@ -195,29 +219,90 @@ def _without_folders(value: Any) -> Any:
     return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
 
 
+def compare_download(folder: Path, repo_id: str, sha: str) -> str:
+    """Reads a commit with `load_dataset` into an empty cache, and compares every row with those of the folder.
+
+    Returns:
+        `str`: that they are equal, in one line.
+
+    Raises:
+        ValueError: what differs, or could not be downloaded.
+    """
+    # Downloads of `load_dataset` go where the client keeps its own, which no argument of it changes.
+    with tempfile.TemporaryDirectory() as cache, patch.object(constants, "HF_HUB_CACHE", os.path.join(cache, "hub")):
+        here = datasets.load_dataset(str(folder), cache_dir=os.path.join(cache, "here"))
+        with one_line_errors(repo_id, "dataset"):
+            try:
+                there = datasets.load_dataset(repo_id, revision=sha, cache_dir=os.path.join(cache, "there"))
+            except DatasetsError as error:
+                raise ValueError(f"{repo_id} at {sha} was pushed, but cannot be read: {error}") from error
+        different = [name for name in {**here, **there} if not _are_equal(here.get(name), there.get(name))]
+    if different:
+        raise ValueError(
+            f"{repo_id} at {sha} does not hold the rows of {folder} in {', '.join(different)}. Push again."
+        )
+    counts = ", ".join(f"{split} {len(rows):,}" for split, rows in there.items())
+    return f"read into an empty cache by load_dataset: all rows are equal ({counts})"
+
+
+def _are_equal(here: datasets.Dataset | None, there: datasets.Dataset | None) -> bool:
+    if here is None or there is None:
+        return False
+    return here.features == there.features and here.data.table.equals(there.data.table)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a benchmark as a dataset folder.")
+    parser = argparse.ArgumentParser(description="Write a benchmark as a dataset folder, or publish it on the Hub.")
     parser.add_argument("benchmark", help="its name, like msvd")
     parser.add_argument("--annotations", help="folder of the annotation files")
     parser.add_argument("--videos", required=True, help="folder of the videos")
-    parser.add_argument("--output", required=True, help="a folder for the dataset")
+    parser.add_argument("--output", help="a folder for the dataset")
+    parser.add_argument("--repo-id", metavar="ORG/NAME", help="the repository that it is pushed to")
+    add_push_arguments(parser, message="Upload the benchmark and its card")
     parser.add_argument("--with-videos", action="store_true", help="put the bytes of the videos into the table")
     parser.add_argument("--license", help="the licence that the card states, like cc-by-4.0")
     parser.add_argument("--option", action="append", default=[], metavar="key=value", help="of the benchmark")
     args = parser.parse_args()
     try:
-        summary = write_benchmark(
-            args.benchmark,
-            videos=args.videos,
-            output=args.output,
-            annotations=args.annotations,
-            with_videos=args.with_videos,
-            license=args.license,
-            **parse_options(args.option),
-        )
+        if args.repo_id:
+            check_push_arguments(args)
+        elif not args.output:
+            raise ValueError("Give --output for a folder, --repo-id for a repository on the Hub, or both.")
+        elif args.public or args.create_pr or args.revision or args.dry_run:
+            raise ValueError("--public, --create-pr, --revision and --dry-run are of a push: give --repo-id.")
+        with tempfile.TemporaryDirectory() as work:
+            is_kept = args.output and not args.dry_run
+            folder = Path(args.output).expanduser() if is_kept else Path(work, "dataset")
+            summary = write_benchmark(
+                args.benchmark,
+                videos=args.videos,
+                output=folder,
+                annotations=args.annotations,
+                with_videos=args.with_videos,
+                license=args.license,
+                **parse_options(args.option),
+            )
+            print(f"{summary}: {folder}" if is_kept else summary)
+            if not args.repo_id:
+                return
+            files = files_of(folder)
+            if args.dry_run:
+                print_files(files)
+                return
+            sha, summary = push(
+                files,
+                args.repo_id,
+                ours=OURS,
+                message=args.message,
+                repo_type="dataset",
+                public=args.public,
+                create_pr=args.create_pr,
+                revision=args.revision,
+            )
+            print(summary)
+            print(compare_download(folder, args.repo_id, sha))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    print(summary)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ own (`hf auth login`, or HF_TOKEN). Folders of this machine are not published.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import pickle
@@ -21,9 +20,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +28,16 @@ import numpy as np
 import torch
 import yaml
 from export_remote_code import SENTENCE_TRANSFORMERS_FILES, export_remote_code
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+from hub_repository import (
+    Content,
+    add_push_arguments,
+    check_push_arguments,
+    one_line_errors,
+    print_files,
+    push,
+    sha256,
 )
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import snapshot_download
 from huggingface_hub.utils import validate_repo_id
 from model_card import FIGURES, make_eval_results, make_model_card, read_run
 from safetensors import SafetensorError, safe_open
@@ -47,9 +45,9 @@ from safetensors import SafetensorError, safe_open
 import modeling_pig
 from modeling_pig import PigForRetrieval
 from modeling_pig.retrieval.encode import load_pretrained, model_fingerprint
+from modeling_pig.visualization.ranks import draw_ranks
 
 
-Content = Path | bytes
 INSTALLED = Path(modeling_pig.__file__).parent
 MODEL_SUFFIXES = {".json", ".safetensors", ".txt", ".jinja"}
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
@@ -78,7 +76,7 @@ def collect(
     Args:
         run (`str` or `os.PathLike`): the run folder.
         repo_id (`str`): the repository's name.
-        work (`str` or `os.PathLike`): an empty folder, for the model with its code.
+        work (`str` or `os.PathLike`): an empty folder, for the model with its code and the picture of the ranks.
         remote_code (`bool`): put the model's code beside it.
         license (`str`, *optional*): licence of the weights, by its name on the Hub.
         dataset (`str`, *optional*): the benchmark's name on the Hub.
@@ -125,7 +123,12 @@ def collect(
             files[file.name] = file
         elif file.name != "README.md":
             notes.append(f"left out: {file.name}")
-    files |= {name: run / name for name in FIGURES if (run / name).is_file()}
+    if (run / "curves.png").is_file():
+        files["curves.png"] = run / "curves.png"
+    if records["test"] and "recall_curve" in records["test"]:
+        # Not the picture that training left, which is of another evaluation where there has been one since.
+        draw_ranks(records["test"], work / "ranks.png")
+        files["ranks.png"] = work / "ranks.png"
     files["recipe.yaml"] = yaml.safe_dump(records["recipe"], sort_keys=False, allow_unicode=True).encode()
     if records["metrics"]:
         files["metrics.jsonl"] = "".join(json.dumps(record) + "\n" for record in records["metrics"]).encode()
@@ -252,112 +255,6 @@ def outputs(model_folder: str) -> dict[str, torch.Tensor]:
     return {**inputs, **tensors}
 
 
-# --- the repository
-
-
-def push(
-    files: Mapping[str, Content],
-    repo_id: str,
-    *,
-    public: bool = False,
-    create_pr: bool = False,
-    revision: str | None = None,
-    message: str = "Upload the model, its records and its card",
-) -> tuple[str, str]:
-    """Makes a branch of a repository hold these files, in one commit, or in none if it does already.
-
-    Args:
-        files (`Mapping`): what [`collect`] returned.
-        repo_id (`str`): the repository, which is created unless `create_pr` or `revision` is given.
-        public (`bool`): whether a repository that is created can be seen by everyone.
-        create_pr (`bool`): propose the changes in a pull request.
-        revision (`str`, *optional*): the branch, which is created if it is not there; by default `main`.
-        message (`str`): that of the commit.
-
-    Returns:
-        the sha of the commit that holds the files, and what happened in one line.
-
-    Raises:
-        ValueError: one line on what stood in the way. Nothing was committed then, unless the line says so.
-    """
-    if get_token() is None:
-        raise ValueError("There is no token: log in with `hf auth login`, or set HF_TOKEN.")
-    api = HfApi()
-    with _one_line_errors(repo_id):
-        try:
-            info = api.model_info(repo_id)
-        except RepositoryNotFoundError:
-            if create_pr or revision:
-                raise
-            api.create_repo(repo_id, private=not public)
-            info = api.model_info(repo_id)
-        if revision:
-            try:
-                info = api.model_info(repo_id, revision=revision)
-            except RevisionNotFoundError:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-        assert info.sha
-        place = f"{repo_id} ({'private' if info.private else 'public'})"
-        operations = _changes(api, repo_id, info.sha, files)
-        if not operations:
-            return info.sha, f"no commit: {place} holds all of it already"
-        for number in _pull_requests(api, repo_id) if create_pr else []:
-            sha = api.model_info(repo_id, revision=f"refs/pr/{number}").sha
-            assert sha
-            if not _changes(api, repo_id, sha, files):
-                return sha, f"no commit: pull request {number} of {place} proposes all of it already"
-        commit = api.create_commit(
-            repo_id,
-            operations,
-            commit_message=message,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=info.sha,
-        )
-    where = f"pull request {commit.pr_url}" if create_pr else commit.commit_url
-    return commit.oid, f"one commit, {len(operations)} files changed: {place}, {where}"
-
-
-def _pull_requests(api: HfApi, repo_id: str) -> list[int]:
-    found = api.get_repo_discussions(repo_id, discussion_type="pull_request")
-    return [d.num for d in found if d.is_pull_request and d.status in ("open", "draft")]
-
-
-def _changes(
-    api: HfApi, repo_id: str, sha: str, files: Mapping[str, Content]
-) -> list[CommitOperationAdd | CommitOperationDelete]:
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=sha)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
-        for path, content in files.items()
-        if path not in remote or not _is_equal(content, remote[path])
-    ]
-    stale = [path for path in remote if path not in files and any(_matches(path, pattern) for pattern in OURS)]
-    return operations + [CommitOperationDelete(path, is_folder=False) for path in stale]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
-
-
-def _is_equal(content: Content, remote: RepoFile) -> bool:
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if size != remote.size:
-        return False
-    if remote.lfs:
-        return _sha256(content) == remote.lfs.sha256
-    blob = content if isinstance(content, bytes) else content.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % size + blob).hexdigest() == remote.blob_id  # as git names it
-
-
-def _sha256(content: Content) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def compare_download(files: Mapping[str, Content], repo_id: str, sha: str, model_folder: str) -> str:
     """Downloads a commit into an empty cache, and compares its files and what its model computes with those here.
 
@@ -368,12 +265,12 @@ def compare_download(files: Mapping[str, Content], repo_id: str, sha: str, model
         ValueError: what differs, or could not be downloaded.
     """
     with tempfile.TemporaryDirectory() as cache:
-        with _one_line_errors(repo_id):
+        with one_line_errors(repo_id, "model"):
             folder = Path(snapshot_download(repo_id, revision=sha, cache_dir=cache))
         different = [
             path
             for path, content in files.items()
-            if not (folder / path).is_file() or _sha256(content) != _sha256(folder / path)
+            if not (folder / path).is_file() or sha256(content) != sha256(folder / path)
         ]
         if different:
             raise ValueError(f"{repo_id} at {sha} does not hold what was pushed: {', '.join(different)}. Push again.")
@@ -387,73 +284,20 @@ def compare_download(files: Mapping[str, Content], repo_id: str, sha: str, model
     return f"downloaded into an empty cache: {len(files)} files are equal, and so to the bit are {', '.join(here)}"
 
 
-@contextmanager
-def _one_line_errors(repo_id: str) -> Iterator[None]:
-    """Turns what the client raises into one line for a user, which never holds the token."""
-    try:
-        yield
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(_without_token(_explain(error, repo_id))) from None
-
-
-def _explain(error: BaseException, repo_id: str) -> str:
-    while isinstance(error, RuntimeError) and error.__cause__:  # that an upload failed, by what
-        error = error.__cause__
-    said = " ".join(str(error).split())
-    again = "Run it again: what has arrived is not sent twice."
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it."
-    if not isinstance(error, HfHubHTTPError):
-        if isinstance(error, ValueError) and not isinstance(error, OSError):
-            return said
-        return f"The connection failed ({said or type(error).__name__}). {again}"
-    status, said = error.response.status_code, error.server_message or said
-    if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return "The Hub does not know the token (401): log in again with `hf auth login`, or set another HF_TOKEN."
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"There is no model repository {repo_id} that this token may see: check its name, or push without "
-            "--create-pr and --revision to create it."
-        )
-    if status == 403:
-        return f"The token may not write to {repo_id} (403): use one that may. The Hub says: {said}"
-    if status == 409:
-        return f"The name {repo_id} is taken (409) by something that is no model repository this token may see."
-    if status == 412:
-        return f"Someone committed to {repo_id} meanwhile (412). Run it again."
-    if status == 429 or status >= 500:
-        return f"The Hub is busy or out of order ({status}: {said}). Wait a little. {again}"
-    return f"The Hub refused ({status}): {said}"
-
-
-def _without_token(text: str) -> str:
-    token = get_token()
-    return text.replace(token, "[token]") if token else text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Publish the model of a run folder on the Hub.")
     parser.add_argument("run", help="the run folder")
     parser.add_argument("repo_id", help="the repository, organisation/name")
-    parser.add_argument("--public", action="store_true", help="a repository that is created can be seen by everyone")
-    parser.add_argument("--create-pr", action="store_true", help="propose the changes in a pull request")
-    parser.add_argument("--revision", metavar="BRANCH", help="push to this branch instead of main")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list the files and print the card, without the network"
-    )
+    add_push_arguments(parser, message="Upload the model, its records and its card")
     parser.add_argument("--remote-code", action="store_true", help="with the code, for trust_remote_code=True")
     parser.add_argument("--license", help="the licence of the weights, like apache-2.0")
     parser.add_argument("--dataset", metavar="ORG/NAME", help="the benchmark's name on the Hub, if it is there")
     parser.add_argument("--measure", action="store_true", help="measure latency here, kept as RUN/efficiency.json")
-    parser.add_argument("--message", default="Upload the model, its records and its card", help="of the commit")
     args = parser.parse_args()
     try:
-        if args.create_pr and args.revision:
-            raise ValueError("--create-pr proposes a change of main: leave out --revision.")
-        for name in filter(None, (args.repo_id, args.dataset)):
-            validate_repo_id(name)
-        if args.repo_id.count("/") != 1:
-            raise ValueError(f"A repository is organisation/name; got {args.repo_id!r}.")
+        check_push_arguments(args)
+        if args.dataset:
+            validate_repo_id(args.dataset)
         model_folder = str(Path(args.run) / "model")
         if args.measure:
             figures = json.dumps(measure(model_folder), indent=2) + "\n"
@@ -470,29 +314,21 @@ def main() -> None:
             for note in notes:
                 print(note)
             if args.dry_run:
-                _print_files(files)
+                print_files(files)
                 return
             sha, summary = push(
                 files,
                 args.repo_id,
+                ours=OURS,
+                message=args.message,
                 public=args.public,
                 create_pr=args.create_pr,
                 revision=args.revision,
-                message=args.message,
             )
             print(summary)
             print(compare_download(files, args.repo_id, sha, model_folder))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-
-
-def _print_files(files: Mapping[str, Content]) -> None:
-    for path, content in files.items():
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        print(f"{size:>13,}  {path}")
-    card = files["README.md"]
-    assert isinstance(card, bytes)
-    print(f"\n{card.decode()}")
 
 
 if __name__ == "__main__":

@@ -91,9 +91,12 @@ class PigVideoProcessor(BaseVideoProcessor):
                 continue
             frames = _to_channels_first(video)  # (frames, 3, height, width)
             metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
-            indices = sample_indices_fn(metadata) if sample_indices_fn is not None else np.arange(len(frames))
-            metadata.frames_indices = indices.tolist()
-            chosen.append((frames[torch.from_numpy(indices)], metadata))
+            metadata.frames_indices = list(range(len(frames)))
+            if sample_indices_fn is not None:
+                indices = sample_indices_fn(metadata)
+                metadata.frames_indices = indices.tolist()
+                frames = frames[torch.from_numpy(indices)]
+            chosen.append((frames, metadata))
         return [frames for frames, _ in chosen], [metadata for _, metadata in chosen]
 
     def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):
@@ -139,7 +142,7 @@ def _to_channels_first(video) -> torch.Tensor:
     if video.shape[1] == 3:
         return video
     if video.shape[3] == 3:
-        return video.permute(0, 3, 1, 2).contiguous()
+        return video.permute(0, 3, 1, 2)
     raise ValueError(f"Frames have 3 channels (RGB); got a video of shape {tuple(video.shape)}.")
 
 

@@ -17,6 +17,7 @@ from modeling_pig.evaluation.metrics import (
     bootstrap_intervals,
     ranks_in_both_directions,
     ranks_of_targets,
+    recall_curves,
     retrieval_metrics,
 )
 from modeling_pig.evaluation.report import print_figures, result_record
@@ -71,6 +72,19 @@ def test_scores_that_are_not_finite_are_an_error(wrong):
 def test_metrics_by_hand():
     metrics = retrieval_metrics(np.array([1, 2, 5, 6, 10, 11, 1, 100]))
     assert metrics == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "R@50": 87.5, "MdR": 5.5, "MnR": 17.0}
+
+
+def test_recall_curves_by_hand():
+    ranks = np.array([1, 2, 5.5, 6, 10, 11, 1, 60])
+    curves = recall_curves({"text_to_video": ranks, "video_to_text": np.ones(3)}, 60)
+    assert curves == {
+        "k": [1, 2, 5, 10, 20, 50, 60],
+        "text_to_video": [25.0, 37.5, 37.5, 75.0, 87.5, 87.5, 100.0],
+        "video_to_text": [100.0] * 7,
+    }
+    assert json.loads(json.dumps(curves)) == curves
+    ends = {1: [1], 2: [1, 2], 3: [1, 2, 3], 10: [1, 2, 5, 10], 1004: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1004]}
+    assert {num_videos: recall_curves({}, num_videos)["k"] for num_videos in ends} == ends
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 100])
@@ -207,6 +221,7 @@ def test_evaluator_equals_the_forward_pass(make_model, processor, split, framewo
     ranks = ranks_in_both_directions(scores.__getitem__, torch.arange(10) // 2, 5, dual_softmax=True)
     # "moves left" is asked five times with the same scores, so no two of these ranks are near a tie
     assert {name: figures[name] for name in ranks} == {name: retrieval_metrics(found) for name, found in ranks.items()}
+    assert figures["recall_curve"] == recall_curves(ranks, 5)
 
 
 def test_a_half_precision_model_is_evaluated(make_model, processor, split):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 import yaml
 
+from modeling_pig import PigForRetrieval
 from tests.test_training import DEMO, ROOT, tiny_run, validations
 
 
@@ -45,6 +47,7 @@ def test_the_whole_path(run_folder):
     )
     assert "24 queries, 6 of 6 videos" in output and "text-to-video" in output and "video-to-text" in output
     assert "with dual softmax" in output and "100.0 [100.0, 100.0]" in output
+    assert (run_folder / "run/test.png").read_bytes().startswith(b"\x89PNG")
     figures = json.loads((run_folder / "run/test.json").read_text())
     assert figures["num_queries"] == 24 and 0 <= figures["text_to_video"]["R@1"] <= 100
     assert figures["text_to_video"]["R@10"] == 100  # of six videos
@@ -106,6 +109,33 @@ def test_benchmark_of_ranking(tmp_path):
     ]
     assert all(row["ranks that differ"] == 0 and 2 < row["R@1"] < 98 for row in rows)
     assert [row["of"] for row in rows] == [1260, 1260, 2520, 2520]
+
+
+def test_benchmark_of_training(tmp_path):
+    output = example(tmp_path, "benchmark.py", "train", "--quick", "--threads", "1", "--json", "figures.json")
+    assert "beside CLIP on the same frames" in output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["step"] for row in figures["step"]] == ["ours", "naive", "CLIP on frames"]
+    assert [row["step"] for row in figures["gradient cache"]] == ["ours", "chunks of 1"]
+    assert [row["batch"] for row in figures["memory by batch"]] == [4, 8]
+    assert [row["processes"] for row in figures["scaling"]] == [1, 2]
+    held = [(row["ratio"], row) for row in figures["step"][:1] + figures["gradient cache"][1:]]
+    assert all((ratio <= float(row["bar"].split()[-1])) == (row["met"] == "yes") for ratio, row in held)
+    held = [(row[f"share of {row['held to']}"], row) for row in figures["data"] if row["held to"] != "-"]
+    assert [row["way"] for _, row in held] == ["decode_video", "loader, 0 workers", "loader, 1 worker"]
+    assert all((share >= float(row["bar"].split()[-1])) == (row["met"] == "yes") for share, row in held)
+
+
+def test_the_naive_way_computes_the_same_loss(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    from benchmarks.train import make_batch, make_config, make_naive
+
+    config = make_config("tiny", 3)
+    batch = make_batch(config, 3, 3)
+    naive, loss = make_naive(config, batch)
+    ours = PigForRetrieval(config).eval()
+    ours.load_state_dict(naive.eval().state_dict())
+    torch.testing.assert_close(loss(), ours(**batch, return_loss=True).loss)
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "search_videos.py", "train.py"])

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
+from model_card import make_eval_results, make_model_card, read_run, without_folders
 from transformers.pipelines import get_supported_tasks
 
 from modeling_pig import PigForRetrieval, PigProcessor, load_benchmark
@@ -20,11 +20,6 @@ from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import Recipe
 
 from .test_training import DEMO, ROOT, tiny_run
-
-
-sys.path.insert(0, str(ROOT / "hub_scripts"))  # the scripts import one another, as they do when they are run
-
-from model_card import make_eval_results, make_model_card, read_run, without_folders
 
 
 HOSTILE = [

@@ -1,4 +1,4 @@
-"""A benchmark as a dataset folder: what `load_dataset` reads back, and what the card says."""
+"""A benchmark as a dataset folder, and pushed to a local Hub: what `load_dataset` reads back, what the card says."""
 
 import json
 import os
@@ -6,19 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import push_benchmark
 import pytest
 from datasets import Video, load_dataset
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
+from push_benchmark import escape, write_benchmark
 
-from hub_scripts import push_benchmark
-from hub_scripts.push_benchmark import escape, write_benchmark
 from modeling_pig import __version__
 from modeling_pig.benchmarks import load_benchmark
 
 from .benchmark_stand_ins import DIDEMO, MSVD, WRITERS, write_didemo, write_msvd
 
 
+pytest_plugins = ["tests.hub_server"]
+
 SCRIPT = Path(push_benchmark.__file__)
+TOKEN = "hf_ada"  # of the fixture `hub`
+REPO = "org/msvd"
 FURTHER = {"msrvtt_1k": {"validation": 2}}  # options of a stand-in
 
 
@@ -44,7 +48,7 @@ def test_it_reads_back_equal(tmp_path, name):
     WRITERS[name](tmp_path / name)
     files = {"annotations": tmp_path / name / "annotations", "videos": tmp_path / name / "videos"}
     summary = write_benchmark(name, output=tmp_path / "out", **files, **FURTHER.get(name, {}))
-    assert summary.startswith(f"{name}: train ") and summary.endswith(f"{tmp_path}/out")
+    assert summary.startswith(f"{name}: train ") and summary.endswith(" MB")
     original = load_benchmark(name, cache_dir=tmp_path / "other", **files, **FURTHER.get(name, {}))
     for back in read_both_ways(tmp_path / "out", tmp_path):
         assert list(back) == list(original)
@@ -153,13 +157,19 @@ def test_the_command(tmp_path, monkeypatch):
     result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("moving_shapes: train 2, validation 1, test 1 videos, 0 of them missing, ")
+    assert result.stdout.strip().endswith(f" MB: {tmp_path}/out")
     back = read_both_ways(tmp_path / "out", tmp_path)[0]
     assert back["test"][0]["video"]["path"] == "test/test_0000.mp4"
     assert back["test"][0]["video"]["bytes"] == (tmp_path / "videos/test/test_0000.mp4").read_bytes()
 
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="error: The output .*/out is not an empty folder"):
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    push_benchmark.main()  # what is there already is left as it is
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    (tmp_path / "out/README.md").write_text("mine")
+    with pytest.raises(SystemExit, match="error: The output .*/out is neither an empty folder nor this dataset"):
         push_benchmark.main()
+    assert (tmp_path / "out/README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", ["full", "file"])
@@ -167,6 +177,176 @@ def test_an_output_with_other_content(msvd, tmp_path, place):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="is not an empty folder"):
+    with pytest.raises(ValueError, match="is neither an empty folder nor this dataset"):
         write_benchmark("msvd", output=tmp_path / place, **msvd)
     assert (tmp_path / "full/mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+# --- on the Hub
+
+
+@pytest.fixture
+def push(msvd, monkeypatch, capsys):
+    """Runs the script; returns what it printed, or its one line of error. A token is never in either."""
+
+    def push(*arguments) -> str:
+        files = ["--annotations", msvd["annotations"], "--videos", msvd["videos"]]
+        monkeypatch.setattr(sys, "argv", ["push_benchmark.py", "msvd", *map(str, [*files, *arguments])])
+        try:
+            push_benchmark.main()
+            message = ""
+        except SystemExit as stop:
+            message = stop.code
+            assert message.startswith("error: ") and "\n" not in message
+        printed = capsys.readouterr()
+        assert TOKEN not in printed.out + printed.err + message
+        return message or printed.out
+
+    return push
+
+
+def commits(hub, ref: str = "main") -> list:
+    repository = hub.repository(REPO, "dataset")
+    return list(repository.commits[repository.refs[repository.ref(ref)]].history())
+
+
+def pushed(hub, ref: str = "main") -> dict:
+    return commits(hub, ref)[0].files
+
+
+@pytest.mark.parametrize("with_videos", [False, True])
+def test_a_benchmark_is_pushed_in_one_private_commit_and_read_back_equal(hub, msvd, push, tmp_path, with_videos):
+    (msvd["videos"] / f"{MSVD['test'][0]}.avi").unlink()
+    arguments = ["--repo-id", REPO, "--output", tmp_path / "out", "--license", "cc-by-4.0"]
+    arguments += ["--with-videos"] if with_videos else []
+    printed = push(*arguments)
+    assert "one commit, 4 files changed: org/msvd (private), " in printed
+    assert "all rows are equal (train 4, validation 2, test 3)" in printed
+    assert hub.repository(REPO, "dataset").private and len(commits(hub)) == 2  # the first is that of the creation
+    assert not (tmp_path / "home/hub").exists()  # nothing was read from, or left in, the client's own cache
+
+    files = pushed(hub)
+    names = {f"data/{split}-00000-of-00001.parquet" for split in MSVD}
+    assert files.keys() == names | {"README.md", ".gitattributes"} and all(files[name].lfs for name in names)
+    for name in names | {"README.md"}:
+        assert files[name].content == (tmp_path / "out" / name).read_bytes()
+        assert str(tmp_path).encode() not in files[name].content and TOKEN.encode() not in files[name].content
+    card = DatasetCard.load(REPO)
+    card.validate(repo_type="dataset")
+    assert card.data.license == "cc-by-4.0"
+
+    original = load_benchmark("msvd", cache_dir=tmp_path / "other", **msvd)
+    back = load_dataset(REPO)
+    assert list(back) == list(original)
+    for split, rows in original.items():
+        for row, other in zip(back[split], rows, strict=True):
+            path = Path(other["video"])
+            named = path.name if other["video"] else ""
+            held = {"path": named, "bytes": path.read_bytes()} if named else None
+            assert row == {**other, "video": held if with_videos else named}
+
+    assert "no commit" in push(*arguments) and len(commits(hub)) == 2
+    assert "no commit" in push(*(arguments[:2] + arguments[4:])) and len(commits(hub)) == 2  # without a folder
+
+
+def test_a_change_is_one_commit_and_parts_of_an_earlier_push_go(hub, msvd, push, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(push_benchmark, "SHARD_BYTES", 1)
+        push("--repo-id", REPO, "--with-videos")
+    assert "data/train-00003-of-00004.parquet" in pushed(hub)
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="data/mine.txt", repo_id=REPO, repo_type="dataset")
+    printed = push("--repo-id", REPO, "--public", "--message", "Names alone")
+    assert "(private)" in printed and "all rows are equal" in printed
+    assert len(commits(hub)) == 4 and commits(hub)[0].title == "Names alone"
+    parts = {f"data/{split}-00000-of-00001.parquet" for split in MSVD}
+    assert pushed(hub).keys() == parts | {"README.md", ".gitattributes", "data/mine.txt"}
+
+
+def test_a_dry_run_lists_all_keeps_nothing_and_asks_nobody(hub, push, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    before = sorted(tmp_path.rglob("*"))
+    printed = push("--repo-id", REPO, "--output", tmp_path / "out", "--dry-run")
+    assert not hub.requests and sorted(tmp_path.rglob("*")) == before
+    listing, card = printed.split("\n\n", 1)
+    lines = [line.split() for line in listing.splitlines()[1:]]
+    listed = {path: int(size.replace(",", "")) for size, path in lines}
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push("--repo-id", REPO)
+    files = {path: file.content for path, file in pushed(hub).items() if path != ".gitattributes"}
+    assert listed == {path: len(content) for path, content in files.items()}
+    assert card.strip() == files["README.md"].decode().strip()
+
+
+def test_branches_and_pull_requests_leave_main_alone(hub, push):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    assert "all rows are equal" in push("--repo-id", REPO, "--revision", "next")
+    assert "no commit" in push("--repo-id", REPO, "--revision", "next")
+    assert "all rows are equal" in push("--repo-id", REPO, "--create-pr")
+    assert "pull request 1 of org/msvd (public) proposes all of it already" in push("--repo-id", REPO, "--create-pr")
+    assert len(commits(hub)) == 1 and len(hub.repository(REPO, "dataset").discussions) == 1
+    assert "README.md" in pushed(hub, "next") and "README.md" in pushed(hub, "refs/pr/1")
+
+
+def test_a_connection_that_is_cut_leaves_no_half_commit_and_is_resumed(hub, push, tmp_path):
+    arguments = ["--repo-id", REPO, "--output", tmp_path / "out", "--with-videos"]
+    hub.cut(after_bytes=1000, method="PUT", next=50)
+    message = push(*arguments)
+    assert message.startswith("error: The connection failed") and "Run it again" in message
+    assert len(commits(hub)) == 1 and pushed(hub).keys() == {".gitattributes"}
+    hub.heal()
+
+    hub.cut(path_contains="/commit/main", method="POST")  # all is uploaded, the commit is not made
+    assert "Run it again" in push(*arguments) and len(commits(hub)) == 1
+    uploads = len(hub.requested("PUT"))
+    assert "one commit" in push(*arguments) and len(commits(hub)) == 2
+    assert len(hub.requested("PUT")) == uploads  # what had arrived was not sent twice
+
+
+def test_tokens_that_do_not_do(hub, push, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.add_user("eve", "hf_reads", rights="read", organizations=["org"]))
+    assert "The token may not write to org/msvd (403)" in push("--repo-id", REPO)
+    monkeypatch.setenv("HF_TOKEN", hub.add_user("bob", "hf_bob"))
+    assert "The token may not write to org/msvd (403)" in push("--repo-id", REPO)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    message = push("--repo-id", REPO)
+    assert "The Hub does not know the token (401)" in message and "hf_wrong" not in message
+    monkeypatch.delenv("HF_TOKEN")
+    assert push("--repo-id", REPO) == "error: There is no token: log in with `hf auth login`, or set HF_TOKEN."
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give --output for a folder, --repo-id for a repository on the Hub, or both."),
+        (["--output", "out", "--public"], "are of a push: give --repo-id"),
+        (["--repo-id", "msvd"], "organisation/name; got 'msvd'"),
+        (["--repo-id", REPO, "--create-pr", "--revision", "x"], "leave out --revision"),
+        (["--repo-id", REPO, "--create-pr"], "There is no dataset repository org/msvd that this token may see"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(hub, push, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in push(*arguments)
+    assert not hub.repositories and not Path("out").exists()
+
+
+def test_a_download_that_differs_is_loud(hub, msvd, push, tmp_path):
+    push("--repo-id", REPO)
+    sha = commits(hub)[0].sha
+    captions = json.loads((msvd["annotations"] / "captions_msvd.json").read_text())
+    captions[MSVD["test"][0]][0] = "another sentence"
+    (msvd["annotations"] / "captions_msvd.json").write_text(json.dumps(captions))
+    write_benchmark("msvd", output=tmp_path / "out", **msvd)
+    with pytest.raises(ValueError, match=f"{sha} does not hold the rows of .*/out in test. Push again"):
+        push_benchmark.compare_download(tmp_path / "out", REPO, sha)
+
+    HfApi().upload_file(
+        path_or_fileobj=b"no table",
+        path_in_repo="data/test-00000-of-00001.parquet",
+        repo_id=REPO,
+        repo_type="dataset",
+    )
+    sha = commits(hub)[0].sha
+    with pytest.raises(ValueError, match=f"{sha} was pushed, but cannot be read"):
+        push_benchmark.compare_download(tmp_path / "out", REPO, sha)

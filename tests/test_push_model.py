@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub_repository
+import push_model
 import pytest
 import torch
 import yaml
@@ -20,11 +22,6 @@ from modeling_pig.training.recipe import Recipe
 
 from .test_remote_code import WITHOUT_PACKAGE
 from .test_training import DEMO, ROOT, tiny_run
-
-
-sys.path.insert(0, str(ROOT / "hub_scripts"))  # the scripts import one another, as they do when they are run
-
-import push_model
 
 
 pytest_plugins = ["tests.hub_server"]
@@ -92,7 +89,7 @@ def test_a_run_is_pushed_in_one_private_commit_and_equals_to_the_bit(hub, run, p
     repository, files = hub.repository(REPO), pushed(hub)
     assert repository.private and len(commits(hub)) == 2  # the first is that of the creation
     model_files = {file.name for file in (run / "model").iterdir()}
-    records = {"recipe.yaml", "environment.json", "metrics.jsonl", "test.json", "curves.png", "README.md"}
+    records = {"recipe.yaml", "environment.json", "metrics.jsonl", "test.json", "curves.png", "ranks.png", "README.md"}
     assert files.keys() == model_files | records | {".eval_results/pig_moving_shapes_test.yaml", ".gitattributes"}
     for name in model_files:
         assert files[name] == (run / "model" / name).read_bytes()
@@ -102,6 +99,8 @@ def test_a_run_is_pushed_in_one_private_commit_and_equals_to_the_bit(hub, run, p
     card = ModelCard(files["README.md"].decode())
     card.validate()
     assert card.data.license == "apache-2.0" and "![Learning curves](curves.png)" in card.text
+    assert "![Ranks of the right answers](ranks.png)" in card.text
+    assert files["ranks.png"] == (run / "ranks.png").read_bytes()
     entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/pig_moving_shapes_test.yaml"]))
     assert entries[0].task_id == "text_to_video_recall_at_1"
 
@@ -229,8 +228,22 @@ def test_a_run_without_evaluation_is_pushed_and_takes_older_figures_away(hub, ru
     push(run, REPO)
     files = pushed(hub)
     assert b"**not evaluated**" in files["README.md"] and "test.json" not in files
+    assert (run / "ranks.png").is_file() and "ranks.png" not in files and b"ranks.png" not in files["README.md"]
     assert ".eval_results/pig_moving_shapes_test.yaml" not in files
     assert files[".eval_results/other.yaml"] == b"- mine\n" and len(commits(hub)) == 4
+
+
+def test_the_picture_of_the_ranks_is_that_of_the_evaluation(hub, run, push):
+    test = json.loads((run / "test.json").read_text())
+    test["recall_curve"]["text_to_video"][0] = 50.0  # evaluated again; the picture that training left is the older one
+    (run / "test.json").write_text(json.dumps(test))
+    push(run, REPO)
+    assert pushed(hub)["ranks.png"].startswith(b"\x89PNG")
+    assert pushed(hub)["ranks.png"] != (run / "ranks.png").read_bytes()
+    del test["recall_curve"]  # of an older version
+    (run / "test.json").write_text(json.dumps(test))
+    push(run, REPO)
+    assert "ranks.png" not in pushed(hub) and "test.json" in pushed(hub)
 
 
 def test_latency_is_measured_once_and_kept(hub, run, push, monkeypatch):
@@ -298,14 +311,14 @@ def test_a_short_fault_is_no_matter(hub, run, push):
 
 def test_a_commit_that_comes_between_is_not_overwritten(hub, run, push, monkeypatch):
     push(run, REPO)
-    find_changes = push_model._changes
+    find_changes = hub_repository._changes
 
     def changes_and_a_commit(*arguments):
         operations = find_changes(*arguments)
         HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="other.txt", repo_id=REPO, commit_message="others")
         return operations
 
-    monkeypatch.setattr(push_model, "_changes", changes_and_a_commit)
+    monkeypatch.setattr(hub_repository, "_changes", changes_and_a_commit)
     (run / "curves.png").unlink()
     assert "Someone committed to org/pig-tiny meanwhile (412). Run it again." in push(run, REPO)
     assert len(commits(hub)) == 3 and {"curves.png", "other.txt"} <= pushed(hub).keys()

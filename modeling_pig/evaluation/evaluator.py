@@ -8,7 +8,7 @@ from tqdm import tqdm
 from modeling_pig import PigForRetrieval, PigProcessor, VideoDecodingError
 
 from ..retrieval.encode import VideoSegment, encode_texts, encode_videos
-from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, retrieval_metrics
+from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, recall_curves, retrieval_metrics
 
 
 TEXTS_PER_BLOCK = 512
@@ -48,9 +48,9 @@ def evaluate(
     Returns:
         `dict`: `text_to_video` and `video_to_text` (R@1, R@5, R@10, R@50 in per cent, MdR, MnR); with dual softmax
         also `text_to_video_dual_softmax` and `video_to_text_dual_softmax`; with bootstrap `intervals_95` ([low, high]
-        of each figure of each of these), `num_bootstrap` and `seed`; `num_queries`, `num_videos` of
-        `num_videos_in_split`, `ties`, and `failures`. A video that is missing or cannot be decoded leaves the gallery
-        together with its captions, and is named there.
+        of each figure of each of these), `num_bootstrap` and `seed`; `recall_curve` (R@k of each of these over k, see
+        [`recall_curves`]); `num_queries`, `num_videos` of `num_videos_in_split`, `ties`, and `failures`. A video that
+        is missing or cannot be decoded leaves the gallery together with its captions, and is named there.
 
     Raises:
         ValueError: a video without captions, no video that can be decoded, or scores that are NaN or infinite.
@@ -104,6 +104,7 @@ def evaluate(
         }
         figures |= {"num_bootstrap": num_bootstrap, "seed": seed}
     return figures | {
+        "recall_curve": recall_curves(ranks, len(encoded)),
         "num_queries": len(texts),
         "num_videos": len(encoded),
         "num_videos_in_split": len(rows),

@@ -1,6 +1,6 @@
 """Ranks of the right answers from scores in blocks of queries, the metrics of retrieval over them, their intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -116,8 +116,28 @@ def _keep_best(best: torch.Tensor, owners: torch.Tensor, scores: torch.Tensor) -
 
 def retrieval_metrics(ranks: np.ndarray, at: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
     """R@k in per cent for each k, median rank (MdR) and mean rank (MnR)."""
-    recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in at}
+    recalls = {f"R@{k}": _recall(ranks, k) for k in at}
     return {**recalls, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}
+
+
+def _recall(ranks: np.ndarray, k: int) -> float:
+    return 100 * float(np.mean(ranks <= k))
+
+
+def recall_curves(ranks: Mapping[str, np.ndarray], num_videos: int) -> dict[str, list]:
+    """R@k in per cent over k, from the first place to the whole gallery.
+
+    Args:
+        ranks (`Mapping[str, np.ndarray]`): from [`ranks_in_both_directions`].
+        num_videos (`int`): videos in the gallery.
+
+    Returns:
+        `dict[str, list]`: `k`, which is 1, 2, 5, 10, 20, 50, ... below `num_videos`, and `num_videos`; and under the
+        name of each entry of `ranks` its R@k at each k.
+    """
+    series = (step * 10**power for power in range(len(str(num_videos))) for step in (1, 2, 5))
+    ks = [*(k for k in series if k < num_videos), num_videos]
+    return {"k": ks, **{name: [_recall(found, k) for k in ks] for name, found in ranks.items()}}
 
 
 def bootstrap_intervals(
@@ -149,4 +169,11 @@ def bootstrap_intervals(
     return {name: np.percentile([sample[name] for sample in samples], ends).tolist() for name in samples[0]}
 
 
-__all__ = ["TiePolicy", "bootstrap_intervals", "ranks_in_both_directions", "ranks_of_targets", "retrieval_metrics"]
+__all__ = [
+    "TiePolicy",
+    "bootstrap_intervals",
+    "ranks_in_both_directions",
+    "ranks_of_targets",
+    "recall_curves",
+    "retrieval_metrics",
+]

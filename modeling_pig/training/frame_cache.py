@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers.utils import logging
 
 from modeling_pig import PigVideoProcessor
@@ -84,10 +85,7 @@ class FrameCache:
     def _decode(self, path: str | os.PathLike, start: float | None, end: float | None) -> np.ndarray:
         frames, metadata = decode_video(path, self.num_frames, start=start, end=end)
         _, first = np.unique(np.array(metadata.frames_indices), return_index=True)  # short videos repeat frames
-        inputs = self.video_processor(
-            frames[first], do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
-        )
-        return inputs["pixel_values_videos"][0].numpy()
+        return resized(frames[first], self.video_processor).numpy()
 
     def _write(self, entry: Path, frames: np.ndarray) -> None:
         aside = entry.with_name(f"{entry.stem}-{uuid.uuid4().hex}.part")
@@ -130,6 +128,12 @@ class FrameCache:
         return True
 
 
+def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Tensor:
+    """uint8 frames (T, height, width, 3) in the size that the model reads: uint8 (T, 3, height, width)."""
+    inputs = video_processor(frames, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt")
+    return inputs["pixel_values_videos"][0]
+
+
 def _read(entry: Path) -> np.ndarray | None:
     """The frames of an entry, which counts as used now; none if it is not there, or was damaged and is removed."""
     try:
@@ -145,4 +149,4 @@ def _read(entry: Path) -> np.ndarray | None:
     return frames
 
 
-__all__ = ["FrameCache"]
+__all__ = ["FrameCache", "resized"]

@@ -32,8 +32,9 @@ from modeling_pig import PigForRetrieval, load_benchmark
 from ..evaluation.evaluator import evaluate
 from ..evaluation.report import print_figures, result_record
 from ..retrieval.encode import load_pretrained
+from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
-from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset
+from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalised
 from .frame_cache import FrameCache
 from .gradient_cache import cached_backward
 from .recipe import Recipe
@@ -131,8 +132,7 @@ class _Run:
         if data.frame_cache is not None:
             max_bytes = int(data.frame_cache_gigabytes * 1e9)
             cache = FrameCache(data.frame_cache, max_bytes, self.processor.video_processor)
-        num_frames = self.processor.video_processor.num_frames
-        dataset = VideoTextDataset(self.benchmark["train"], num_frames, training.seed, frame_cache=cache)
+        dataset = VideoTextDataset(self.benchmark["train"], self.processor.video_processor, training.seed, cache)
         self.failure_log = FailureLog(data.max_unreadable_share, len(dataset))
         self.sampler = GlobalBatchSampler(
             len(dataset),
@@ -145,7 +145,8 @@ class _Run:
             dataset,
             batch_sampler=self.sampler,
             num_workers=data.num_workers,
-            collate_fn=TrainingCollator(self.processor, data.max_text_tokens, with_names=True),
+            persistent_workers=data.num_workers > 0,  # a batch tells them its epoch
+            collate_fn=TrainingCollator(self.processor, data.max_text_tokens),
             worker_init_fn=_ignore_signals,
             pin_memory=torch.accelerator.is_available(),
             generator=torch.Generator(),  # of its own: starting the workers must not move the model's random numbers
@@ -220,7 +221,9 @@ class _Run:
         video_ids, failures = batch.pop("video_ids"), batch.pop("failures")
         if not self.recipe.training.mask_equal_captions:
             del batch["caption_ids"]
-        outputs = self._forward_backward(batch.to(self.accelerator.device))
+        batch = batch.to(self.accelerator.device)
+        batch["pixel_values_videos"] = normalised(batch["pixel_values_videos"], self.processor.video_processor)
+        outputs = self._forward_backward(batch)
         if self._is_sharded:
             logit_scale = self.accelerator.unwrap_model(self.model).logit_scale
             logit_scale.grad = self.accelerator.reduce(logit_scale.grad, reduction="mean")
@@ -369,6 +372,7 @@ class _Run:
                 place = str(self.folder.model)
                 record = result_record(figures, model, place, "test", self.recipe.to_dict(), split.info.description)
                 self.folder.write_test(record)
+                draw_ranks(record, self.folder.path / "ranks.png")
                 print_figures(record)
             self.folder.finished_file.touch()
         self.accelerator.wait_for_everyone()

@@ -36,8 +36,8 @@ class RunFolder:
 
     `recipe.yaml`, `environment.json` (versions, git revision, command line, processes; an entry each time the run is
     started), `metrics.jsonl` (a line every few steps and every evaluation), `curves.png`, `model/` (the best by
-    validation, with its processor), `test.json`, `checkpoints/`, `nonfinite/` (the videos of batches without a finite
-    loss), `unreadable.csv`.
+    validation, with its processor), `test.json` with `ranks.png`, `checkpoints/`, `nonfinite/` (the videos of batches
+    without a finite loss), `unreadable.csv`.
     """
 
     def __init__(self, path: str | Path):

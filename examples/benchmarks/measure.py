@@ -1,0 +1,126 @@
+"""What the subjects measure with: interleaved rounds, peak memory in a process of its own; and tables and JSON."""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def interleave(candidates: dict[str, Callable], repeats: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Runs the candidates one after the other in each round, after one round of warm-up.
+
+    Returns the seconds of each run of each candidate, and the CPU seconds of all threads and of the processes that it
+    started and waited for: where other programs take their share of the machine, these say more.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    cpu: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_number in range(repeats + 1):
+        for name, run in candidates.items():
+            start, start_cpu = time.perf_counter(), cpu_seconds()
+            run()
+            if round_number > 0:
+                seconds[name].append(time.perf_counter() - start)
+                cpu[name].append(cpu_seconds() - start_cpu)
+    return seconds, cpu
+
+
+def cpu_seconds() -> float:
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def median_ratio(seconds: list[float], floor: list[float]) -> float:
+    """The median of the ratios within each round."""
+    return statistics.median(ours / theirs for ours, theirs in zip(seconds, floor, strict=True))
+
+
+def judge(figure: float | None, at_most: float | None = None, at_least: float | None = None) -> dict[str, str]:
+    """The columns that say which bar a figure is held to, if any, and whether it meets it."""
+    if figure is None or (at_most is None and at_least is None):
+        return {"bar": "-", "met": "-"}
+    if at_most is not None:
+        return {"bar": f"at most {at_most:.2f}", "met": "yes" if figure <= at_most else "no"}
+    return {"bar": f"at least {at_least:.2f}", "met": "yes" if figure >= at_least else "no"}
+
+
+def flops(run: Callable) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def peak_memory(run: Callable) -> tuple[Any, float | None]:
+    """What `run` returns, and the MB of resident memory that it adds at its peak (`None` where there is no /proc)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return run(), None
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports and initialisation
+    before = _status("VmRSS")
+    result = run()
+    return result, (_status("VmHWM") - before) * 1024 / 1e6
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+def added_memory(make: Callable, *candidate, start_method: str = "spawn") -> float | None:
+    """In a process of its own: MB that a run adds at its peak to the model and the inputs that `make` returned it
+    with; `None` where the system does not tell (needs Linux)."""
+    return in_own_process(_added_memory, make, *candidate, start_method=start_method)
+
+
+def _added_memory(make: Callable, *candidate) -> float | None:
+    torch.set_num_threads(1)
+    _, run = make(*candidate)
+    return peak_memory(run)[1]
+
+
+def in_own_process(function: Callable, *arguments, start_method: str = "spawn") -> Any:
+    """What a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context(start_method)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def fork_after_imports(*more: str) -> None:
+    """Makes the processes of start method "forkserver" forks of one that has imported the package, and `more`, and
+    done nothing else: the imports take longer than what is measured on small shapes."""
+    names = ["transformers.models.clip.modeling_clip", "modeling_pig.modeling_pig", *more]
+    multiprocessing.set_forkserver_preload(names)
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "precision": "float32 unless said otherwise",
+    }
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in row.values()))
+    Console(width=140).print(table)
+
+
+def write_json(path: str, machine: dict[str, Any], figures: dict[str, list[dict]]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", encoding="utf-8")
+    print(f"figures: {path}")

@@ -1,0 +1,50 @@
+"""Recall at k over k, in both directions: how far down the right answers of an evaluation are, as a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+DUAL_SOFTMAX = "_dual_softmax"
+COLOURS = {"text_to_video": "C0", "video_to_text": "C1"}
+MAX_LABELLED_GALLERY = 5_000  # in a larger one only the powers of ten are labelled: more labels would touch
+
+
+def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
+    """Draws the `recall_curve` of an evaluation, with what random order would find; with dual softmax dashed.
+
+    Args:
+        record (`Mapping`): what [`result_record`] made.
+        output (`str` or `Path`): a picture file.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    ks, num_videos = record["recall_curve"]["k"], record["num_videos"]
+    for name, recalls in record["recall_curve"].items():
+        if name != "k":
+            direction = name.removesuffix(DUAL_SOFTMAX)
+            label = direction.replace("_", "-") + (", dual softmax" if name != direction else "")
+            style = "-" if name == direction else "--"
+            axes.plot(ks, recalls, style, color=COLOURS[direction], marker=".", label=label, clip_on=False)
+    # Between two powers of ten the line of chance is a curve on this axis.
+    steps = [num_videos ** (step / 100) for step in range(101)]
+    axes.plot(steps, [100 * k / num_videos for k in steps], color="grey", linewidth=0.8, label="random order")
+    axes.set(xscale="log", xlim=(1, max(num_videos, 2)), ylim=(0, 100), xlabel="k", ylabel="R@k, %")
+    labelled = [k for k in ks if num_videos <= MAX_LABELLED_GALLERY or str(k).strip("0") == "1"]
+    axes.xaxis.set_major_locator(FixedLocator([k for k in labelled if str(k).strip("0") in ("1", "2", "5")]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_title(
+        f"{record['benchmark']}, {record['split']}\n{record['num_queries']:,} queries, {num_videos:,} of "
+        f"{record['num_videos_in_split']:,} videos",
+        parse_math=False,  # a name with dollars is no formula
+    )
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(output, dpi=120)
+
+
+__all__ = ["draw_ranks"]
