@@ -107,6 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     from tests.test_training import tiny_run
 
+    args.folder.mkdir(parents=True, exist_ok=True)
     steps = args.kills * 4  # enough of them that it is not over before it was killed so often
     overrides = tiny_run(
         args.folder / "videos",

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import av
@@ -440,7 +441,11 @@ def wait_until_begun(process: subprocess.Popen, output: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, stop):
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, stop, request):
+    # A job that was started in the background ignores SIGINT, and so would the command.
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
     sizes = {"train": 30, "validation": 1, "test": 1}
     settings = {"name": "moving_shapes", "short_side": 64, "progress": False, **sizes}
     videos, output = tmp_path / "videos", tmp_path / "out"

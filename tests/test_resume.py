@@ -59,6 +59,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so_with_its_exit_status(video
 
 def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
     recipe = Recipe.from_yaml(DEMO, short_run(videos))
+    handler = signal.getsignal(signal.SIGINT)
     save = Checkpoints.save
 
     def save_and_press_ctrl_c(self, progress: Progress) -> bool:
@@ -70,7 +71,7 @@ def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
     with pytest.raises(TrainingInterrupted, match=r"Told to stop at step 4 of 16.*--resume"):
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(ValueError, match=r"holds a run that is not finished: go on with it \(--resume\)"):
         train(recipe, tmp_path / "run")
     other = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=9", "data.num_workers=1"))
