@@ -1,4 +1,4 @@
-"""The `pig` command: index a folder of videos and search it; prepare the videos of a benchmark."""
+"""The `pig` command: index a folder of videos and search it, explain a video, prepare those of a benchmark."""
 
 import time
 from collections.abc import Iterator
@@ -81,6 +81,34 @@ def search(
         if len(results) < k:
             typer.echo(f"note: {k} answers were asked for, the index holds {len(results)} videos", err=True)
         print_results(results)
+
+
+@app.command()
+def explain(
+    video: Annotated[Path, typer.Argument(help="A video file, or a folder of numbered JPEG frames.")],
+    query: Annotated[str, typer.Argument(help="A sentence about it.")],
+    model: Annotated[str, typer.Option(help="Model folder, or its name on the Hub.")],
+    output: Annotated[Path, typer.Option(help="The picture, ending in .png or .pdf.")],
+    captions: Annotated[Path | None, typer.Option(help="Captions, one a line: which did the model expect?")] = None,
+) -> None:
+    """Draw what a model looks at in a video, and which phrase of a query each patch that it selects stands for."""
+    with _one_line_errors():
+        if not find_spec("matplotlib"):
+            raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[train]"')
+        from modeling_pig import PigForRetrieval
+
+        from .retrieval.encode import load_pretrained
+        from .visualization.token_figure import check_output, draw_explanation
+        from .visualization.tokens import explain_video, read_captions
+
+        check_output(output)
+        possible = read_captions(captions) if captions else ()
+        retrieval_model, processor = load_pretrained(PigForRetrieval, model)
+        explanation = explain_video(retrieval_model, processor, video, query, possible)
+        draw_explanation(explanation, output)
+        for caption, cosine in explanation.expected or ():
+            typer.echo(f"{cosine:.3f}  {caption}")
+        typer.echo(f"picture: {output}")
 
 
 @app.command()
