@@ -154,7 +154,14 @@ def test_a_gradient_cache_trains_as_the_whole_batch_does(videos, tmp_path):
     assert losses["fewer"][0] < losses["whole"][0] - 0.5  # 2 log 4 instead of 2 log 8: an easier task
 
 
-def test_compiled_and_checkpointed_runs_give_the_same_losses(videos, plain_run, tmp_path):
+def test_chunks_that_processes_cannot_match_are_refused(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pig.training.loop.Accelerator.num_processes", 3)  # 8 videos: 2, 3 and 3
+    settings = ["training.chunk_size=2", "training.chunking=fewer_negatives"]
+    with pytest.raises(ValueError, match="3 processes 2 or 3 videos, which make unequal numbers of chunks of 2"):
+        train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+
+
+def test_activation_checkpointing_gives_the_same_losses(videos, plain_run, tmp_path):
     train(Recipe.from_yaml(DEMO, tiny_run(videos, "training.activation_checkpointing=true")), tmp_path / "run")
     for record, plain in zip(validations(tmp_path / "run"), validations(plain_run), strict=True):
         assert record["loss"] == pytest.approx(plain["loss"], abs=1e-3)

@@ -102,6 +102,7 @@ class _Run:
             self.benchmark = load_benchmark(
                 data.benchmark, videos=data.videos, annotations=data.annotations, **data.options
             )
+        self._check_chunks()
         model, self.processor = build_model(recipe.model, self.benchmark["train"]["captions"])
         self.config = model.config
         self.loader = self._make_loader()
@@ -121,6 +122,18 @@ class _Run:
             )
         if recipe.training.trackers:
             self.accelerator.init_trackers("pig", config={key: str(value) for key, value in recipe.flat().items()})
+
+    def _check_chunks(self) -> None:
+        """Each chunk of `fewer_negatives` is compared with those of the other processes: all must have as many."""
+        training, num_processes = self.recipe.training, self.accelerator.num_processes
+        if training.chunk_size and training.chunking == "fewer_negatives":
+            fewest, most = training.batch_size // num_processes, -(-training.batch_size // num_processes)
+            if -(-fewest // training.chunk_size) != -(-most // training.chunk_size):
+                raise ValueError(
+                    f"training.batch_size {training.batch_size} gives {num_processes} processes {fewest} or {most} "
+                    f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose sizes that divide, "
+                    "or training.chunking=gradient_cache."
+                )
 
     @property
     def _is_sharded(self) -> bool:
@@ -156,7 +169,7 @@ class _Run:
         training, optimizer_recipe = self.recipe.training, self.recipe.optimizer
         self.adapted = add_lora(model, self.recipe.model.lora) if self.recipe.model.lora else None
         if training.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if training.compile:
             model.compile()
         optimizer = torch.optim.AdamW(
