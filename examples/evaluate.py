@@ -31,8 +31,15 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, help="samples for the 95 %% intervals; 0 for none")
     parser.add_argument("--output", help="a JSON file for the figures; their picture lies beside it")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
+    if args.output and not args.output.endswith(".json"):
+        sys.exit(f"error: --output is a JSON file, beside which the picture is drawn; got {args.output}")
+    if args.bootstrap < 0 or 0 < args.bootstrap < 100:
+        sys.exit(f"error: --bootstrap is {args.bootstrap}: 100 samples or more make an interval, 0 none")
     try:
+        if args.output:  # that it can be written is found out before the work
+            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+            Path(args.output).open("a").close()
         recipe = Recipe.from_yaml(args.recipe, args.overrides)
         model, processor = load_pretrained(PigForRetrieval, args.model)
         data = recipe.data
@@ -50,15 +57,14 @@ def main() -> None:
             dual_softmax=args.dual_softmax,
             num_bootstrap=args.bootstrap,
         )
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
     record = result_record(figures, model, args.model, args.split, recipe.to_dict(), split.info.description)
     print_figures(record)
     for failure in figures["failures"]:
         print(f"set aside: {failure}", file=sys.stderr)
     if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         picture = Path(args.output).with_suffix(".png")
         draw_ranks(record, picture)

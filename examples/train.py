@@ -3,7 +3,8 @@
 python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output runs/demo
 accelerate launch examples/train.py --recipe RECIPE --output RUN training.epochs=5 data.videos=FOLDER
 
-A run that was interrupted goes on with --resume. Exit status 75: told to stop (SIGTERM, Ctrl-C), state saved.
+A run that was interrupted goes on with --resume. Exit status 75: told to stop (SIGTERM, Ctrl-C), state saved; launchers
+have exit statuses of their own. `accelerate launch` passes no signal on: send it to the whole group of processes.
 """
 
 import argparse
@@ -19,14 +20,14 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="the run folder; the model goes to its model/")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the run folder, if there is one")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         train(Recipe.from_yaml(args.recipe, args.overrides), args.output, args.resume)
     except TrainingInterrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except (ImportError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

@@ -129,3 +129,30 @@ def test_a_best_model_that_was_being_replaced_is_put_back(videos, tmp_path):
     (tmp_path / "run/model").rename(tmp_path / "run/.model.old")
     train(recipe, tmp_path / "run", resume=True)
     assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "optimizer.bin", "progress.json"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(videos, tmp_path, damaged):
+    recipe = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=2"))
+    train(recipe, tmp_path / "run")
+    (tmp_path / "run/.finished").unlink()
+    newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    content = (newest / damaged).read_bytes()
+    (newest / damaged).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{newest.name} is damaged: remove it, and --resume goes on from the one"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_two_trainings_do_not_share_a_run_folder(videos, tmp_path):
+    run = tmp_path / "run"
+    overrides = short_run(videos, "training.epochs=200")
+    process = start(training_command(DEMO, run, overrides), tmp_path / "log")
+    try:
+        while not (run / "recipe.yaml").exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        with pytest.raises(ValueError, match="is being trained by another process"):
+            train(Recipe.from_yaml(DEMO, overrides), run, resume=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -120,6 +120,17 @@ def test_adapters_train_and_are_merged_when_a_model_is_saved(videos, plain_run, 
         assert singular[2] < 1e-4 * singular[0]
 
 
+def test_adapters_leave_frozen_towers_alone(plain_run):
+    lora = Recipe.from_yaml(DEMO, ["model.lora={rank: 2}"]).model.lora
+    model, _ = build_model(ModelRecipe(init="pig", checkpoint=str(plain_run / "model"), freeze=["text"]), [])
+    add_lora(model, lora)
+    adapted = {part_of(name) for name, parameter in model.named_parameters() if "lora_" in name}
+    assert adapted == {"video"}
+    model, _ = build_model(ModelRecipe(init="pig", checkpoint=str(plain_run / "model"), freeze=["clip"]), [])
+    with pytest.raises(ValueError, match="none of which is in a tower that is trained"):
+        add_lora(model, lora)
+
+
 def test_a_merged_copy_computes_what_the_adapted_model_does(make_model, batch):
     model = make_model()
     adapted = add_lora(model, Recipe.from_yaml(DEMO, ["model.lora={rank: 2}"]).model.lora)

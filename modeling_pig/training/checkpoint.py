@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -81,7 +82,8 @@ class Checkpoints:
         if problems:
             kept = self.newest()
             logger.warning(
-                f"The checkpoint of step {progress.step} could not be written ({problems[0]}); "
+                f"The checkpoint of step {progress.step} could not be written ({problems[0]}; "
+                f"{shutil.disk_usage(self.folder).free / 1e9:.1f} GB are free); "
                 + (f"the newest that is whole is {kept}." if kept else "there is no older one.")
             )
         self.accelerator.wait_for_everyone()
@@ -91,16 +93,23 @@ class Checkpoints:
         """Restores the state of a checkpoint.
 
         Raises:
-            ValueError: it was written by another number of processes.
+            ValueError: it is damaged, or was written by another number of processes.
         """
-        fields = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        damage = f"{checkpoint} is damaged: remove it, and --resume goes on from the one before it"
+        try:
+            fields = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{damage} ({STATE_FILE}: {error}).") from error
         num_processes = fields.pop("num_processes")
         if num_processes != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {num_processes} processes, and this run has "
                 f"{self.accelerator.num_processes}. Each has random numbers of its own: resume with {num_processes}."
             )
-        self.accelerator.load_state(str(checkpoint))
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
+            raise ValueError(f"{damage} ({' '.join(str(error).split())[:200]}).") from error
         return Progress(**fields)
 
     def _whole(self) -> list[Path]:

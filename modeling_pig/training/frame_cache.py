@@ -3,6 +3,7 @@
 import hashlib
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,10 @@ class FrameCache:
         self.video_processor = video_processor
         self.num_frames = num_frames
         self._room = 0.0  # bytes that may be written before the folder has to be looked through
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"data.frame_cache, {self.folder}, cannot be made: {error.strerror}.") from error
 
     def load(self, path: str | os.PathLike, start: float | None = None, end: float | None = None) -> np.ndarray:
         """The frames of a video, or of its part from `start` to before `end` in seconds, out of the cache if possible.
@@ -98,8 +102,9 @@ class FrameCache:
         except FileNotFoundError:
             pass  # evicted by another process before it was complete
         except OSError as error:  # a full disk, say: training goes on without
-            aside.unlink(missing_ok=True)
-            logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror}.")
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror or error}.")
 
     def _make_room(self, size: int) -> bool:
         """Evicts what has not been used for longest if there is no room for `size` bytes; false if there never is."""
@@ -140,11 +145,13 @@ def _read(entry: Path) -> np.ndarray | None:
         frames = np.load(entry, allow_pickle=False)
         if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
             raise ValueError("no frames")
-        os.utime(entry)
+        with suppress(OSError):  # a folder that others filled may be read-only
+            os.utime(entry)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError):
-        entry.unlink(missing_ok=True)
+        with suppress(OSError):
+            entry.unlink(missing_ok=True)
         return None
     return frames
 

@@ -96,6 +96,14 @@ class _Run:
             dataloader_config=DataLoaderConfiguration(split_batches=True),  # one schedule step a global batch
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # others wait for the evaluation
         )
+        problem = ""
+        if self.accelerator.is_main_process:
+            try:
+                self.folder.lock()
+            except ValueError as error:
+                problem = str(error)
+        if problems := [text for text in gather_object([problem]) if text]:
+            raise ValueError(problems[0])
         set_seed(recipe.training.seed)
         with self.accelerator.main_process_first():  # which draws or indexes the data, while the others wait
             data = recipe.data
@@ -131,8 +139,8 @@ class _Run:
             if -(-fewest // training.chunk_size) != -(-most // training.chunk_size):
                 raise ValueError(
                     f"training.batch_size {training.batch_size} gives {num_processes} processes {fewest} or {most} "
-                    f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose sizes that divide, "
-                    "or training.chunking=gradient_cache."
+                    f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose sizes that divide "
+                    "one another, or training.chunking=gradient_cache."
                 )
 
     @property

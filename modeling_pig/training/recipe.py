@@ -2,18 +2,20 @@
 
 import difflib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
+Rate = Annotated[float, Gt(0), Lt(math.inf)]
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 
@@ -76,14 +78,14 @@ class OptimizerRecipe:
 
     __pydantic_config__ = _STRICT_KEYS
 
-    learning_rate: Annotated[float, Gt(0)] = 3e-6
-    part_learning_rates: dict[Literal["text", "video", "generator", "interaction"], Annotated[float, Gt(0)]] = field(
+    learning_rate: Rate = 3e-6
+    part_learning_rates: dict[Literal["text", "video", "generator", "interaction"], Rate] = field(
         default_factory=dict
     )  # where a part's differs
     betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.2
-    max_grad_norm: float = 1.0
+    eps: Rate = 1e-6
+    weight_decay: Annotated[float, Ge(0), Lt(math.inf)] = 0.2
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
 
 
 @dataclass
@@ -209,11 +211,14 @@ def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read_config(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"The recipe's model.config, {path}, cannot be read: {error.strerror}.") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"The recipe's model.config, {path}, is not JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"The recipe's model.config, {path}, holds no fields of PigConfig.")
+    return config
 
 
 def _apply_override(tree: dict, override: str) -> None:
@@ -225,7 +230,10 @@ def _apply_override(tree: dict, override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ValueError(f"{override!r} overrides inside {section!r}, which is no section.")
-    tree[name] = yaml.safe_load(value)
+    try:
+        tree[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The value in {override!r} is not YAML: put it in quotes.") from error
 
 
 def _refuse_unknown_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:

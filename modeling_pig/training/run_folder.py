@@ -1,7 +1,9 @@
 """The folder of a run: its recipe, what it was run with, its figures as lines and as a picture, its best model."""
 
 import csv
+import fcntl
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -65,6 +67,21 @@ class RunFolder:
                 )
             if differences := recipe.differences(Recipe.from_yaml(recipe_file), FREE_TO_CHANGE):
                 raise ValueError(f"{self.path} holds a run of another recipe: {'; '.join(differences)}.")
+
+    def lock(self) -> None:
+        """Keeps other trainings out of the folder until this process ends.
+
+        Raises:
+            ValueError: another one is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers, forks of this process, do not hold
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"{self.path} is being trained by another process: wait for it, or end it.") from error
+        except OSError:  # some file systems over a network have no locks
+            pass
 
     def restore_model(self) -> None:
         """Puts the best model back in its place, if a kill fell between taking it away and putting in a better one."""
@@ -154,7 +171,6 @@ def environment() -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             pass
-    cpu = platform.processor() or platform.machine()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -162,8 +178,18 @@ def environment() -> dict[str, Any]:
         "modeling_pig": modeling_pig.__version__,
         "python": platform.python_version(),
         "packages": packages,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
     }
+
+
+def _cpu_name() -> str:
+    """The processor as the system calls it, with its cores."""
+    cores = f"{os.cpu_count()} cores"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return f"{next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))}, {cores}"
+    except (OSError, StopIteration):
+        return f"{platform.processor() or platform.machine()}, {cores}"
 
 
 def _git_revision() -> str | None:

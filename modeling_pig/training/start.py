@@ -2,10 +2,11 @@
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
 
@@ -67,9 +68,53 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
     return model, processor
 
 
+def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | Path) -> None:
+    """Writes a model of single frames as a CLIP checkpoint in Hugging Face format, with its tokenizer: one that other
+    models start from (`model.init: clip`). The embeddings are the same.
+
+    Args:
+        model (`PigForRetrieval`): a `two_tower` of one frame, without global and frame tokens, which is plain CLIP.
+        processor (`PigProcessor`): its own.
+        folder (`str` or `Path`): where to write.
+
+    Raises:
+        ValueError: a model that is more than CLIP.
+    """
+    config = model.config
+    vision = config.vision_config
+    shape = (config.framework, vision.num_frames, vision.num_global_tokens, vision.use_frame_tokens)
+    if shape != ("two_tower", 1, 0, False):
+        raise ValueError(
+            f"The model is a {config.framework} of {vision.num_frames} frames with {vision.num_global_tokens} global "
+            f"tokens and {'' if vision.use_frame_tokens else 'no '}frame tokens: CLIP is a two_tower of 1 frame, "
+            "without any."
+        )
+    own_fields = ("model_type", "num_frames", "num_global_tokens", "use_frame_tokens")
+    text_fields, vision_fields = (
+        {name: value for name, value in part.to_dict().items() if name not in own_fields}
+        for part in (config.text_config, vision)
+    )
+    clip = CLIPModel(
+        CLIPConfig(text_config=text_fields, vision_config=vision_fields, projection_dim=config.projection_dim)
+    )
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    state.pop("vision_model.embeddings.global_embedding")
+    temporal = state.pop("vision_model.embeddings.temporal_embedding")  # (1, 1, C): one more position embedding here
+    state["vision_model.embeddings.position_embedding.weight"][1:] += temporal[0]
+    clip.load_state_dict(state)
+    clip.save_pretrained(folder)
+    processor.tokenizer.backend_tokenizer.no_truncation()
+    processor.tokenizer.backend_tokenizer.no_padding()
+    processor.tokenizer.save_pretrained(folder)
+
+
 def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, PigProcessor]:
     assert isinstance(recipe.config, dict)  # a file is read with the recipe
     shape = {**recipe.config, **recipe.overrides}
+    if missing := {"vocab_size", "max_position_embeddings"} - dict(shape.get("text_config") or {}).keys():
+        raise ValueError(
+            f"model.config needs text_config with {' and '.join(sorted(missing))} for a start from scratch."
+        )
     text_config = shape["text_config"]
     tokenizer = train_tokenizer(captions, text_config["vocab_size"], text_config["max_position_embeddings"])
     shape["text_config"] = text_config | {
@@ -83,14 +128,14 @@ def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, 
 
 
 def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
-    """Puts low-rank adapters into the model, in place; trained are they and PIG's own parts.
+    """Puts low-rank adapters into the towers that are not frozen, in place; trained are they and PIG's own parts.
 
     Returns:
         peft's model around it, which `merged` takes.
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: modules to adapt that the model does not have.
+        ValueError: modules to adapt that the model does not have, or that are all frozen.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -99,8 +144,19 @@ def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
     own = {
         name for name, parameter in model.named_parameters() if part_of(name) in OWN_PARTS and parameter.requires_grad
     }
-    towers = rf"(text_model|vision_model)\..*\.({'|'.join(map(re.escape, recipe.target_modules))})"
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=towers)
+    targets = [
+        name.removesuffix(".weight")
+        for name, parameter in model.named_parameters()
+        if part_of(name) in ("text", "video")
+        and parameter.requires_grad
+        and name.endswith(tuple(f".{module}.weight" for module in recipe.target_modules))
+    ]
+    if not targets:
+        raise ValueError(
+            f"model.lora.target_modules names {recipe.target_modules}, none of which is in a tower that is trained: "
+            "they are called q_proj, k_proj, v_proj, out_proj, fc1, fc2, and model.freeze must leave a tower."
+        )
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=targets)
     adapted = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if name in own:
@@ -129,4 +185,4 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:
     return [groups[key] for key in sorted(groups, key=lambda key: (key[1] == 0, key[0]))]
 
 
-__all__ = ["add_lora", "build_model", "merged", "parameter_groups", "part_of"]
+__all__ = ["add_lora", "build_model", "merged", "parameter_groups", "part_of", "save_as_clip"]

@@ -1,0 +1,305 @@
+"""Compare the three frameworks on videos that the package draws: from one small CLIP, on the same data, with the same
+schedule and seeds. Each phase is run on its own, in this order, and goes on where it was stopped:
+
+    python examples/compare_frameworks.py --phase regime     # which data leave room for interaction? hybrid is not run
+    python examples/compare_frameworks.py --phase compare    # all three, every seed: tables, costs, pictures
+    python examples/compare_frameworks.py --phase others     # the hybrid in the regimes that were not chosen
+    python examples/compare_frameworks.py --phase diagnose   # why does the hybrid do what it does?
+    python examples/compare_frameworks.py --phase ablate     # the hybrid with one thing changed
+
+`--quick` runs a few minutes' version of each, whose figures mean nothing. What is run, by which rule the data are
+chosen, and how long it takes: docs/evidence/README.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from benchmarks.measure import describe_machine, print_table
+from comparison.costs import measure_costs
+from comparison.diagnosis import diagnose
+from comparison.intervals import METRICS, mean_and_interval, paired_differences, summarise, write_out
+from comparison.pictures import draw_latency, draw_tradeoff
+from comparison.runs import Settings, Workplace, read_json, split_of, write_json
+from comparison.variants import ABLATIONS, FRAMEWORKS
+
+from modeling_pig.training.loop import EXIT_INTERRUPTED, TrainingInterrupted
+from modeling_pig.training.run_folder import environment
+
+
+ROOT = Path(__file__).parent.parent
+PAIRS = (("hybrid", "two_tower"), ("single_tower", "two_tower"), ("hybrid", "single_tower"))
+RULE = (
+    "the regime with the largest mean gap, over the regime seeds, between single_tower and two_tower in text-to-video "
+    "R@1 on the validation split; there is clear headroom if the gap is at least clear_gap in every one of these seeds"
+)
+
+
+def choose_regime(place: Workplace, args: argparse.Namespace) -> None:
+    """Runs single_tower and two_tower on validation in every regime, and writes the choice down."""
+    file = place.output / "regime.json"
+    if file.exists():
+        print(f"{file}: the regime was chosen before ({read_json(file)['chosen']}); a choice stands.")
+        return
+    settings = place.settings
+    looked_at = {}
+    for regime in settings.regimes:
+        runs: dict[str, dict[int, dict]] = {"two_tower": {}, "single_tower": {}}
+        for seed in settings.regime_seeds:
+            for name, of_seed in runs.items():
+                of_seed[seed] = place.run(regime, FRAMEWORKS[name], seed, ("validation",))["validation"]
+        gaps = paired_differences(runs["single_tower"], runs["two_tower"])
+        looked_at[regime] = {
+            "settings": settings.regimes[regime],
+            "ceiling": place.ceiling(regime, "validation"),
+            "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},
+            "single_tower minus two_tower": gaps,
+        }
+    gap_of = {
+        regime: looked["single_tower minus two_tower"]["text_to_video R@1"] for regime, looked in looked_at.items()
+    }
+    chosen = max(gap_of, key=lambda regime: gap_of[regime]["mean"])
+    record = {
+        "chosen": chosen,
+        "clear_headroom": min(gap_of[chosen]["values"]) >= settings.clear_gap,
+        "rule": RULE,
+        "clear_gap": settings.clear_gap,
+        "regime_seeds": settings.regime_seeds,
+        "regimes": looked_at,
+        "environment": environment(),
+    }
+    write_json(file, record)
+    rows = [
+        {
+            "regime": regime,
+            **{name: write_out(looked["frameworks"][name]["text_to_video R@1"]) for name in looked["frameworks"]},
+            "gap": write_out(gap_of[regime], signed=True),
+            "ceiling": looked["ceiling"]["R@1"],
+        }
+        for regime, looked in looked_at.items()
+    ]
+    print_table(f"text-to-video R@1 on validation, {_of(settings.regime_seeds)}", rows)
+    print(f"chosen: {chosen}{'' if record['clear_headroom'] else ' (without clear headroom)'}: {file}")
+
+
+def compare(place: Workplace, args: argparse.Namespace) -> None:
+    """Runs the three frameworks in the chosen regime, with every seed."""
+    choice = _choice(place)
+    seeds, regime = args.seeds or place.settings.seeds, choice["chosen"]
+    runs: dict[str, dict[int, dict]] = {name: {} for name in FRAMEWORKS}
+    for seed in seeds:
+        for name, of_seed in runs.items():
+            of_seed[seed] = place.run(regime, FRAMEWORKS[name], seed, ("validation", "test"))
+    loaded = {name: place.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
+    print("measuring costs", flush=True)
+    costs = measure_costs(
+        {name: model for name, (model, _, _) in loaded.items()},
+        loaded["hybrid"][1],
+        place.settings.galleries,
+        place.settings.measured_bytes,
+    )
+    report: dict[str, Any] = {
+        "regime": regime,
+        "regime_settings": place.settings.regimes[regime],
+        "clear_headroom": choice["clear_headroom"],
+        "seeds": seeds,
+        "recipe": loaded["hybrid"][2].to_dict(),
+    }
+    for split in ("validation", "test"):
+        of_split = {name: {seed: run[split] for seed, run in of_seed.items()} for name, of_seed in runs.items()}
+        report[split] = {
+            "ceiling": place.ceiling(regime, split),
+            "frameworks": {name: summarise(of_seed) for name, of_seed in of_split.items()},
+            "paired_differences": {
+                f"{one} minus {other}": paired_differences(of_split[one], of_split[other]) for one, other in PAIRS
+            },
+        }
+    report |= {"costs": costs, "machine": describe_machine(torch.get_num_threads()), "environment": environment()}
+    write_json(place.output / "comparison.json", report)
+    draw_tradeoff(report, place.output / "tradeoff.png")
+    draw_latency(report, place.output / "latency.png")
+    for split in ("validation", "test"):
+        title = f"{regime}, {split}, {_of(seeds)}"
+        _print_metrics(title, report[split]["frameworks"])
+        _print_metrics(f"{split}: paired differences", report[split]["paired_differences"], signed=True)
+    rows = [
+        {
+            "framework": name,
+            "parameters": f"{of['parameters']:,}",
+            "bytes a video": of["bytes_per_video"],
+            "ms a video": 1000 * of["offline_seconds_per_video"],
+            **{
+                f"ms, {row['videos']:,}": f"{1000 * row['seconds']:.1f}{'' if row['measured'] else ' *'}"
+                for row in of["query_seconds"]
+            },
+        }
+        for name, of in costs["frameworks"].items()
+    ]
+    print_table("costs; ms a query by size of the gallery (* extrapolated)", rows)
+    print(f"figures and pictures: {place.output}")
+
+
+def compare_others(place: Workplace, args: argparse.Namespace) -> None:
+    """Runs the hybrid in every regime that was looked at, as it was looked at, once the comparison stands."""
+    choice = _choice(place)
+    if not (place.output / "comparison.json").exists():
+        raise ValueError(f"There is no {place.output / 'comparison.json'}: run --phase compare first.")
+    seeds = choice["regime_seeds"]
+    report = {}
+    for regime in choice["regimes"]:
+        runs = {
+            name: {seed: place.run(regime, variant, seed, ("validation",))["validation"] for seed in seeds}
+            for name, variant in FRAMEWORKS.items()
+        }
+        report[regime] = {
+            "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},
+            "paired_differences": {
+                f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
+            },
+        }
+    write_json(place.output / "other_regimes.json", {"seeds": seeds, "regimes": report, "environment": environment()})
+    rows = [
+        {
+            "regime": regime,
+            **{name: write_out(summary["text_to_video R@1"]) for name, summary in of["frameworks"].items()},
+            **{
+                f"{one} minus {other}": write_out(
+                    of["paired_differences"][f"{one} minus {other}"]["text_to_video R@1"], signed=True
+                )
+                for one, other in PAIRS[:2]
+            },
+        }
+        for regime, of in report.items()
+    ]
+    print_table(f"text-to-video R@1 on validation, {_of(seeds)}", rows)
+    print(f"figures: {place.output / 'other_regimes.json'}")
+
+
+def ablate(place: Workplace, args: argparse.Namespace) -> None:
+    """Runs the hybrid with one thing changed at a time."""
+    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.ablation_seeds
+    splits = ("validation", "test")
+    names = args.ablations or list(ABLATIONS)
+    runs: dict[str, dict[int, dict]] = {name: {} for name in ("hybrid", *names)}
+    for seed in seeds:
+        for name, of_seed in runs.items():
+            of_seed[seed] = place.run(regime, (FRAMEWORKS | ABLATIONS)[name], seed, splits)
+    report: dict[str, Any] = {"regime": regime, "seeds": seeds}
+    for split in splits:
+        of_split = {name: {seed: run[split] for seed, run in of_seed.items()} for name, of_seed in runs.items()}
+        report[split] = {
+            name: {"figures": summarise(of_seed), "minus hybrid": paired_differences(of_seed, of_split["hybrid"])}
+            for name, of_seed in of_split.items()
+        }
+    write_json(place.output / "ablations.json", report | {"environment": environment()})
+    rows = [
+        {
+            "variant": name,
+            **{metric: write_out(found["figures"][f"text_to_video {metric}"]) for metric in ("R@1", "R@10")},
+            "R@1 minus hybrid's": write_out(found["minus hybrid"]["text_to_video R@1"], signed=True),
+        }
+        for name, found in report["test"].items()
+    ]
+    print_table(f"{regime}, test, text-to-video, {_of(seeds)}", rows)
+    print(f"figures: {place.output / 'ablations.json'}")
+
+
+def explain(place: Workplace, args: argparse.Namespace) -> None:
+    """Looks into the hybrids that `compare` trained."""
+    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.seeds
+    found = {}
+    for seed in seeds:
+        model, processor, recipe = place.load(regime, FRAMEWORKS["hybrid"], seed)
+        found[seed] = diagnose(model, processor, recipe, split_of(recipe, "test"), split_of(recipe, "train"))
+        print(f"seed {seed} is done", flush=True)
+    flat = {seed: _flatten(of_seed) for seed, of_seed in found.items()}
+    summary = {key: mean_and_interval([of_seed[key] for of_seed in flat.values()]) for key in flat[seeds[0]]}
+    write_json(
+        place.output / "diagnosis.json",
+        {"regime": regime, "split": "test", "seeds": seeds, "summary": summary, "environment": environment()},
+    )
+    shown = [key for key in summary if not key.startswith("recall") or key.endswith("R@1")]
+    rows = [{"figure": key, "mean": summary[key]["mean"], "seeds": _listed(summary[key]["values"])} for key in shown]
+    print_table(f"{regime}: the trained hybrids on the test split", rows)
+    print(f"figures: {place.output / 'diagnosis.json'}")
+
+
+PHASES: dict[str, Callable[[Workplace, argparse.Namespace], None]] = {
+    "regime": choose_regime,
+    "compare": compare,
+    "others": compare_others,
+    "diagnose": explain,
+    "ablate": ablate,
+}
+
+
+def _choice(place: Workplace) -> dict:
+    file = place.output / "regime.json"
+    if not file.exists():
+        raise ValueError(f"There is no {file}: the regime is chosen before any hybrid is run, by --phase regime.")
+    choice = read_json(file)
+    if place.settings.regimes.get(choice["chosen"]) != choice["regimes"][choice["chosen"]]["settings"]:
+        raise ValueError(f"{file} chose {choice['chosen']} with other settings: give the same, or another --output.")
+    return choice
+
+
+def _of(seeds: list[int]) -> str:
+    return f"mean [95 % interval], seeds {', '.join(map(str, seeds))}"
+
+
+def _print_metrics(title: str, figures: dict[str, dict], signed: bool = False) -> None:
+    for direction in ("text_to_video", "video_to_text"):
+        rows = [
+            {
+                "": name,
+                **{
+                    metric: write_out(summary[f"{direction} {metric}"], signed)
+                    for of, metric in METRICS
+                    if of == direction
+                },
+            }
+            for name, summary in figures.items()
+        ]
+        print_table(f"{title}, {direction}", rows)
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the three frameworks on videos that the package draws.")
+    parser.add_argument("--phase", required=True, choices=list(PHASES))
+    parser.add_argument("--quick", action="store_true", help="a few minutes' version, in folders of its own")
+    parser.add_argument("--settings", help="a YAML file (configuration/comparison/full.yaml, or quick.yaml)")
+    parser.add_argument("--output", help="the folder of all runs (runs/comparison, or runs/comparison_quick)")
+    parser.add_argument("--data", default="data/comparison", help="the folder that the videos are drawn into")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the settings")
+    parser.add_argument("--ablations", nargs="+", choices=list(ABLATIONS), help="instead of all")
+    args = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    name = "quick" if args.quick else "full"
+    try:
+        settings = Settings.from_yaml(args.settings or ROOT / f"configuration/comparison/{name}.yaml")
+        output = args.output or f"runs/comparison{'_quick' if args.quick else ''}"
+        PHASES[args.phase](Workplace(settings, output, args.data), args)
+    except TrainingInterrupted:
+        print("Told to stop; the state of the run is saved, and the same command goes on from it.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Why a hybrid does what it does: its pseudo-query, its interaction, its two losses, and what the real query would do.
+
+Shapes: B videos, Q captions, S context tokens, D width of the joint space.
+"""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modeling_pig import PigForRetrieval, PigProcessor
+from modeling_pig.evaluation.metrics import ranks_in_both_directions, retrieval_metrics
+from modeling_pig.retrieval.encode import encode_texts
+from modeling_pig.training.recipe import Recipe
+from modeling_pig.training.start import part_of
+
+
+def diagnose(
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, evaluated: Any, trained: Any, num_batches: int = 8
+) -> dict[str, Any]:
+    """All that is asked of a trained hybrid.
+
+    Args:
+        model (`PigForRetrieval`), processor (`PigProcessor`), recipe (`Recipe`): of the run.
+        evaluated (`datasets.Dataset`): the split that cosines, attention and recall are of.
+        trained (`datasets.Dataset`): the split that the losses are of.
+        num_batches (`int`): batches for the losses.
+    """
+    model.eval()
+    encoded = _encode(model, processor, recipe, evaluated)
+    return {
+        "pseudo_query": pseudo_query_cosines(**encoded),
+        "attention": attention_entropy(model, encoded["pseudo_queries"], encoded["context"]),
+        "recall": oracle_recall(model, **encoded),
+        "gradients": gradient_cosines(model, processor, recipe, trained, num_batches),
+    }
+
+
+@torch.inference_mode()
+def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any) -> dict[str, torch.Tensor]:
+    videos, size = list(rows["video"]), recipe.evaluation.batch_size
+    features = [
+        model.get_video_features(**processor(videos=videos[i : i + size], return_tensors="pt"))
+        for i in range(0, len(videos), size)
+    ]
+    captions = list(rows["captions"])
+    return {
+        "texts": encode_texts(model, processor, [c for row in captions for c in row], recipe.data.max_text_tokens),
+        "video_of_text": torch.tensor([number for number, row in enumerate(captions) for _ in row]),
+        "pseudo_queries": torch.cat([part.pseudo_query_embeds for part in features]),  # (B, D)
+        "context": torch.cat([part.context_embeds for part in features]),  # (B, S, D)
+        "videos": nn.functional.normalize(torch.cat([part.pooler_output for part in features]), dim=-1),  # (B, D)
+    }
+
+
+def pseudo_query_cosines(
+    texts: torch.Tensor, video_of_text: torch.Tensor, pseudo_queries: torch.Tensor, **_: Any
+) -> dict[str, float]:
+    """Mean cosine of pseudo-query and real query over true pairs and over all wrong ones, and of the captions of
+    different videos with one another, which is what a pseudo-query that says nothing of its video can reach."""
+    cosines = texts @ nn.functional.normalize(pseudo_queries, dim=-1).t()  # (Q, B)
+    is_true = nn.functional.one_hot(video_of_text, len(pseudo_queries)).bool()
+    among_texts = texts @ texts.t()
+    other = video_of_text[:, None] != video_of_text
+    return {
+        "true_pairs": float(cosines[is_true].mean()),
+        "wrong_pairs": float(cosines[~is_true].mean()),
+        "texts_of_other_videos": float(among_texts[other].mean()),
+        "texts_of_one_video": float(among_texts[~other & ~torch.eye(len(texts), dtype=torch.bool)].mean()),
+    }
+
+
+@torch.inference_mode()
+def attention_entropy(model: PigForRetrieval, queries: torch.Tensor, context: torch.Tensor) -> dict[str, float]:
+    """Entropy of the interaction's attention for each video's query (B, D), as a share of the uniform one's: 1 is an
+    average over all tokens. Also the mean weight of the class token."""
+    interaction = model.interaction
+    heads = (interaction.num_heads, -1)
+    query = interaction.q_proj(interaction.layer_norm1(queries)).unflatten(-1, heads)  # (B, heads, D / heads)
+    key = interaction.k_proj(interaction.layer_norm1(context)).unflatten(-1, heads)  # (B, S, heads, D / heads)
+    logits = torch.einsum("bhd,bshd->bhs", query, key) / math.sqrt(query.shape[-1])
+    weights = logits.softmax(dim=-1)  # (B, heads, S)
+    entropy = -(weights * weights.clamp_min(1e-12).log()).sum(-1)
+    return {
+        "entropy_of_uniform": float(entropy.mean()) / math.log(context.shape[1]),
+        "weight_of_class_token": float(weights[..., 0].mean()),
+        "largest_weight": float(weights.amax(-1).mean()),
+        "uniform_weight": 1 / context.shape[1],
+    }
+
+
+@torch.inference_mode()
+def oracle_recall(
+    model: PigForRetrieval,
+    texts: torch.Tensor,
+    video_of_text: torch.Tensor,
+    pseudo_queries: torch.Tensor,
+    context: torch.Tensor,
+    videos: torch.Tensor,
+) -> dict[str, dict]:
+    """Text-to-video figures when the video's embedding is not what the hybrid stores.
+
+    `real_query_on_true_pairs` puts the real query in the pseudo-query's place in the interaction with its own video
+    only: an oracle, which knows the answer. `real_query_on_all_pairs` does so for every pair: the hybrid used as a
+    single-tower. `pseudo_query_alone` and `class_token_alone` leave the interaction out.
+    """
+    stored = texts @ videos.t()  # (Q, B)
+    as_single_tower = torch.cat(
+        [
+            torch.einsum("qd,bqd->qb", some, nn.functional.normalize(model.interaction(some[None], context), dim=-1))
+            for some in texts.split(32)
+        ]
+    )
+    is_true = nn.functional.one_hot(video_of_text, len(videos)).bool()
+    scores = {
+        "stored": stored,
+        "real_query_on_true_pairs": torch.where(is_true, as_single_tower, stored),
+        "real_query_on_all_pairs": as_single_tower,
+        "pseudo_query_alone": texts @ nn.functional.normalize(pseudo_queries, dim=-1).t(),
+        "class_token_alone": texts @ nn.functional.normalize(context[:, 0], dim=-1).t(),
+    }
+    return {
+        name: retrieval_metrics(
+            ranks_in_both_directions(found.__getitem__, video_of_text, len(videos))["text_to_video"]
+        )
+        for name, found in scores.items()
+    }
+
+
+def gradient_cosines(
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, num_batches: int
+) -> dict[str, dict[str, float]]:
+    """Cosine between the gradients of the retrieval and the reconstruction loss, by part of the model that both reach,
+    and their ratio of lengths (reconstruction, with its weight, over retrieval): means over batches of training
+    videos, without dropout. Below 0 the two pull a part apart."""
+    parameters = dict(model.named_parameters())
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    rng = np.random.default_rng(recipe.training.seed)
+    for _ in range(num_batches):
+        batch = rows.select(rng.permutation(len(rows))[: recipe.training.batch_size])
+        captions = [captions[rng.integers(len(captions))] for captions in batch["captions"]]
+        text_kwargs = {"max_length": recipe.data.max_text_tokens}
+        inputs = processor(text=captions, videos=list(batch["video"]), text_kwargs=text_kwargs, return_tensors="pt")
+        outputs = model(**inputs, return_loss=True)
+        weighted = model.config.reconstruction_loss_weight * outputs.reconstruction_loss
+        by_loss = [
+            torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for loss in (outputs.retrieval_loss, weighted)
+        ]
+        parts = defaultdict(lambda: ([], []))
+        for name, retrieval, reconstruction in zip(parameters, *by_loss, strict=True):
+            if retrieval is not None and reconstruction is not None:
+                part = part_of(name).removesuffix("_new")
+                for key in (part, "all"):
+                    parts[key][0].append(retrieval.flatten())
+                    parts[key][1].append(reconstruction.flatten())
+        for part, gradients in parts.items():
+            first, second = (torch.cat(some) for some in gradients)
+            if first.norm() > 0 and second.norm() > 0:
+                cosine = nn.functional.cosine_similarity(first, second, dim=0)
+                found[part].append((float(cosine), float(second.norm() / first.norm())))
+    return {
+        part: dict(zip(("cosine", "reconstruction_over_retrieval"), torch.tensor(pairs).mean(0).tolist(), strict=True))
+        for part, pairs in found.items()
+    }

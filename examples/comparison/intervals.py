@@ -1,0 +1,58 @@
+"""Means over seeds with 95 % intervals, and paired differences."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+
+METRICS = tuple(
+    (direction, metric) for direction in ("text_to_video", "video_to_text") for metric in ("R@1", "R@5", "R@10", "MdR")
+)
+
+# The 97.5 % point of Student's t with 1, 2, ... degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def mean_and_interval(values: Sequence[float]) -> dict:
+    """Mean of one figure a seed, with its 95 % interval by Student's t.
+
+    Returns:
+        `dict`: `mean`, `interval_95` ([low, high]; `None` for a single seed) and the `values`.
+
+    Raises:
+        ValueError: more than 16 seeds.
+    """
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return {"mean": mean, "interval_95": None, "values": list(values)}
+    if len(values) > len(_T) + 1:
+        raise ValueError(f"There are {len(values)} seeds; intervals are tabled for at most {len(_T) + 1}.")
+    half = _T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": mean, "interval_95": [mean - half, mean + half], "values": list(values)}
+
+
+def summarise(runs: Mapping[int, Mapping]) -> dict[str, dict]:
+    """`{seed: figures of evaluate}` -> for each direction and metric its mean, interval and values."""
+    return {
+        f"{direction} {metric}": mean_and_interval([figures[direction][metric] for figures in runs.values()])
+        for direction, metric in METRICS
+    }
+
+
+def paired_differences(runs: Mapping[int, Mapping], baseline: Mapping[int, Mapping]) -> dict[str, dict]:
+    """What `summarise` gives, of `runs` minus `baseline` within each seed that both have."""
+    seeds = [seed for seed in runs if seed in baseline]
+    return {
+        f"{direction} {metric}": mean_and_interval(
+            [runs[seed][direction][metric] - baseline[seed][direction][metric] for seed in seeds]
+        )
+        for direction, metric in METRICS
+    }
+
+
+def write_out(figure: Mapping, signed: bool = False) -> str:
+    """`17.2 [15.9, 18.5]`."""
+    form = "+.1f" if signed else ".1f"
+    interval = figure["interval_95"]
+    ends = "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+    return f"{figure['mean']:{form}}{ends}"

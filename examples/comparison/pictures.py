@@ -1,0 +1,62 @@
+"""The two pictures of the comparison: quality against online latency, and latency against the size of the gallery."""
+
+from pathlib import Path
+from typing import Any
+
+
+COLOURS = {"two_tower": "C0", "hybrid": "C1", "single_tower": "C2"}
+_SHOWN = 10_000  # videos, of the first picture
+
+
+def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
+    """R@1 on the test split with its interval over seeds, against the milliseconds of a query in 10,000 videos."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, summary in report["test"]["frameworks"].items():
+        rows = report["costs"]["frameworks"][name]["query_seconds"]
+        row = min(rows, key=lambda row: abs(row["videos"] - _SHOWN))
+        recall = summary["text_to_video R@1"]
+        low, high = recall["interval_95"] or [recall["mean"]] * 2
+        error = [[recall["mean"] - low], [high - recall["mean"]]]
+        axes.errorbar(
+            1000 * row["seconds"], recall["mean"], error, fmt="o", capsize=4, color=COLOURS[name], label=name
+        )
+    axes.set(
+        xscale="log",
+        xlabel=f"milliseconds a query among {row['videos']:,} videos",
+        ylabel="text-to-video R@1 on the test split, %",
+        title=f"seeds {', '.join(map(str, report['seeds']))}; bars: 95 % interval over them",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(output, dpi=120)
+
+
+def draw_latency(report: dict[str, Any], output: str | Path) -> None:
+    """Milliseconds of a query against the number of videos, log-log; what was extrapolated is hollow and dashed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, costs in report["costs"]["frameworks"].items():
+        if name == "two_tower":
+            continue  # the hybrid's line is also its own
+        label = "two_tower and hybrid" if name == "hybrid" else name
+        colour = COLOURS.get(name, "C3")
+        measured = [(row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if row["measured"]]
+        rest = [(row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if not row["measured"]]
+        axes.plot(*zip(*measured, strict=True), "o-", color=colour, label=label)
+        if rest:
+            axes.plot(*zip(measured[-1], *rest, strict=True), "--", color=colour)
+            axes.plot(*zip(*rest, strict=True), "o", color=colour, fillstyle="none")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="videos in the gallery",
+        ylabel="milliseconds a query (hollow: extrapolated)",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(output, dpi=120)

@@ -1,0 +1,120 @@
+"""What is compared: the three frameworks, and the hybrid with one thing changed.
+
+A change that `PigConfig` has a field for is an override; another one is a subclass of the model, which the training
+and the evaluation of that run use in its place. None of them is part of the package.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from modeling_pig import PigForRetrieval
+from modeling_pig.loss_pig import reconstruction_loss
+from modeling_pig.training import loop, start
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to train: `name`, fields of its configuration, and its class."""
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    model_class: type[PigForRetrieval] = PigForRetrieval
+
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """Meanwhile the package's training makes models of this class."""
+        with (
+            patch.object(start, "PigForRetrieval", self.model_class),
+            patch.object(loop, "PigForRetrieval", self.model_class),
+        ):
+            yield
+
+
+class DetachedTarget(PigForRetrieval):
+    """The reconstruction loss moves the pseudo-query only, not the real query towards it."""
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        if outputs.reconstruction_loss is not None:
+            detached = reconstruction_loss(outputs.pseudo_query_embeds, outputs.text_embeds.detach())
+            outputs.reconstruction_loss = detached
+            outputs.loss = outputs.retrieval_loss + self.config.reconstruction_loss_weight * detached
+        return outputs
+
+
+class RandomPatches(PigForRetrieval):
+    """The generator reads patches drawn at random; in evaluation the same places of every video."""
+
+    def _select_patches(self, class_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.training:
+            generator = torch.Generator().manual_seed(0)
+            scores = torch.rand(class_attention.shape[2], generator=generator).expand_as(class_attention)
+        else:
+            # The layer that drops the other patches and the report of what was kept ask apart, about one tensor.
+            if getattr(self, "_asked_about", None) is not class_attention:
+                self._asked_about = class_attention
+                self._scores = torch.rand_like(class_attention)
+            scores = self._scores
+        return super()._select_patches(scores.to(class_attention.device), num_frames)
+
+
+class _PseudoQueryAlone(nn.Module):
+    def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return queries
+
+
+class _ClassTokenPlusPseudoQuery(nn.Module):
+    def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(queries, dim=-1) + nn.functional.normalize(context[:, :1], dim=-1)
+
+
+class PseudoQueryAlone(PigForRetrieval):
+    """No interaction: the video's embedding is its pseudo-query."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.interaction = _PseudoQueryAlone()
+
+
+class ClassTokenPlusPseudoQuery(PigForRetrieval):
+    """No interaction: the video's embedding is the sum of its class token and its pseudo-query, both normalised."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.interaction = _ClassTokenPlusPseudoQuery()
+
+
+class KeysWithPatches(PigForRetrieval):
+    """The interaction also reads the selected patches."""
+
+    def get_video_features(self, *args, **kwargs):
+        features = super().get_video_features(*args, **kwargs)
+        tokens = self.visual_projection(self.vision_model.post_layernorm(features.last_hidden_state))  # (B, S + K, D)
+        pooled = self.interaction(features.pseudo_query_embeds.unsqueeze(1), tokens)  # (B, 1, D)
+        features.pooler_output = pooled.squeeze(1)
+        return features
+
+
+FRAMEWORKS = {name: Variant(name, {"framework": name}) for name in ("two_tower", "hybrid", "single_tower")}
+
+ABLATIONS = {
+    variant.name: variant
+    for variant in (
+        Variant("no_reconstruction", {"reconstruction_loss_weight": 0.0}),
+        Variant("detached_target", model_class=DetachedTarget),
+        *(Variant(f"patches_{k}", {"num_selected_patches": k}) for k in (0, 4, 8, 32)),  # the paper's are 16
+        Variant("mean_over_heads", {"selector_head_reduction": "mean"}),
+        Variant("random_patches", model_class=RandomPatches),
+        Variant("pseudo_query_alone", model_class=PseudoQueryAlone),
+        Variant("class_token_plus_pseudo_query", model_class=ClassTokenPlusPseudoQuery),
+        Variant("constant_ends", {"generator_learnable_ends": False}),
+        Variant("generator_of_1_layer", {"generator_num_hidden_layers": 1}),
+        Variant("keys_with_patches", model_class=KeysWithPatches),
+    )
+}
