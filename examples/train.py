@@ -3,8 +3,8 @@
 python examples/train.py --recipe configuration/recipes/moving_shapes.yaml --output runs/demo
 accelerate launch examples/train.py --recipe RECIPE --output RUN training.epochs=5 data.videos=FOLDER
 
-A run that was interrupted goes on with --resume. Exit status 75: told to stop (SIGTERM, Ctrl-C), state saved; launchers
-have exit statuses of their own. `accelerate launch` passes no signal on: send it to the whole group of processes.
+A run that was interrupted goes on with --resume. Exit status 75: told to stop (SIGTERM, Ctrl-C), state saved.
+A launcher has its own, and `accelerate launch` passes no signal on: send it to the whole group of processes.
 """
 
 import argparse

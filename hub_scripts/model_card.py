@@ -32,6 +32,27 @@ TIES = {
     "optimistic": "Ties: a right answer that shares its score with others gets the best of their ranks.",
     "pessimistic": "Ties: a right answer that shares its score with others gets the worst of their ranks.",
 }
+# What the card needs of each record: the types of its values by their names, of a list those of each of its items.
+NUMBER = (int, float)
+FIGURES_OF_DIRECTION = {"R@1": NUMBER, "R@5": NUMBER, "R@10": NUMBER}
+FIELDS: dict[str, dict[str, Any]] = {
+    "environment": {
+        **{name: str for name in ("date", "device", "modeling_pig", "python")},
+        **{"num_processes": int, "packages": dict, "git_revision": (str, type(None))},
+    },
+    "test": {
+        **{name: str for name in ("benchmark", "split", "protocol", "ties", "device", "dtype", "date")},
+        **{name: int for name in ("num_queries", "num_videos", "num_videos_in_split")},
+        **{direction: FIGURES_OF_DIRECTION for direction in DIRECTIONS},
+        **{"options": dict, "failures": list, "versions": dict, "recipe": {"data": {"max_text_tokens": int}}},
+    },
+    "efficiency": {
+        **{name: str for name in ("model_fingerprint", "frame_size", "device", "dtype", "torch")},
+        **{name: int for name in ("num_tokens", "num_frames", "num_runs", "num_threads")},
+        **{"text_ms": NUMBER, "video_ms": NUMBER},
+    },
+    "validation": {"epoch": int, "step": int, "validation": {"text_to_video": FIGURES_OF_DIRECTION}},
+}
 # The folders of an absolute path inside a text.
 FOLDERS = re.compile(r"""(?<![\w./\\])(?:file://|~|[A-Za-z]:)?[/\\](?![/\\])(?:[^/\\\s"'<>|:;,]+[/\\])+""")
 PYTHON = """\
@@ -79,6 +100,21 @@ def read_run(run: str | os.PathLike) -> dict[str, Any]:
         "test": _read_json(run / "test.json"),
         "efficiency": _read_json(run / "efficiency.json"),
     }
+    for name in ("test", "efficiency"):
+        if records[name] is not None:
+            _check_record(records[name], FIELDS[name], run / f"{name}.json")
+    if records["test"] and records["test"]["ties"] not in TIES:
+        raise ValueError(
+            f"{run / 'test.json'} has ties {records['test']['ties']!r}, expected one of {', '.join(TIES)}: evaluate "
+            "again, or remove the file to push without it."
+        )
+    if not isinstance(records["environment"], list):
+        raise ValueError(f"{run / 'environment.json'} is no list: restore it, or remove it to push without it.")
+    for start in records["environment"]:
+        _check_record(start, FIELDS["environment"], run / "environment.json")
+    for record in records["metrics"]:
+        is_validation = isinstance(record, dict) and "validation" in record
+        _check_record(record, FIELDS["validation"] if is_validation else {}, metrics_file)
     for start in records["environment"]:
         start.pop("command", None)
     return {name: without_folders(record, folders) for name, record in records.items()}
@@ -93,6 +129,19 @@ def _parse_json(text: str, file: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not JSON ({error}): restore it, or remove it to push without it.") from error
+
+
+def _check_record(record: Any, fields: dict[str, Any], file: Path, place: str = "") -> None:
+    advice = "restore the file, or remove it to push without it."
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{file} holds {place.rstrip('.') or 'a record'} that is no mapping of names to values: {advice}"
+        )
+    for name, expected in fields.items():
+        if isinstance(expected, dict):
+            _check_record(record.get(name), expected, file, f"{place}{name}.")
+        elif name not in record or not isinstance(record[name], expected):
+            raise ValueError(f"{file} holds no {place}{name}, or one of another type than expected: {advice}")
 
 
 def without_folders(value: Any, folders: Sequence[str] | set[str] = ()) -> Any:

@@ -63,15 +63,18 @@ def write_benchmark(
         `str`: what was written, in one line.
 
     Raises:
-        ValueError: an output with something else in it; folders of frames, whose bytes are not those of one file;
-            whatever [`load_benchmark`] refuses. Nothing is written then.
+        ValueError: an output with something else in it, or in a file; folders of frames, whose bytes are not
+            those of one file; whatever [`load_benchmark`] refuses. Nothing is written then.
     """
     videos, output = Path(videos).expanduser(), Path(output).expanduser()
     taken = f"The output {output} is neither an empty folder nor this dataset: give another one, or remove it."
     is_written = output.exists() and (not output.is_dir() or any(output.iterdir()))
     if is_written and not (output / "README.md").is_file():
         raise ValueError(taken)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"The output {output} lies in a file, not in a folder: give a folder.") from error
     files = {"annotations": annotations} if annotations is not None else {}
     # Beside the output, so that it appears as a whole.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as work:

@@ -21,6 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ from modeling_pig.visualization.ranks import draw_ranks
 
 
 INSTALLED = Path(modeling_pig.__file__).parent
-MODEL_SUFFIXES = {".json", ".safetensors", ".txt", ".jinja"}
+# What `save_pretrained` writes for a model, its processor and its tokenizer. Other files of a model folder stay here.
+MODEL_FILES = ["config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"]
+MODEL_FILES += ["model.safetensors.index.json", "processor_config.json", "preprocessor_config.json"]
+MODEL_FILES += ["video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+MODEL_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json"]
+MODEL_FILES += ["chat_template.jinja", *SENTENCE_TRANSFORMERS_FILES]
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 # What a push puts into a repository. Files of this kind that a push lacks are those of an earlier one: they go.
 OURS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_pig.py", "recipe.yaml"]
@@ -86,13 +92,14 @@ def collect(
         on what was left out or rewritten.
 
     Raises:
-        ValueError: no model or no recipe in `run`; a pickle; code that is not the package's; an evaluation of another
-            model.
+        ValueError: no model or no recipe in `run`; a pickle; a file that is a link out of `run`; code that is not the
+            package's; an evaluation of another model.
     """
     run, work = Path(run), Path(work)
     source = run / "model"
     records = read_run(run)
     _refuse_what_is_not_safetensors(source)
+    _refuse_links_out(run, source)
     model, _ = load_pretrained(PigForRetrieval, str(source))
     fingerprint = model_fingerprint(str(source))
     if records["test"] and records["test"].get("model_fingerprint") != fingerprint:
@@ -117,7 +124,7 @@ def collect(
         source = work / "exported"
     files: dict[str, Content] = {}
     for file in sorted(source.iterdir()):
-        if file.suffix in MODEL_SUFFIXES and file.is_file():
+        if file.is_file() and _is_of_model(file):
             files[file.name] = _without_origin(file) if file.name.endswith("config.json") else file
         elif file.suffix == ".py" and _is_installed_code(file):
             files[file.name] = file
@@ -165,6 +172,20 @@ def _refuse_what_is_not_safetensors(folder: Path) -> None:
             raise ValueError(
                 f"{file} is a pickle, which runs code when it is loaded and is never pushed: remove it. The model is "
                 "in its safetensors files."
+            )
+
+
+def _is_of_model(file: Path) -> bool:
+    return any(fnmatchcase(file.name, pattern) for pattern in MODEL_FILES)
+
+
+def _refuse_links_out(run: Path, source: Path) -> None:
+    """Refuses a file that would be pushed and is a link to a file elsewhere: what is there may not be the model's."""
+    folders = (run.resolve(), source.resolve())  # the model's own folder may lie on another disk
+    for file in (run / "curves.png", *sorted(filter(_is_of_model, source.iterdir()))):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(folder) for folder in folders):
+            raise ValueError(
+                f"{file} is a link out of {run}, which is not followed: put the file itself in its place."
             )
 
 

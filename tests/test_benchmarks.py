@@ -209,6 +209,8 @@ def test_videos_are_found(load, tmp_path, name, caplog):
     assert report.split() == ["split,video_id,reason"]
     if name == "didemo":
         assert os.path.isdir(benchmark["test"]["video"][0])
+        assert "test: 1 video is a folder of frames, of which all are read." in description(benchmark)
+        assert "train: 1 video is a folder" not in description(benchmark)
 
 
 def test_missing_and_unreadable_videos_are_listed_and_kept_without_a_path(load, tmp_path, caplog):
@@ -243,6 +245,28 @@ def test_the_report_keeps_the_splits_of_earlier_loads(load, tmp_path):
     with open(tmp_path / "videos" / ".datasets" / "vatex-videos.csv", newline="") as file:
         listed = [row["video_id"] for row in csv.DictReader(file)]
     assert listed == VATEX["train"] + VATEX["test"]
+
+
+def test_the_report_follows_the_videos_where_the_table_is_cached(load, tmp_path):
+    load.write("msvd", with_videos=True)
+    missing, broken = MSVD["test"][0], MSVD["test"][2]
+    (tmp_path / "videos" / f"{broken}.avi").write_bytes(b"no video")
+    video = tmp_path / "videos" / f"{missing}.avi"
+    report = tmp_path / "videos" / ".datasets" / "msvd-videos.csv"
+
+    def load_without_the_video() -> str:
+        shutil.move(video, tmp_path / "elsewhere.avi")
+        load("msvd")
+        shutil.move(tmp_path / "elsewhere.avi", video)
+        return report.read_text()
+
+    first = load_without_the_video()
+    assert f"test,{missing},no file" in first
+    load("msvd")
+    assert missing not in report.read_text()
+    assert load_without_the_video() == first
+    report.unlink()
+    assert load_without_the_video() == first
 
 
 # The table
@@ -486,6 +510,11 @@ def test_a_folder_of_no_annotations(load):
         ('[{"clip_id": "-4wsuPCjDBc_5_15"}]', "captions_msvd.json .records without captions"),
         ("[1, 2]", "captions_msvd.json .JSON of no known structure"),
         ("{}", "captions_msvd.json .holds no video ids"),
+        (
+            '{"-4wsuPCjDBc_5_15": ["a"],\n"-4wsuPCjDBc_5_15": ["b"]}',
+            "captions_msvd.json, line 1: the key '-4wsuPCjDBc_5_15' comes again in the same JSON object",
+        ),
+        ('[{"clip_id": "-4wsuPCjDBc_5_15", "text": "a", "text": "b"}]', "line 1: the key 'text' comes again"),
     ],
 )
 def test_broken_captions(load, content, message):
@@ -493,6 +522,29 @@ def test_broken_captions(load, content, message):
     (annotations / "captions_msvd.json").write_text(content)
     with pytest.raises(ValueError, match=message) as error:
         load("msvd")
+    assert "\n" not in str(error.value)
+
+
+def test_repeated_keys_in_a_file_of_something_else(load):
+    (load.write("msvd") / "settings.json").write_text('{"size": "1", "size": "2"}')
+    assert len(load("msvd")["test"]) == len(MSVD["test"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (None, {}, "name of a benchmark is one of .*; got None"),
+        ("msvd", {"splits": 3}, "`splits` is 3; it is a list of train, validation, test"),
+        ("msvd", {"splits": [["test"]]}, "`splits` is .*; it is a list of"),
+        ("msvd", {"lists": "test.txt"}, "`lists` is 'test.txt'; it names the file of a split"),
+        ("msvd", {"lists": {"test": 3}}, "`lists` is {'test': 3}; it names"),
+        ("msrvtt_1k", {"validation": "5"}, "`validation` is '5'; it is a number"),
+    ],
+)
+def test_arguments_of_wrong_types(load, name, options, message):
+    load.write(name or "msvd")
+    with pytest.raises(ValueError, match=message) as error:
+        load(name, **options)
     assert "\n" not in str(error.value)
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -337,3 +338,29 @@ def test_folders_that_hold_no_run_are_named(tmp_path, run):
     (tmp_path / "test.json").write_text("{")
     with pytest.raises(ValueError, match=r"test\.json is not JSON .*: restore it, or remove it"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("test.json", lambda test: [1], "a record that is no mapping"),
+        ("test.json", lambda test: {key: test[key] for key in test if key != "ties"}, "holds no ties"),
+        ("test.json", lambda test: test | {"ties": "random"}, "has ties 'random', expected one of expected,"),
+        ("test.json", lambda test: test | {"num_queries": "many"}, "holds no num_queries, or one of another type"),
+        ("test.json", lambda test: test | {"text_to_video": 3}, "text_to_video that is no mapping"),
+        ("test.json", lambda test: test | {"recipe": {"data": {}}}, "holds no recipe.data.max_text_tokens"),
+        ("metrics.jsonl", lambda _: 1, "a record that is no mapping"),
+        ("metrics.jsonl", lambda _: {"validation": {}}, "holds no epoch"),
+        ("environment.json", lambda starts: starts[0], "is no list"),
+        ("environment.json", lambda _: ["start"], "a record that is no mapping"),
+        ("environment.json", lambda _: [{}], "holds no date"),
+        ("efficiency.json", lambda _: {}, "holds no model_fingerprint"),
+    ],
+)
+def test_records_that_training_did_not_write_are_named(tmp_path, run, name, change, message):
+    shutil.copy(run / "recipe.yaml", tmp_path)
+    before = json.loads((run / name).read_text()) if name in ("test.json", "environment.json") else None
+    (tmp_path / name).write_text(json.dumps(change(before)))
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}.*{re.escape(message)}") as caught:
+        read_run(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from modeling_pig.benchmarks.moving_shapes import (
     DIFFERENCES,
     SPLITS,
     Description,
+    Regime,
     describe,
     fits,
     make_captions,
@@ -42,6 +43,9 @@ from modeling_pig.benchmarks.shapes_drawing import (
 PINNED = "1d1824c528b4fba32fb22ea250bfbfa4a6b0f9c509c21fba3ec72c8784995463"
 
 SIZES = {"train": 3, "validation": 1, "test": 4}
+
+CLUTTER = Regime(shapes=(5, 6, 7), scale=0.6, named=2)
+STILLS = Regime(shapes=(3, 4), scale=0.8, named=1, still=True)
 
 
 def fingerprint() -> str:
@@ -182,13 +186,21 @@ def test_a_later_shape_lies_over_an_earlier_one():
     assert tuple(draw_scene(Scene("plain grey", (red, blue)))[0, 48, 48]) == COLOURS["blue"]
 
 
-def test_shapes_stay_in_the_frame_and_start_apart():
+@pytest.mark.parametrize("regime", [Regime(), CLUTTER, STILLS], ids=["plain", "clutter", "stills"])
+def test_shapes_stay_in_the_frame_and_start_apart(regime):
     for split in SPLITS:
         for index in range(12):
-            masks = draw_masks(make_scene(split, index)) > 0
+            masks = draw_masks(make_scene(split, index, regime=regime)) > 0
             assert masks[:, 0].any((1, 2)).all()
             assert masks[:, 0].sum(axis=0).max() == 1
             assert not masks[..., [0, -1]].any() and not masks[..., [0, -1], :].any()
+
+
+def test_scale_makes_shapes_smaller_and_moves_them_as_far():
+    shapes = (Shape("red", "square", "large", ("moves left",)),)
+    masks = [draw_masks(Scene("plain black", shapes, scale))[0] / 255 for scale in (1.0, 0.5)]
+    assert masks[1].sum() == pytest.approx(masks[0].sum() / 4, rel=0.02)
+    np.testing.assert_allclose(centroids(masks[1]), centroids(masks[0]), atol=0.05)
 
 
 # Scenes and captions
@@ -224,7 +236,8 @@ def test_seed_changes_the_scenes():
     assert make_scene("train", 0, seed=0) != make_scene("train", 0, seed=1)
 
 
-def test_captions_name_what_is_drawn():
+@pytest.mark.parametrize("regime", [Regime(), CLUTTER, STILLS], ids=["plain", "clutter", "stills"])
+def test_captions_name_what_is_drawn(regime):
     words = {
         "circle": "circle|disc",
         "cross": "cross|plus sign",
@@ -244,19 +257,24 @@ def test_captions_name_what_is_drawn():
     }
     for split in SPLITS:
         for index in range(20):
-            scene, captions = make_scene(split, index), make_captions(split, index)
-            for caption, description in zip(captions, describe(scene), strict=True):
+            scene, captions = make_scene(split, index, 0, regime), make_captions(split, index, 0, regime)
+            for caption, description in zip(captions, describe(scene, regime), strict=True):
+                assert fits(description, scene)
+                colours = re.findall("|".join(COLOURS), caption)
+                assert len(colours) == len(description.shapes) == min(regime.named or 99, len(scene.shapes))
                 assert len(re.findall(r"\w+|[^\w\s]", caption)) < 50
                 assert ("ground" in caption) == (description.ground is not None)
                 assert description.ground is None or f"a {scene.ground} " in caption
                 for shape in description.shapes:
                     article_and_size = f"an? ({words[shape['size']]}) " if "size" in shape else "an? "
-                    motions = " (and then|then|before it) ".join(f"({words[m]})" for m in shape["motions"])
                     form = words.get(shape["form"], shape["form"])
-                    sentence = f"{article_and_size}{shape['colour']} ({form}) {motions}"
+                    sentence = f"{article_and_size}{shape['colour']} ({form})"
+                    if not regime.still:
+                        motions = (f"({words[motion]})" for motion in shape["motions"])
+                        sentence += f" {' (and then|then|before it) '.join(motions)}"
                     assert len(re.findall(sentence, caption)) == 1, (sentence, caption)
-            for shape in scene.shapes:
-                plain = f"{shape.colour} {shape.form} {' and then '.join(shape.motions)}"
+            for shape in regime.named_shapes(scene, 0):
+                plain = f"{shape.colour} {shape.form} {' and then '.join(shape.motions)}".strip()
                 assert plain in captions[0]
             assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", " ".join(captions))
 
@@ -294,6 +312,36 @@ def test_twins_differ_in_one_thing_and_their_captions_tell_them_apart():
     assert sorted(found) == sorted(2 * DIFFERENCES)
     assert [twin_of("test", index) for index in range(6)] == [1, 0, None, 4, 3, None]
     assert twin_of("train", 0) is None
+
+
+def test_captions_that_name_some_shapes_take_turns():
+    scene = make_scene("train", 0, 0, Regime(shapes=(6,), scale=0.6))
+    named = [[scene.shapes.index(shape) for shape in CLUTTER.named_shapes(scene, number)] for number in range(4)]
+    assert named == [[0, 1], [2, 3], [4, 5], [0, 1]]
+
+
+def test_twins_of_stills_and_of_clutter():
+    for regime, expected in ((STILLS, {"colour", "form", "size"}), (CLUTTER, set(DIFFERENCES))):
+        found = set()
+        for index in range(0, 3 * len(expected), 3):
+            one, other = (make_scene("test", number, 0, regime) for number in (index, index + 1))
+            found.add(difference(one, other))
+            assert len(one.shapes) in regime.shapes and one.scale == regime.scale
+        assert found == expected
+
+
+def test_splits_of_stills_share_no_scene():
+    drawn = [
+        {contents(make_scene(split, index, 0, Regime(shapes=(1,), still=True))) for index in range(60)}
+        for split in SPLITS
+    ]
+    assert not drawn[0] & drawn[1] and not drawn[0] & drawn[2] and not drawn[1] & drawn[2]
+
+
+def test_more_shapes_than_have_room_are_refused(monkeypatch):
+    monkeypatch.setattr("modeling_pig.benchmarks.moving_shapes._MAX_TRIALS", 20)
+    with pytest.raises(ValueError, match="`shapes` asks for 30 and `scale` is 1.0: they find no place"):
+        make_scene("train", 0, 0, Regime(shapes=(30,)))
 
 
 # Fitting and the ceiling
@@ -340,6 +388,20 @@ def test_ceiling_of_a_split_with_twins_in_size():
     assert ceiling["ambiguous"] == pytest.approx(7 / 12)
     assert ceiling["R@1"] == pytest.approx((3 * (1 / 3) + 4 * (1 / 2) + 5) / 12)
     assert ceiling["R@5"] == ceiling["R@10"] == 1
+
+
+def test_ceiling_depends_on_what_captions_name():
+    def row(*colours: str) -> dict:
+        shapes = [
+            {"colour": colour, "form": "ring", "size": "small", "motions": ["grows"], "x": 40, "y": 40}
+            for colour in colours
+        ]
+        return {"scene": {"ground": "plain grey", "shapes": shapes}}
+
+    rows = [row("red", "blue"), row("red", "green")]
+    assert retrieval_ceiling(rows)["R@1"] == 1
+    # The captions of a video name its first shape, its second, its first, its second.
+    assert retrieval_ceiling(rows, Regime(named=1))["fitting"].tolist() == [2, 1, 2, 1] * 2
 
 
 def test_recall_ceiling():
@@ -407,6 +469,29 @@ def test_folder_of_another_benchmark_is_refused(benchmark, folder, tmp_path):
     assert unknown.read_bytes() == b"not ours"
 
 
+def test_what_captions_name_leaves_the_videos_and_what_frames_show_does_not(benchmark, folder):
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
+    named = load_benchmark("moving_shapes", videos=folder, named=1, **SIZES)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == kept
+    assert named["test"]["scene"][:] == benchmark["test"]["scene"][:]
+    assert named["test"]["captions"][0] == make_captions("test", 0, 0, Regime(named=1))
+    for options in ({"shapes": [2]}, {"scale": 0.5}, {"still": True}):
+        with pytest.raises(ValueError, match=f"not of .*{next(iter(options))}"):
+            load_benchmark("moving_shapes", videos=folder, **options, **SIZES)
+
+
+def test_stills_are_videos_of_one_frame(tmp_path):
+    options = {"shapes": [3], "scale": 0.7, "still": True}
+    stills = load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=2, **options)
+    for row in stills["test"]:
+        scene = Scene.from_dict(row["scene"])
+        assert scene.scale == 0.7 and not any(shape.motions for shape in scene.shapes)
+        frames, drawn = decode(row["video"]), draw_scene(scene)
+        assert len(frames) == 1 and np.abs(frames[0].astype(int) - drawn[0]).mean() < 4
+    again = load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=2, **options)
+    assert again["test"][:] == stills["test"][:]
+
+
 def test_an_interrupted_drawing_leaves_whole_files_only(tmp_path, monkeypatch):
     def interrupt(scene):
         yield from np.zeros((100, 96, 96, 3), dtype=np.uint8)
@@ -422,7 +507,19 @@ def test_an_interrupted_drawing_leaves_whole_files_only(tmp_path, monkeypatch):
     assert len(decode(benchmark["train"][0]["video"])) == 24
 
 
-@pytest.mark.parametrize("options", [{"train": 0}, {"test": -1}, {"seed": -1}, {"videos": ""}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train": 0},
+        {"test": -1},
+        {"seed": -1},
+        {"videos": ""},
+        {"shapes": []},
+        {"shapes": [0, 2]},
+        {"scale": 1.5},
+        {"named": 0},
+    ],
+)
 def test_unusable_options(tmp_path, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"`{next(iter(options))}` is"):

@@ -405,7 +405,16 @@ def test_originals_that_are_links_into_the_output(pig, videos, tmp_path):  # noq
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [(["--fps", 0], "fps=0"), (["--option", "seed"], "key=value"), (["--option", "seed={"], "not YAML")],
+    [
+        (["--fps", 0], "fps=0"),
+        (["--fps", "inf"], "fps=inf"),
+        (["--fps", "nan"], "fps=nan"),
+        (["--option", "seed"], "key=value"),
+        (["--option", "seed={"], "not YAML"),
+        (["--option", "cache_dir=x"], "'cache_dir' is no option of a benchmark"),
+        (["--option", "fps=5"], "'fps' is no option of a benchmark"),
+        (["--option", "with_videos=true"], "'with_videos' is no option of a benchmark"),
+    ],
 )
 def test_options_that_make_no_sense(pig, videos, arguments, part):  # noqa: F811
     result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS, *arguments)

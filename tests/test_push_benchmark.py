@@ -182,6 +182,14 @@ def test_an_output_with_other_content(msvd, tmp_path, place):
     assert (tmp_path / "full/mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_output_in_a_file(msvd, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file/out", "file/deep/out"):
+        with pytest.raises(ValueError, match=f"{place} lies in a file, not in a folder: give a folder"):
+            write_benchmark("msvd", output=tmp_path / place, **msvd)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # --- on the Hub
 
 

@@ -219,6 +219,30 @@ def test_unknown_files_of_the_model_are_left_out_and_named(hub, run, push):
     assert "notes.md" not in pushed(hub) and b"another card" not in pushed(hub)["README.md"]
 
 
+def test_only_what_belongs_to_a_model_is_pushed(hub, run, push, tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (run / "model/.env.json").write_text("{}")
+    (run / "model/notes.txt").symlink_to(tmp_path / "secret")
+    for code in ([], ["--remote-code"]):
+        printed = push(run, REPO, "--dry-run", *code)
+        assert "left out: .env.json\nleft out: notes.txt\n" in printed
+        assert not re.search(r"^ *[\d,]+ +(\.env\.json|notes\.txt)$", printed, re.MULTILINE)
+        assert re.search(r"^ *[\d,]+ +tokenizer\.json$", printed, re.MULTILINE)
+    for file in (run / "model/vocab.json", run / "curves.png"):
+        file.unlink(missing_ok=True)
+        file.symlink_to(tmp_path / "secret")
+        assert f"{file} is a link out of {run}" in push(run, REPO)
+        file.unlink()
+    assert not hub.requests
+
+    shutil.move(run / "model", tmp_path / "elsewhere")  # the model on another disk, with a link of its own
+    (run / "model").symlink_to(tmp_path / "elsewhere")
+    shutil.move(tmp_path / "elsewhere/config.json", tmp_path / "elsewhere/first.json")
+    (tmp_path / "elsewhere/config.json").symlink_to("first.json")
+    assert "so to the bit are" in push(run, REPO)
+    assert pushed(hub)["config.json"] == (tmp_path / "elsewhere/first.json").read_bytes()
+
+
 def test_a_run_without_evaluation_is_pushed_and_takes_older_figures_away(hub, run, push):
     push(run, REPO)
     HfApi().upload_file(

@@ -42,7 +42,8 @@ def load_benchmark(
         cache_dir (`str` or `os.PathLike`, *optional*): Folder for the table, and for the list of the videos that are
             missing or do not open (`NAME-videos.csv`). By default `.datasets` in `videos`.
         **options: What the benchmark's config takes besides: `strict`, `splits` and `lists` for all with annotations,
-            `train`, `validation` and `seed` for msrvtt_1k, `merge` for didemo, sizes and `seed` for moving_shapes.
+            `train`, `validation` and `seed` for msrvtt_1k, `merge` for didemo; sizes, `seed`,
+            `shapes`, `scale`, `named` and `still` for moving_shapes.
 
     Returns:
         `datasets.DatasetDict` with the splits `"train"`, `"validation"` and `"test"`. Each row is a video:
@@ -61,6 +62,8 @@ def load_benchmark(
         'an orange square spins, a white ring shrinks, a green triangle circles and an orange ring bounces'
         >>> msvd = load_benchmark("msvd", annotations="data/msvd", videos="data/msvd/videos", splits=["test"])
     """
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a benchmark is one of {', '.join(sorted(_BUILDERS))}; got {name!r}")
     if name not in _BUILDERS:
         nearest = get_close_matches(name, _BUILDERS, n=1, cutoff=0.0)[0]
         there = ", ".join(sorted(_BUILDERS))

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,6 +120,7 @@ class Annotations:
             UnknownFormatError: If it is no annotation file of this benchmark.
             ValueError: If it is one, and is damaged.
         """
+        repeated_keys: list[str] = []
         try:
             with open(path, "rb") as file:
                 start = file.read(4096)
@@ -130,7 +132,7 @@ class Annotations:
                 else:
                     # A byte that is not UTF-8 matters only if the file turns out to be one of ours.
                     text = (start + file.read()).decode("utf-8-sig", "surrogateescape")
-                    ids, captions, choices = _parse_text(path, text)
+                    ids, captions, choices = _parse_text(path, text, repeated_keys)
         except OSError as error:
             raise UnknownFormatError(f"cannot be read: {error.strerror}") from error
         if not ids:
@@ -147,6 +149,12 @@ class Annotations:
         if damaged := _NOT_UTF8.search(text):
             where = f"{path}, line {text.count(chr(10), 0, damaged.start()) + 1}"
             raise ValueError(f"{where}: byte 0x{ord(damaged[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8")
+        if repeated_keys:
+            key = repeated_keys[0]
+            raise ValueError(
+                f"{_place(path, text, key)}: the key {_short(key)} comes again in the same JSON object, which would "
+                "lose what it held before; join the two"
+            )
         self._digests.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
         return AnnotationFile(path, unique, captions, choices, 0 if captions or choices else len(ids) - len(unique))
 
@@ -203,10 +211,11 @@ def _place(path: Path, text: str, wanted: str) -> str:
 _Content = tuple[list[str], list[tuple[str, str]], dict[str, int]]
 
 
-def _parse_text(path: Path, text: str) -> _Content:
+def _parse_text(path: Path, text: str, repeated_keys: list[str]) -> _Content:
+    """Reads a text, and appends the keys that come again in a JSON object."""
     first = text.lstrip()[:1]
     if first and first in "[{":
-        return _parse_tree(_load_json(text))
+        return _parse_tree(_load_json(text, repeated_keys))
     lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
@@ -253,9 +262,16 @@ def _parse_table(path: Path, text: str, delimiter: str, columns: list[str]) -> _
     return _parse_records(records)
 
 
-def _load_json(text: str) -> Any:
+def _load_json(text: str, repeated_keys: list[str]) -> Any:
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = dict(pairs)
+        if len(tree) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            repeated_keys.extend(key for key, count in counts.items() if count > 1)
+        return tree
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=to_dict)
     except json.JSONDecodeError as error:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         if len(lines) == 1 or any(not line.lstrip().startswith("{") for _, line in lines[:2]):
@@ -265,7 +281,7 @@ def _load_json(text: str) -> Any:
     records = []
     for number, line in lines:
         try:
-            records.append(json.loads(line))
+            records.append(json.loads(line, object_pairs_hook=to_dict))
         except json.JSONDecodeError as error:
             raise UnknownFormatError(f"broken JSON at line {number}: {error.msg}") from error
     return records

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +20,7 @@ from .video_files import VideoFiles, unreadable
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+NO_FILE = "no file"  # why a video is not there
 
 
 @dataclass
@@ -43,7 +44,11 @@ class BenchmarkConfig(datasets.BuilderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.splits = (self.splits,) if isinstance(self.splits, str) else tuple(dict.fromkeys(self.splits))
+        self.splits = (self.splits,) if isinstance(self.splits, str) else self.splits
+        if not isinstance(self.splits, Iterable) or not all(isinstance(split, str) for split in self.splits):
+            raise ValueError(f"`splits` is {self.splits!r}; it is a list of {', '.join(SPLITS)}")
+        self.splits = tuple(dict.fromkeys(self.splits))
+        _check_lists(self.lists)
         for option in ("splits", "lists"):
             if wrong := sorted(set(getattr(self, option)) - set(SPLITS)):
                 raise ValueError(f"`{option}` names {wrong[0]!r}; the splits are {', '.join(SPLITS)}")
@@ -96,7 +101,8 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         self.video_files = VideoFiles(videos)
         self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
         _refuse_unwritable(self._report_folder)
-        lists = kwargs.get("lists") or {}
+        lists = kwargs.get("lists", {})
+        _check_lists(lists)  # They are read before the config is made.
         self.lists = {split: self.annotations.open(lists[split]) for split in SPLITS if split in lists}
         # With the folder, since the table holds absolute paths.
         inputs = (self.annotations.fingerprint, self.video_files.fingerprint, self.video_files.folder)
@@ -211,12 +217,28 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Makes the table unless it is there, and warns of what is not as it should be."""
+        self._is_cached = True  # unless it is made now
         super().download_and_prepare(*args, **kwargs)
+        if self._is_cached:  # The report may be gone, or of other videos.
+            missing = {
+                split: [row["video_id"] for row in rows.select_columns(["video_id", "video"]) if not row["video"]]
+                for split, rows in self.as_dataset().items()
+            }
+            found = {video_id: self.video_files.find(video_id) for ids in missing.values() for video_id in ids}
+            problems = unreadable([path for path in found.values() if path], progress=False)
+            self._write_report(
+                [
+                    (split, video_id, problems.get(path, "did not open") if (path := found[video_id]) else NO_FILE)
+                    for split, ids in missing.items()
+                    for video_id in ids
+                ]
+            )
         _, _, notes = self.info.description.partition("\n")
         if notes:
             logger.warning(f"{self.TITLE}: {notes.replace(chr(10), ' ')}")
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        self._is_cached = False
         self._caption_files: dict[str, None] = {}
         splits = {split: self.ids_of(split) for split in self.config.splits}
         for split, other in combinations(splits, 2):
@@ -284,13 +306,12 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         problems = unreadable([path for path in found.values() if path], progress=shows_progress)
         paths = {video_id: path for video_id, path in found.items() if path and path not in problems}
         rows = [
-            (split, video_id, problems.get(found[video_id] or "", "no file"))
+            (split, video_id, problems.get(found[video_id] or "", NO_FILE))
             for split, ids in splits.items()
             for video_id in ids
             if video_id not in paths
         ]
-        report = self._report_folder / f"{self.config.name}-videos.csv"
-        _write_report(report, rows, splits)
+        report = self._write_report(rows)
         for split, ids in splits.items():
             there = sum(video_id in paths for video_id in ids)
             if there < len(ids):
@@ -304,13 +325,26 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             )
         return paths
 
+    def _write_report(self, rows: list[tuple[str, str, str]]) -> Path:
+        """Writes which videos are not there, as (split, id, reason)."""
+        report = self._report_folder / f"{self.config.name}-videos.csv"
+        _write_report(report, rows, self.config.splits)
+        return report
+
+
+def _check_lists(lists: Any) -> None:
+    if not isinstance(lists, dict) or not all(isinstance(path, str | os.PathLike) for path in lists.values()):
+        raise ValueError(
+            f"`lists` is {lists!r}; it names the file of a split, as in lists={{'test': 'test_list.txt'}}"
+        )
+
 
 def hash_of(ids: list[str]) -> str:
     """SHA-256 of the sorted ids, one a line."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def _write_report(report: Path, rows: list[tuple[str, str, str]], splits: dict[str, list[str]]) -> None:
+def _write_report(report: Path, rows: list[tuple[str, str, str]], splits: Container[str]) -> None:
     """Writes which videos are not there; what an earlier load found in other splits stays."""
     kept = []
     if report.exists():

@@ -79,6 +79,14 @@ class Didemo(AnnotatedBenchmark):
     def same_video(self, video_id: str) -> str:
         return _base_id(video_id)
 
+    def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
+        paths = super()._find_videos(splits, notes)
+        for split, ids in splits.items():
+            if folders := sum(os.path.isdir(paths[video_id]) for video_id in ids if video_id in paths):
+                counted = "1 video is a folder" if folders == 1 else f"{folders:,} videos are folders"
+                notes.append(f"{split}: {counted} of frames, of which all are read.")
+        return paths
+
     def extent_of(self, path: str) -> tuple[float | None, float | None]:
         # A folder of frames has no frame rate, and thus no seconds.
         return (None, None) if os.path.isdir(path) else (0.0, CLIP_SECONDS)

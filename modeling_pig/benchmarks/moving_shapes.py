@@ -13,6 +13,9 @@ the second and fourth also the sizes, the third and fourth also the ground; the 
 
 A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the
 size out. `retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
+
+Options make it another benchmark, see `Regime`: more shapes in a scene, smaller ones, captions that name some of
+them only, and stills, for models of single frames.
 """
 
 import hashlib
@@ -79,6 +82,53 @@ _LONG_MOTION_WORDS = {
 }
 
 
+@dataclass(frozen=True)
+class Regime:
+    """What a benchmark's scenes and captions are like.
+
+    Attributes:
+        shapes (`tuple[int, ...]`): How many shapes a scene may have.
+        scale (`float`): Factor on the size of every shape. Many shapes have room only if they are small.
+        named (`int`, *optional*): How many shapes a caption names at most, each caption others in turn; all by
+            default. The near-twin of a test video is then told from it by those captions only that name the shape in
+            which they differ.
+        still (`bool`): Nothing moves: a video is one frame, and its captions say nothing of motions.
+
+    Raises:
+        ValueError: A number that no scene can have.
+    """
+
+    shapes: tuple[int, ...] = (2, 3, 4)
+    scale: float = 1.0
+    named: int | None = None
+    still: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shapes or min(self.shapes) < 1:
+            raise ValueError(f"`shapes` is {list(self.shapes)}; it is a list of numbers of shapes, each at least 1")
+        if not 0.2 <= self.scale <= 1:
+            raise ValueError(f"`scale` is {self.scale}; it is at least 0.2 (2 pixels) and at most 1")
+        if self.named is not None and self.named < 1:
+            raise ValueError(f"`named` is {self.named}; it is a number of shapes, at least 1, or null for all")
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What can tell two near-twins apart."""
+        return tuple(name for name in DIFFERENCES if not (self.still and name in ("motion", "order")))
+
+    def named_shapes(self, scene: Scene, caption: int) -> tuple[Shape, ...]:
+        """The shapes that a scene's caption with this number, from 0, names."""
+        count = len(scene.shapes)
+        if self.named is None or self.named >= count:
+            return scene.shapes
+        return tuple(scene.shapes[(caption * self.named + i) % count] for i in range(self.named))
+
+
+_PLAIN_REGIME = Regime()
+# Scenes that are tried; the usual ones are found within a few dozen.
+_MAX_TRIALS = 20_000
+
+
 # Scenes
 
 
@@ -106,61 +156,65 @@ def _split_of(shapes: Sequence[Shape]) -> str:
     return SPLITS[int(hashlib.sha256(json.dumps(content).encode()).hexdigest(), 16) % len(SPLITS)]
 
 
-def _sample_shapes(rng: np.random.Generator, count: int) -> list[Shape]:
+def _sample_shapes(rng: np.random.Generator, count: int, still: bool) -> list[Shape]:
     """Shapes still without places."""
     shapes = []
     for _ in range(count):
-        motions = tuple(_choose(rng, MOTIONS) for _ in range(1 + (rng.random() < _SECOND_MOTION)))
+        num_motions = 0 if still else 1 + (rng.random() < _SECOND_MOTION)
+        motions = tuple(_choose(rng, MOTIONS) for _ in range(num_motions))
         colour, form, size = (_choose(rng, list(options)) for options in (COLOURS, FORMS, SIZES))
         shapes.append(Shape(colour, form, size, motions))
     return shapes
 
 
-def _free_places(shape: Shape, others: Sequence[Shape]) -> np.ndarray:
+def _free_places(shape: Shape, others: Sequence[Shape], scale: float) -> np.ndarray:
     """The centres `(N, 2)` from which a shape stays within the frame and at first lies on no other."""
-    trajectory = trajectory_of(shape.motions, shape.size)
+    trajectory = trajectory_of(shape.motions, shape.size, scale)
     reach = REACH * trajectory.radii[:, None] + _GAP
     first = np.ceil((reach - trajectory.offsets).max(axis=0)).astype(int)
     last = np.floor((FRAME_SIZE - 1 - reach - trajectory.offsets).min(axis=0)).astype(int)
     places = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
     for other in others:
-        apart = REACH * (SIZES[shape.size] + SIZES[other.size]) + _GAP
+        apart = REACH * scale * (SIZES[shape.size] + SIZES[other.size]) + _GAP
         places = places[((places - (other.x, other.y)) ** 2).sum(axis=1) >= apart**2]
     return places
 
 
-def _occlusion(shape: Shape, places: np.ndarray, others: Sequence[Shape]) -> np.ndarray:
+def _occlusion(shape: Shape, places: np.ndarray, others: Sequence[Shape], scale: float) -> np.ndarray:
     """In how many frames, summed over the others, a shape touches another, for each place it may start at."""
-    trajectory = trajectory_of(shape.motions, shape.size)
+    trajectory = trajectory_of(shape.motions, shape.size, scale)
     touches = np.zeros(len(places), dtype=int)
     for other in others:
-        other_trajectory = trajectory_of(other.motions, other.size)
+        other_trajectory = trajectory_of(other.motions, other.size, scale)
         between = places[:, None] + trajectory.offsets - (other_trajectory.offsets + (other.x, other.y))
         touches += ((between**2).sum(axis=2) < (trajectory.radii + other_trajectory.radii) ** 2).sum(axis=1)
     return touches
 
 
-def _place_shapes(rng: np.random.Generator, shapes: Sequence[Shape]) -> list[Shape] | None:
+def _place_shapes(rng: np.random.Generator, shapes: Sequence[Shape], scale: float) -> list[Shape] | None:
     """Finds a place for each shape; None if one has none left."""
     placed: list[Shape] = []
     for shape in shapes:
-        places = _free_places(shape, placed)
+        places = _free_places(shape, placed, scale)
         if len(places) == 0:
             return None
         places = places[rng.integers(len(places), size=16)]
-        x, y = places[_occlusion(shape, places, placed).argmin()]
+        x, y = places[_occlusion(shape, places, placed, scale).argmin()]
         placed.append(replace(shape, x=int(x), y=int(y)))
     return placed
 
 
-def _sample_scene(rng: np.random.Generator, split: str) -> Scene:
-    count = _choose(rng, (2, 3, 4))
-    while True:
-        shapes = _sample_shapes(rng, count)
+def _sample_scene(rng: np.random.Generator, split: str, regime: Regime) -> Scene:
+    count = _choose(rng, regime.shapes)
+    for _ in range(_MAX_TRIALS):
+        shapes = _sample_shapes(rng, count, regime.still)
         if _is_sound(shapes) and _split_of(shapes) == split:
-            placed = _place_shapes(rng, shapes)
+            placed = _place_shapes(rng, shapes, regime.scale)
             if placed is not None:
-                return Scene(_choose(rng, GROUNDS), tuple(placed))
+                return Scene(_choose(rng, GROUNDS), tuple(placed), regime.scale)
+    raise ValueError(
+        f"`shapes` asks for {count} and `scale` is {regime.scale}: they find no place; ask for fewer or smaller ones"
+    )
 
 
 def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
@@ -191,7 +245,7 @@ def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split:
         others = scene.shapes[:i] + scene.shapes[i + 1 :]
         shapes = (*scene.shapes[:i], edit, *scene.shapes[i + 1 :])
         if _is_sound(shapes) and _split_of(shapes) == split:
-            places = _free_places(edit, others)
+            places = _free_places(edit, others, scene.scale)
             if len(places) > 0:
                 x, y = places[((places - (edit.x, edit.y)) ** 2).sum(axis=1).argmin()]
                 placed = replace(edit, x=int(x), y=int(y))
@@ -210,21 +264,25 @@ def _base_of(split: str, index: int) -> int:
     return index if twin is None else min(index, twin)
 
 
-def make_scene(split: str, index: int, seed: int = 0) -> Scene:
+def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> Scene:
     """What the video with this number shows.
 
     Args:
         split (`str`): `"train"`, `"validation"` or `"test"`.
         index (`int`): Number of the video within its split, from 0.
         seed (`int`, *optional*, defaults to 0): Seed of the benchmark.
+        regime (`Regime`, *optional*): That of the benchmark.
+
+    Raises:
+        ValueError: More shapes than find a place.
     """
     base = _base_of(split, index)
     rng = np.random.default_rng([seed, SPLITS.index(split), base])
     if twin_of(split, index) is None:
-        return _sample_scene(rng, split)
-    difference = DIFFERENCES[base // 3 % len(DIFFERENCES)]
+        return _sample_scene(rng, split, regime)
+    difference = regime.differences[base // 3 % len(regime.differences)]
     while True:
-        scene = _sample_scene(rng, split)
+        scene = _sample_scene(rng, split, regime)
         other = _sample_twin(rng, scene, difference, split)
         if other is not None:
             return scene if index == base else other
@@ -239,7 +297,8 @@ class Description:
 
     Attributes:
         shapes (`tuple[dict, ...]`): The attributes that are named of each shape, e.g. `{"colour": "red",
-            "form": "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order.
+            "form": "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order; a still's
+            captions name none.
         ground (`str`, *optional*): The ground if it is named.
     """
 
@@ -247,12 +306,12 @@ class Description:
     ground: str | None = None
 
 
-def describe(scene: Scene) -> list[Description]:
+def describe(scene: Scene, regime: Regime = _PLAIN_REGIME) -> list[Description]:
     """What each of a scene's captions says, in the order of the captions."""
     descriptions = []
-    for _, names_sizes, names_ground in _CAPTION_STYLES:
-        named = ("colour", "form", "motions") + (("size",) if names_sizes else ())
-        shapes = tuple({name: getattr(shape, name) for name in named} for shape in scene.shapes)
+    for number, (_, names_sizes, names_ground) in enumerate(_CAPTION_STYLES):
+        named = ("colour", "form") + (() if regime.still else ("motions",)) + (("size",) if names_sizes else ())
+        shapes = tuple({name: getattr(shape, name) for name in named} for shape in regime.named_shapes(scene, number))
         descriptions.append(Description(shapes, scene.ground if names_ground else None))
     return descriptions
 
@@ -275,15 +334,20 @@ def _can_match(described: Sequence[dict[str, Any]], shapes: Sequence[Shape]) -> 
     )
 
 
-def make_captions(split: str, index: int, seed: int = 0) -> list[str]:
+def make_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> list[str]:
     """The four captions of the video with this number; arguments as for `make_scene`."""
-    scene = make_scene(split, index, seed)
+    scene = make_scene(split, index, seed, regime)
     # Near-twins draw the same words in the same order, so that their captions differ where their scenes do.
     rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 1])
-    return [_write_caption(rng, scene, *style) for style in _CAPTION_STYLES]
+    return [
+        _write_caption(rng, replace(scene, shapes=regime.named_shapes(scene, number)), *style)
+        for number, style in enumerate(_CAPTION_STYLES)
+    ]
 
 
 def _write_caption(rng: np.random.Generator, scene: Scene, plain: bool, sizes: bool, ground: bool) -> str:
+    """A sentence about all shapes of a scene."""
+
     def say(words: Sequence[str]) -> str:
         choice = rng.random()  # drawn in any case: the same number of times for near-twins
         return words[0] if plain else words[int(choice * len(words))]
@@ -296,10 +360,11 @@ def _write_caption(rng: np.random.Generator, scene: Scene, plain: bool, sizes: b
         motions = [_MOTION_WORDS[motion] for motion in shape.motions]
         if len(motions) == 1:
             words.append(say(motions[0] + _LONG_MOTION_WORDS.get(shape.motions[0], ())))
-        else:
+        elif len(motions) == 2:
             words += [say(motions[0]), say(("and then", "then", "before it")), say(motions[1])]
         sentences.append(" ".join(words))
-    caption = ", ".join(sentences[:-1]) + say((" and ", " while ")) + sentences[-1]
+    joint = say((" and ", " while ") if scene.shapes[0].motions else (" and ", " as well as "))
+    caption = ", ".join(sentences[:-1]) + (joint if sentences[1:] else "") + sentences[-1]
     if ground:
         place = say((f"on a {scene.ground} ground", f"over a {scene.ground} background"))
         caption = say((f"{caption} {place}", f"{place}, {caption}"))
@@ -320,11 +385,12 @@ def recall_ceiling(counts: np.ndarray, k: int) -> float:
     return float(np.minimum(1.0, k / np.asarray(counts)).mean())
 
 
-def retrieval_ceiling(split: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def retrieval_ceiling(split: Iterable[Mapping[str, Any]], regime: Regime = _PLAIN_REGIME) -> dict[str, Any]:
     """How far text-to-video retrieval in a split can go, given that captions can fit several of its videos.
 
     Args:
         split (`datasets.Dataset`): Rows with a `"scene"`: `load_benchmark("moving_shapes", ...)["test"]`.
+        regime (`Regime`, *optional*): That of the benchmark, which says what its captions name.
 
     Returns:
         `dict`: `"fitting"`, how many videos of the split each caption fits, int64 of shape `(num_captions,)`,
@@ -332,7 +398,7 @@ def retrieval_ceiling(split: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         `"R@10"`, the highest possible recall. Shares and recalls are from 0 to 1.
     """
     scenes = [Scene.from_dict(row["scene"]) for row in split]
-    counts = count_fitting([description for scene in scenes for description in describe(scene)], scenes)
+    counts = count_fitting([description for scene in scenes for description in describe(scene, regime)], scenes)
     recalls = {f"R@{k}": recall_ceiling(counts, k) for k in (1, 5, 10)}
     return {"fitting": counts, "ambiguous": float((counts > 1).mean()), **recalls}
 
@@ -348,6 +414,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
         videos (`str`): Folder to draw the videos into, as `train/train_0000.mp4` and so on.
         train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): Number of videos, at least 1.
         seed (`int`, *optional*, defaults to 0): At least 0.
+        shapes, scale, named, still (*optional*): See `Regime`.
     """
 
     videos: str = ""
@@ -355,6 +422,10 @@ class MovingShapesConfig(datasets.BuilderConfig):
     validation: int = 200
     test: int = 300
     seed: int = 0
+    shapes: Sequence[int] = _PLAIN_REGIME.shapes
+    scale: float = _PLAIN_REGIME.scale
+    named: int | None = _PLAIN_REGIME.named
+    still: bool = _PLAIN_REGIME.still
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -365,13 +436,14 @@ class MovingShapesConfig(datasets.BuilderConfig):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it is a number of videos, at least 1")
         if self.seed < 0:
             raise ValueError(f"`seed` is {self.seed}; it is at least 0")
+        self.regime = Regime(tuple(self.shapes), self.scale, self.named, self.still)
 
 
 class MovingShapes(datasets.GeneratorBasedBuilder):
     """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others alone."""
 
     # Raised with every change to the table, which is cached by it.
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     # Raised with every change to a caption or a frame: videos of another version are not reused.
     DRAWING_VERSION = "1.0.0"
     BUILDER_CONFIG_CLASS = MovingShapesConfig
@@ -391,7 +463,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             "captions": [datasets.Value("string")],
             "start": datasets.Value("float64"),  # null: the whole file, as the end
             "end": datasets.Value("float64"),
-            "scene": {"ground": datasets.Value("string"), "shapes": [shape]},
+            "scene": {"ground": datasets.Value("string"), "shapes": [shape], "scale": datasets.Value("float64")},
             "twin": datasets.Value("string"),
         }
         return datasets.DatasetInfo(description=__doc__, features=datasets.Features(features))
@@ -400,7 +472,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         """Draws the videos that are not there, then makes the table unless it is there.
 
         Raises:
-            ValueError: If the folder holds videos of another seed or version.
+            ValueError: If the folder holds videos of another seed, version or regime.
         """
         # Here and not in `_generate_examples`, which a cached table skips: the files may have gone since.
         self._draw_missing_videos()
@@ -418,10 +490,10 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                 {
                     "video_id": _video_id(split, index),
                     "video": str(self._video_path(split, index)),
-                    "captions": make_captions(split, index, self.config.seed),
+                    "captions": make_captions(split, index, self.config.seed, self.config.regime),
                     "start": None,
                     "end": None,
-                    "scene": asdict(make_scene(split, index, self.config.seed)),
+                    "scene": asdict(make_scene(split, index, self.config.seed, self.config.regime)),
                     "twin": "" if twin is None or twin >= num_videos else _video_id(split, twin),
                 },
             )
@@ -439,7 +511,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             Path(self.config.videos, split).mkdir(exist_ok=True)
 
         def draw(path: Path) -> None:
-            write_video(make_scene(*missing[path], self.config.seed), path)
+            write_video(make_scene(*missing[path], self.config.seed, self.config.regime), path)
 
         # Threads do, since NumPy and FFmpeg work outside the interpreter's lock. A pool of processes is no
         # faster, and would need a main guard in every user's script.
@@ -457,6 +529,12 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         folder = Path(self.config.videos)
         stamp = folder / "moving_shapes.json"
         wanted = {"benchmark": "moving_shapes", "version": self.DRAWING_VERSION, "seed": self.config.seed}
+        # What a frame shows; what captions name does not matter here.
+        drawn, plain = (
+            {"shapes": list(regime.shapes), "scale": regime.scale, "still": regime.still}
+            for regime in (self.config.regime, _PLAIN_REGIME)
+        )
+        wanted |= {name: value for name, value in drawn.items() if value != plain[name]}
         found = json.loads(stamp.read_text()) if stamp.exists() else None
         if found == wanted:
             return

@@ -55,8 +55,8 @@ class MsrVtt1kConfig(BenchmarkConfig):
         super().__post_init__()
         if self.train not in ("9k", "7k"):
             raise ValueError(f"`train` is {self.train!r}; it is '9k' or '7k'")
-        if self.validation < 0:
-            raise ValueError(f"`validation` is {self.validation}; it is a number of videos, 0 for none")
+        if not isinstance(self.validation, int) or self.validation < 0:
+            raise ValueError(f"`validation` is {self.validation!r}; it is a number of videos, 0 for none")
         if self.validation == 0 and "validation" in self.splits and "validation" not in self.lists:
             raise ValueError("`validation` is 0: leave 'validation' out of `splits`, or hold videos out")
 

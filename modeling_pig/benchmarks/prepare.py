@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import time
@@ -43,6 +44,14 @@ ENCODER_OPTIONS = {
     "mbtree": "0",  # With macroblock trees x264 writes a slightly different file each time.
 }
 JPEG_QUALITY = 90
+
+
+# What commands that take the options of a benchmark hand on besides, by options of their own.
+_OF_COMMANDS = {
+    *("name", "videos", "annotations", "cache_dir", "output"),
+    *("short_side", "fps", "crf", "num_threads", "progress"),
+    *("with_videos", "license"),
+}
 
 
 @dataclass
@@ -129,13 +138,17 @@ def parse_options(assignments: list[str]) -> dict[str, Any]:
     Options of [`load_benchmark`] from a command line, as `key=value` with the value in YAML.
 
     Raises:
-        `ValueError`: If one is not of this form.
+        `ValueError`: If one is not of this form, or is not for the benchmark but for the command itself.
     """
     options = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"an option is given as key=value, like seed=1; got {assignment!r}")
+        if key in _OF_COMMANDS:
+            raise ValueError(
+                f"{key!r} is no option of a benchmark; leave {assignment!r} out, see --help for those of the command"
+            )
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -185,10 +198,11 @@ def prepare_benchmark(
     output = os.path.abspath(os.path.expanduser(output))
     settings = None
     if short_side is not None or fps is not None:
-        if short_side is not None and short_side < 16 or fps is not None and fps <= 0 or not 0 <= crf <= 51:
+        if fps is not None and not 0 < fps < math.inf:
+            raise ValueError(f"fps={fps} was given; it is a number more than 0, and finite")
+        if short_side is not None and short_side < 16 or not 0 <= crf <= 51:
             raise ValueError(
-                f"short_side={short_side}, fps={fps} and crf={crf} were given; they are at least 16, more than 0, and "
-                "from 0 to 51"
+                f"short_side={short_side} and crf={crf} were given; they are at least 16, and from 0 to 51"
             )
         settings = {"short_side": short_side, "fps": fps, "crf": crf}
     _ensure_apart(output, os.path.expanduser(videos))

@@ -6,6 +6,7 @@ Coordinates are pixels, x to the right and y downwards, and a pixel's centre has
 import os
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Shape:
         colour (`str`): One of `COLOURS`.
         form (`str`): One of `FORMS`.
         size (`str`): One of `SIZES`, as the video starts.
-        motions (`tuple[str, ...]`): One of `MOTIONS`, or two in turn, for half of the video each.
+        motions (`tuple[str, ...]`): One of `MOTIONS`, or two in turn, for half of the video each; none in a still.
         x (`int`), y (`int`): Centre in the first frame, in pixels.
     """
 
@@ -87,16 +88,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one video shows: one of `GROUNDS`, and shapes, of which a later one lies over an earlier one."""
+    """What one video shows: one of `GROUNDS`, and shapes, of which a later one lies over an earlier one. All radii
+    are multiplied by `scale`."""
 
     ground: str
     shapes: tuple[Shape, ...]
+    scale: float = 1.0
 
     @classmethod
     def from_dict(cls, scene: dict[str, Any]) -> "Scene":
         """The scene of a dataset row's `"scene"` column."""
         shapes = (Shape(**{**shape, "motions": tuple(shape["motions"])}) for shape in scene["shapes"])
-        return cls(ground=scene["ground"], shapes=tuple(shapes))
+        return cls(ground=scene["ground"], shapes=tuple(shapes), scale=scene.get("scale", 1.0))
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,13 @@ def _cosine(degrees: np.ndarray | float) -> np.ndarray:
 
 
 @cache
-def trajectory_of(motions: tuple[str, ...], size: str) -> Trajectory:
-    """The trajectory of a shape of this size with these motions."""
+def trajectory_of(motions: tuple[str, ...], size: str, scale: float = 1.0) -> Trajectory:
+    """The trajectory of a shape of this size with these motions, in a scene of this scale."""
     frames = np.arange(NUM_FRAMES)
     x, y, angles = np.zeros((3, NUM_FRAMES))
-    radii = np.full(NUM_FRAMES, float(SIZES[size]))
+    radii = np.full(NUM_FRAMES, scale * SIZES[size])
     visible = np.ones(NUM_FRAMES, dtype=bool)
-    duration = (NUM_FRAMES - 1) / len(motions)
+    duration = (NUM_FRAMES - 1) / max(len(motions), 1)
     for i, motion in enumerate(motions):
         elapsed = np.clip(frames - i * duration, 0, duration)  # frames since this motion began
         done = elapsed / duration
@@ -200,7 +203,7 @@ def draw_masks(scene: Scene) -> np.ndarray:
     """
     masks = np.zeros((len(scene.shapes), NUM_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
     for mask, shape in zip(masks, scene.shapes, strict=True):
-        trajectory = trajectory_of(shape.motions, shape.size)
+        trajectory = trajectory_of(shape.motions, shape.size, scene.scale)
         centres = trajectory.offsets + (shape.x, shape.y)
         reach = REACH * trajectory.radii[:, None] + 1
         left, top = np.maximum(np.floor((centres - reach).min(axis=0)), 0).astype(int)
@@ -251,7 +254,8 @@ def draw_scene(scene: Scene) -> np.ndarray:
 
 
 def write_video(scene: Scene, path: str | os.PathLike) -> None:
-    """Draws a scene into an h264 mp4 file: a whole file or none, also when interrupted."""
+    """Draws a scene into an h264 mp4 file: a whole file or none, also when interrupted. A scene in which nothing moves
+    is one frame long."""
     import av
 
     path = Path(path)
@@ -263,7 +267,8 @@ def write_video(scene: Scene, path: str | os.PathLike) -> None:
             stream = container.add_stream("libx264", rate=FPS, options=options)
             stream.width = stream.height = FRAME_SIZE
             stream.pix_fmt = "yuv420p"
-            for frame in draw_scene(scene):
+            is_still = not any(shape.motions for shape in scene.shapes)
+            for frame in islice(draw_scene(scene), 1 if is_still else None):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         os.replace(unfinished, path)
