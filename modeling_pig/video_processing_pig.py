@@ -142,7 +142,7 @@ def _to_channels_first(video) -> torch.Tensor:
     if video.shape[1] == 3:
         return video
     if video.shape[3] == 3:
-        return video.permute(0, 3, 1, 2)
+        return video.permute(0, 3, 1, 2).contiguous()
     raise ValueError(f"Frames have 3 channels (RGB); got a video of shape {tuple(video.shape)}.")
 
 

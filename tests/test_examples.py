@@ -43,7 +43,7 @@ def test_the_whole_path(run_folder):
         run_folder,
         "evaluate.py",
         *("--model", "run/model", "--recipe", "run/recipe.yaml", "--output", "run/test.json"),
-        *("--dual-softmax", "--bootstrap", "50"),
+        *("--dual-softmax", "--bootstrap", "100"),
     )
     assert "24 queries, 6 of 6 videos" in output and "text-to-video" in output and "video-to-text" in output
     assert "with dual softmax" in output and "100.0 [100.0, 100.0]" in output

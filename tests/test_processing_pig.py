@@ -17,6 +17,11 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
 
 
+def test_pixel_values_lie_in_order_in_memory(processor):
+    frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
+    assert processor(videos=frames, return_tensors="pt")["pixel_values_videos"].is_contiguous()
+
+
 def test_what_one_call_asked_for_is_not_saved_as_the_default(processor, tmp_path):
     text = "a red circle moves left " * 30
     assert processor(text=text, text_kwargs={"max_length": 12}, return_tensors="pt")["input_ids"].shape == (1, 12)

@@ -135,7 +135,10 @@ class FrameCache:
 
 def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Tensor:
     """uint8 frames (T, height, width, 3) in the size that the model reads: uint8 (T, 3, height, width)."""
-    inputs = video_processor(frames, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt")
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)  # as it lies in memory: resized faster so
+    inputs = video_processor(
+        channels_first, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
+    )
     return inputs["pixel_values_videos"][0]
 
 
