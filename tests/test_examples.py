@@ -51,7 +51,7 @@ def test_the_whole_path(run_folder):
     figures = json.loads((run_folder / "run/test.json").read_text())
     assert figures["num_queries"] == 24 and 0 <= figures["text_to_video"]["R@1"] <= 100
     assert figures["text_to_video"]["R@10"] == 100  # of six videos
-    assert figures["num_bootstrap"] == 50 and "text_to_video_dual_softmax" in figures
+    assert figures["num_bootstrap"] == 100 and "text_to_video_dual_softmax" in figures
     assert figures["recipe"] == yaml.safe_load((run_folder / "run/recipe.yaml").read_text())
 
     assert "indexed 6 of 6" in pig(
