@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import pickle
-import platform
 import re
 import statistics
 import sys
@@ -46,6 +45,7 @@ from safetensors import SafetensorError, safe_open
 import modeling_pig
 from modeling_pig import PigForRetrieval
 from modeling_pig.retrieval.encode import load_pretrained, model_fingerprint
+from modeling_pig.training.run_folder import processor_name
 from modeling_pig.visualization.ranks import draw_ranks
 
 
@@ -238,7 +238,7 @@ def measure(model_folder: str) -> dict[str, Any]:
         "num_frames": len(frames),
         "frame_size": "320 x 240 pixels",
         "num_runs": NUM_RUNS,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor_name(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
         "num_threads": torch.get_num_threads(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "torch": torch.__version__,
@@ -253,13 +253,6 @@ def _median_ms(encode: Any) -> float:
         if number >= 3:  # the first ones set things up
             seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds)
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _frames(num_frames: int, height: int, width: int) -> np.ndarray:

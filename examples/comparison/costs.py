@@ -50,7 +50,10 @@ def measure_costs(
     vision = any_model.config.vision_config
     width = any_model.config.projection_dim
     inputs = processor(text=[SENTENCE], return_tensors="pt")
-    encode = lambda: nn.functional.normalize(any_model.get_text_features(**inputs).pooler_output, dim=-1)  # noqa: E731
+
+    def encode() -> torch.Tensor:
+        return nn.functional.normalize(any_model.get_text_features(**inputs).pooler_output, dim=-1)
+
     query = encode()
     text_seconds = statistics.median(interleave({"text": encode}, 4 * repeats)[0]["text"])
 

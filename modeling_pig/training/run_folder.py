@@ -171,6 +171,7 @@ def environment() -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             pass
+    cpu = f"{processor_name()}, {os.cpu_count()} cores"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -178,18 +179,16 @@ def environment() -> dict[str, Any]:
         "modeling_pig": modeling_pig.__version__,
         "python": platform.python_version(),
         "packages": packages,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
     }
 
 
-def _cpu_name() -> str:
-    """The processor as the system calls it, with its cores."""
-    cores = f"{os.cpu_count()} cores"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return f"{next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))}, {cores}"
-    except (OSError, StopIteration):
-        return f"{platform.processor() or platform.machine()}, {cores}"
+def processor_name() -> str:
+    """The CPU as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _git_revision() -> str | None:
@@ -212,4 +211,4 @@ def _write_aside(file: Path, text: str) -> None:
     aside.replace(file)
 
 
-__all__ = ["RunFolder", "environment"]
+__all__ = ["RunFolder", "environment", "processor_name"]

@@ -178,6 +178,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:
             continue
         is_plain = id(parameter) in norms or name.endswith("bias") or name == "logit_scale"
         part = part_of(name).removesuffix("_new")
+        # A part that is no key of the recipe, like logit_scale, has the rate of all.
         learning_rate = recipe.part_learning_rates.get(part, recipe.learning_rate)  # type: ignore[call-overload]
         weight_decay = 0.0 if is_plain else recipe.weight_decay
         group = {"params": [], "lr": learning_rate, "weight_decay": weight_decay}
