@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from modeling_pig import VideoSearcher, load_benchmark
-from modeling_pig.cli import print_results
+from modeling_pig.cli.search import print_results
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.visualization.answers import draw_answers
 

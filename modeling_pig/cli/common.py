@@ -1,0 +1,22 @@
+"""What the commands share: the exit statuses, and errors in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+EXIT_ERROR = 1  # nothing was done; standard error says why
+EXIT_SET_ASIDE = 3  # done, but for files that were set aside
+EXIT_INTERRUPTED = 130  # by Ctrl-C
+NUM_LISTED = 20  # files set aside that are named on the screen
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns errors that a user can act on into one line and exit status 1; anything else is a fault of ours."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(EXIT_ERROR) from error
