@@ -6,6 +6,7 @@ schedule and seeds. Each phase is run on its own, in this order, and goes on whe
     python examples/compare_frameworks.py --phase others     # the hybrid in the regimes that were not chosen
     python examples/compare_frameworks.py --phase diagnose   # why does the hybrid do what it does?
     python examples/compare_frameworks.py --phase ablate     # the hybrid with one thing changed
+    python examples/compare_frameworks.py --phase strengthen # four ideas beyond the paper
 
 `--quick` runs a few minutes' version of each, whose figures mean nothing. What is run, by which rule the data are
 chosen, and how long it takes: docs/evidence/README.md.
@@ -25,7 +26,8 @@ from comparison.diagnosis import diagnose
 from comparison.intervals import METRICS, mean_and_interval, paired_differences, summarise, write_out
 from comparison.pictures import draw_latency, draw_tradeoff
 from comparison.runs import Settings, Workplace, read_json, split_of, write_json
-from comparison.variants import ABLATIONS, FRAMEWORKS
+from comparison.stronger import STRONGER
+from comparison.variants import ABLATIONS, FRAMEWORKS, Variant
 
 from modeling_pig.training.loop import EXIT_INTERRUPTED, TrainingInterrupted
 from modeling_pig.training.run_folder import environment
@@ -181,13 +183,26 @@ def compare_others(place: Workplace, args: argparse.Namespace) -> None:
 
 def ablate(place: Workplace, args: argparse.Namespace) -> None:
     """Runs the hybrid with one thing changed at a time."""
-    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.ablation_seeds
+    _beside_the_hybrid(place, args, ABLATIONS, "ablations.json")
+
+
+def strengthen(place: Workplace, args: argparse.Namespace) -> None:
+    """Runs what may be stronger than the paper's hybrid."""
+    _beside_the_hybrid(place, args, STRONGER, "stronger.json")
+
+
+def _beside_the_hybrid(
+    place: Workplace, args: argparse.Namespace, variants: dict[str, Variant], file_name: str
+) -> None:
+    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.variant_seeds
     splits = ("validation", "test")
-    names = args.ablations or list(ABLATIONS)
-    runs: dict[str, dict[int, dict]] = {name: {} for name in ("hybrid", *names)}
+    if unknown := [name for name in args.variants or () if name not in variants]:
+        raise ValueError(f"There is no variant {', '.join(unknown)} in this phase: it has {', '.join(variants)}.")
+    chosen = {"hybrid": FRAMEWORKS["hybrid"]} | {name: variants[name] for name in args.variants or variants}
+    runs: dict[str, dict[int, dict]] = {name: {} for name in chosen}
     for seed in seeds:
         for name, of_seed in runs.items():
-            of_seed[seed] = place.run(regime, (FRAMEWORKS | ABLATIONS)[name], seed, splits)
+            of_seed[seed] = place.run(regime, chosen[name], seed, splits)
     report: dict[str, Any] = {"regime": regime, "seeds": seeds}
     for split in splits:
         of_split = {name: {seed: run[split] for seed, run in of_seed.items()} for name, of_seed in runs.items()}
@@ -195,7 +210,7 @@ def ablate(place: Workplace, args: argparse.Namespace) -> None:
             name: {"figures": summarise(of_seed), "minus hybrid": paired_differences(of_seed, of_split["hybrid"])}
             for name, of_seed in of_split.items()
         }
-    write_json(place.output / "ablations.json", report | {"environment": environment()})
+    write_json(place.output / file_name, report | {"environment": environment()})
     rows = [
         {
             "variant": name,
@@ -205,7 +220,7 @@ def ablate(place: Workplace, args: argparse.Namespace) -> None:
         for name, found in report["test"].items()
     ]
     print_table(f"{regime}, test, text-to-video, {_of(seeds)}", rows)
-    print(f"figures: {place.output / 'ablations.json'}")
+    print(f"figures: {place.output / file_name}")
 
 
 def explain(place: Workplace, args: argparse.Namespace) -> None:
@@ -234,6 +249,7 @@ PHASES: dict[str, Callable[[Workplace, argparse.Namespace], None]] = {
     "others": compare_others,
     "diagnose": explain,
     "ablate": ablate,
+    "strengthen": strengthen,
 }
 
 
@@ -286,7 +302,7 @@ def main() -> None:
     parser.add_argument("--output", help="the folder of all runs (runs/comparison, or runs/comparison_quick)")
     parser.add_argument("--data", default="data/comparison", help="the folder that the videos are drawn into")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the settings")
-    parser.add_argument("--ablations", nargs="+", choices=list(ABLATIONS), help="instead of all")
+    parser.add_argument("--variants", nargs="+", help="of ablate or strengthen, instead of all")
     args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     name = "quick" if args.quick else "full"

@@ -24,8 +24,14 @@ PLAIN_CLIP = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False
 sys.path.insert(0, str(ROOT / "examples"))  # where the script finds its parts
 
 import compare_frameworks  # noqa: E402
-from comparison import costs, diagnosis, intervals  # noqa: E402
+from comparison import (  # noqa: E402
+    costs,
+    diagnosis,
+    intervals,
+    stronger,  # noqa: E402
+)
 from comparison.runs import Settings  # noqa: E402
+from comparison.stronger import STRONGER  # noqa: E402
 from comparison.variants import ABLATIONS, FRAMEWORKS  # noqa: E402
 
 
@@ -62,7 +68,7 @@ def settings(tmp_path_factory) -> Path:
         "regime_seeds": [7],
         "clear_gap": 2.0,
         "seeds": [0, 1],
-        "ablation_seeds": [0],
+        "variant_seeds": [0],
         "galleries": [20, 40],
         "measured_bytes": 4 * 32 * 30,
     }
@@ -78,7 +84,7 @@ def run_phase(monkeypatch, settings: Path, phase: str, *more: str) -> None:
 def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "runs/comparison"
-    for phase in ("compare", "others", "diagnose", "ablate"):
+    for phase in ("compare", "others", "diagnose", "ablate", "strengthen"):
         with pytest.raises(SystemExit, match="error: There is no runs/comparison/regime.json: the regime is chosen"):
             run_phase(monkeypatch, settings, phase)
     assert not output.exists()
@@ -141,12 +147,23 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     assert {"gradients text cosine", "gradients generator cosine", "gradients video cosine"} <= summary.keys()
     assert "gradients interaction cosine" not in summary  # which no reconstruction loss reaches
 
-    run_phase(monkeypatch, settings, "ablate", "--ablations", "patches_0", "pseudo_query_alone")
+    run_phase(monkeypatch, settings, "ablate", "--variants", "patches_0", "pseudo_query_alone")
     table = json.loads((output / "ablations.json").read_text())["test"]
     assert list(table) == ["hybrid", "patches_0", "pseudo_query_alone"]
     assert table["hybrid"]["minus hybrid"]["text_to_video R@1"]["mean"] == 0
     saved = PigForRetrieval.from_pretrained(regime / "patches_0-seed0/model")
     assert saved.config.num_selected_patches == 0
+
+    with pytest.raises(SystemExit, match="no variant patches_0 in this phase: it has several_pseudo_queries, "):
+        run_phase(monkeypatch, settings, "strengthen", "--variants", "patches_0")
+    run_phase(monkeypatch, settings, "strengthen")
+    table = json.loads((output / "stronger.json").read_text())["test"]
+    assert list(table) == ["hybrid", "several_pseudo_queries", "hard_negatives", "distilled", "all_captions"]
+    losses = [
+        json.loads((regime / f"{name}-seed0/metrics.jsonl").read_text().splitlines()[0])["reconstruction"]
+        for name in ("hybrid", "all_captions")
+    ]
+    assert losses[0] != losses[1]  # the first step's, from the same weights and the same captions
 
     tree = yaml.safe_load(settings.read_text())
     tree["regimes"][choice["chosen"]] = {"options": {"named": 1}}
@@ -213,7 +230,7 @@ def make_variant(make_config):
     """A function that makes a tiny model of a variant, with the random weights of every other."""
 
     def make(name: str, **fields) -> PigForRetrieval:
-        variant = (FRAMEWORKS | ABLATIONS)[name]
+        variant = (FRAMEWORKS | ABLATIONS | STRONGER)[name]
         torch.manual_seed(0)
         weights = PigForRetrieval(make_config()).state_dict()
         model = variant.model_class(make_config(**{**variant.fields, **fields})).eval()
@@ -224,7 +241,7 @@ def make_variant(make_config):
 
 
 def test_variants_are_trained_and_loaded_as_themselves(make_variant, batch, tmp_path):
-    for name, variant in ABLATIONS.items():
+    for name, variant in (ABLATIONS | STRONGER).items():
         model = make_variant(name, **variant.fields)
         model.save_pretrained(tmp_path / name)
         again = variant.model_class.from_pretrained(tmp_path / name).eval()
@@ -290,6 +307,81 @@ def test_random_patches(make_variant, batch):
     kept = whole.gather(1, patches[..., None].expand(-1, -1, whole.shape[2]))
     expected = model.visual_projection(model.vision_model.post_layernorm(kept))
     torch.testing.assert_close(read[0][:, -5:], expected)
+
+
+# stronger variants
+
+
+def test_several_pseudo_queries_that_are_equal_are_one(make_variant, batch):
+    pixels = {"pixel_values_videos": batch["pixel_values_videos"]}
+    hybrid, several = (make_variant(name) for name in ("hybrid", "several_pseudo_queries"))
+    expected = nn.functional.normalize(hybrid.get_video_features(**pixels).pooler_output, dim=-1)
+    with torch.no_grad():
+        several.more_ends.copy_(several.generator.eos_embedding.expand_as(several.more_ends))
+    torch.testing.assert_close(several.get_video_features(**pixels).pooler_output, expected)
+    nn.init.normal_(several.more_ends)
+    features = several.get_video_features(**pixels)
+    assert not torch.allclose(features.pooler_output, expected, atol=1e-3)
+    features.pooler_output.square().sum().backward()
+    assert (several.more_ends.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_several_pseudo_queries_start_near_the_first_and_apart(make_model, processor, tmp_path):
+    save_as_clip(make_model(framework="two_tower", vision_config=PLAIN_CLIP), processor, tmp_path)
+    model = stronger.SeveralPseudoQueries.from_clip(str(tmp_path), num_frames=4, num_selected_patches=5)
+    ends = torch.stack([model.generator.eos_embedding, *model.more_ends])
+    assert torch.pdist(ends).min() > 0 and (ends - ends[0]).abs().max() < 6 * ends[0].std()
+
+
+def test_hard_negatives_by_hand():
+    logits, ids = torch.randn(4, 4, dtype=torch.double), torch.tensor([7, 8, 7, 9])
+    losses = []
+    for row in range(4):
+        negatives = [column for column in range(4) if ids[column] != ids[row]]
+        hardness = [math.exp(0.5 * logits[row, column]) for column in negatives]
+        weights = [len(negatives) * part / sum(hardness) for part in hardness]
+        rest = sum(weight * math.exp(logits[row, column]) for weight, column in zip(weights, negatives, strict=True))
+        losses.append(math.log(math.exp(logits[row, row]) + rest) - logits[row, row])
+    assert float(stronger.hard_negative_loss(logits, ids, 0.5)) == pytest.approx(float(sum(losses) / 4))
+    plain = nn.functional.cross_entropy(logits, torch.arange(4))
+    torch.testing.assert_close(stronger.hard_negative_loss(logits, None, 0.0), plain)
+    assert stronger.hard_negative_loss(logits, torch.zeros(4), 0.5) == 0  # all captions are the same
+
+
+def test_distillation_adds_the_teachers_loss_and_nothing_in_use(make_variant, batch):
+    hybrid, distilled = (make_variant(name) for name in ("hybrid", "distilled"))
+    teacher = make_variant("single_tower")
+    teacher.load_state_dict(distilled.state_dict(), strict=False)
+    ours, theirs = distilled(**batch, return_loss=True), teacher(**batch, return_loss=True)
+    torch.testing.assert_close(ours.logits_per_text, hybrid(**batch).logits_per_text)
+    student = torch.distributions.Categorical(logits=ours.logits_per_text)
+    columns = torch.distributions.Categorical(logits=ours.logits_per_text.t())
+    distance = sum(
+        torch.distributions.kl_divergence(torch.distributions.Categorical(logits=logits), of).mean()
+        for logits, of in ((theirs.logits_per_text, student), (theirs.logits_per_text.t(), columns))
+    )
+    plain = hybrid(**batch, return_loss=True).loss
+    torch.testing.assert_close(ours.loss, plain + theirs.retrieval_loss + distance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pseudo_query_is_held_against_all_captions(make_variant, batch, processor):
+    model = make_variant("all_captions")
+    captions = [["a red circle", "a blue square spins"], ["a green ring"], ["a star", "a red star", "a ring moves up"]]
+    samples = [
+        stronger.Sample(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), "\n".join(some), str(number), [])
+        for number, some in enumerate(captions)
+    ]
+    inputs = stronger.CaptionLinesCollator(processor, 77)(samples)
+    assert inputs.pop("video_ids") == ["0", "1", "2"] and not inputs.pop("failures")
+    assert inputs["num_others"].tolist() == [1, 0, 2]
+    inputs["pixel_values_videos"] = torch.randn(3, 4, 3, 32, 32)
+    outputs = model(**inputs, return_loss=True)
+    distances = []
+    for pseudo_query, some in zip(outputs.pseudo_query_embeds, captions, strict=True):
+        texts = model.get_text_features(**processor(text=some, return_tensors="pt")).pooler_output
+        distances.append(2 - 2 * nn.functional.cosine_similarity(pseudo_query.unsqueeze(0), texts))
+    torch.testing.assert_close(outputs.reconstruction_loss, torch.cat(distances).mean())
+    torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + outputs.reconstruction_loss)
 
 
 # intervals

@@ -31,7 +31,7 @@ class Settings:
     regimes: dict[str, dict[str, Any]]
     regime_seeds: list[int]
     seeds: list[int]
-    ablation_seeds: list[int]
+    variant_seeds: list[int]
     galleries: list[int]
     measured_bytes: int
     clear_gap: float

@@ -5,7 +5,7 @@ and the evaluation of that run use in its place. None of them is part of the pac
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -20,19 +20,21 @@ from modeling_pig.training import loop, start
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to train: `name`, fields of its configuration, and its class."""
+    """A model to train: `name`, fields of its configuration, its class, and classes by the name of those of the
+    training loop in whose place they stand."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
     model_class: type[PigForRetrieval] = PigForRetrieval
+    in_place: dict[str, type] = field(default_factory=dict)
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
         """Meanwhile the package's training makes models of this class."""
-        with (
-            patch.object(start, "PigForRetrieval", self.model_class),
-            patch.object(loop, "PigForRetrieval", self.model_class),
-        ):
+        with ExitStack() as patches:
+            patches.enter_context(patch.object(start, "PigForRetrieval", self.model_class))
+            for name, other in {"PigForRetrieval": self.model_class, **self.in_place}.items():
+                patches.enter_context(patch.object(loop, name, other))
             yield
 
 
