@@ -197,3 +197,19 @@ def test_the_script_refuses_in_one_line_and_writes_nothing(videos, tmp_path, ove
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run/model").exists()
+
+
+def test_an_error_that_nobody_catches_ends_the_process(videos, tmp_path):
+    """Its traceback holds on to the workers, who ignore the signal by which an interpreter ends them."""
+    code = f"""
+from modeling_pig.training import loop
+from modeling_pig.training.recipe import Recipe
+
+def fail(*args):
+    raise RuntimeError("the disk is full")
+
+loop._Run._validate = fail
+loop.train(Recipe.from_yaml({str(DEMO)!r}, {tiny_run(videos, "data.num_workers=1")!r}), {str(tmp_path / "run")!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and ended.stderr.rstrip().endswith("RuntimeError: the disk is full")

@@ -24,6 +24,7 @@ from accelerate.utils import (
     set_seed,
 )
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
@@ -74,7 +75,11 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
         print(f"{folder.path}: this run is finished already.")
         validations = [record["validation"] for record in folder.metrics() if "validation" in record]
         return max(validations, key=recall_sum)
-    return _Run(recipe, folder, resume).train()
+    run = _Run(recipe, folder, resume)
+    try:
+        return run.train()
+    finally:
+        run.stop_workers()
 
 
 class _Run:
@@ -194,6 +199,13 @@ class _Run:
             # FSDP2 splits no scalars: each process keeps the whole logit_scale, and `_step` averages its gradient.
             self.accelerator.state.fsdp_plugin.ignored_modules = [torch.nn.ParameterList([model.logit_scale])]
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(model, optimizer, scheduler)
+
+    def stop_workers(self) -> None:
+        """They ignore the signal by which an interpreter ends its children: it would wait for them for ever where an
+        error's traceback keeps the loader alive."""
+        if isinstance(self.loader._iterator, _MultiProcessingDataLoaderIter):
+            self.loader._iterator._shutdown_workers()
+            self.loader._iterator = None
 
     # the loop
 
