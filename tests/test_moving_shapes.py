@@ -46,6 +46,7 @@ SIZES = {"train": 3, "validation": 1, "test": 4}
 
 CLUTTER = Regime(shapes=(5, 6, 7), scale=0.6, named=2)
 STILLS = Regime(shapes=(3, 4), scale=0.8, named=1, still=True)
+TURNS = Regime(shapes=(3, 5), scale=0.8, named=2, in_turn=True)
 
 
 def fingerprint() -> str:
@@ -236,7 +237,7 @@ def test_seed_changes_the_scenes():
     assert make_scene("train", 0, seed=0) != make_scene("train", 0, seed=1)
 
 
-@pytest.mark.parametrize("regime", [Regime(), CLUTTER, STILLS], ids=["plain", "clutter", "stills"])
+@pytest.mark.parametrize("regime", [Regime(), CLUTTER, STILLS, TURNS], ids=["plain", "clutter", "stills", "turns"])
 def test_captions_name_what_is_drawn(regime):
     words = {
         "circle": "circle|disc",
@@ -328,6 +329,24 @@ def test_twins_of_stills_and_of_clutter():
             found.add(difference(one, other))
             assert len(one.shapes) in regime.shapes and one.scale == regime.scale
         assert found == expected
+
+
+def test_shapes_in_turn_have_a_part_of_the_video_each():
+    shapes = tuple(
+        Shape(colour, "square", "large", ("moves right",), x=20, y=40) for colour in ("red", "blue", "cyan")
+    )
+    masks = draw_masks(Scene("plain black", shapes, in_turn=True))
+    shown = masks.any(axis=(2, 3))  # (shapes, frames)
+    assert (shown == np.kron(np.eye(3, dtype=bool), np.ones((1, 8), dtype=bool))).all()
+    together = draw_masks(Scene("plain black", shapes))
+    for turn in range(3):  # the whole of its motion, from start to end
+        np.testing.assert_array_equal(masks[turn, 8 * turn], together[turn, 0])
+        np.testing.assert_array_equal(masks[turn, 8 * turn + 7], together[turn, -1])
+    scene = make_scene("train", 0, 0, TURNS)
+    assert scene.in_turn and len(scene.shapes) in TURNS.shapes
+    assert not make_scene("train", 0, 0, Regime(shapes=(3,), still=True, in_turn=True)).in_turn
+    with pytest.raises(ValueError, match=r"`shapes` is \[13\]; at most 12 can come in turn"):
+        Regime(shapes=(13,), scale=0.2, in_turn=True)
 
 
 def test_splits_of_stills_share_no_scene():
@@ -475,7 +494,7 @@ def test_what_captions_name_leaves_the_videos_and_what_frames_show_does_not(benc
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == kept
     assert named["test"]["scene"][:] == benchmark["test"]["scene"][:]
     assert named["test"]["captions"][0] == make_captions("test", 0, 0, Regime(named=1))
-    for options in ({"shapes": [2]}, {"scale": 0.5}, {"still": True}):
+    for options in ({"shapes": [2]}, {"scale": 0.5}, {"still": True}, {"in_turn": True}):
         with pytest.raises(ValueError, match=f"not of .*{next(iter(options))}"):
             load_benchmark("moving_shapes", videos=folder, **options, **SIZES)
 

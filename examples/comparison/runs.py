@@ -68,7 +68,8 @@ class Workplace:
         recipe.data.options |= {**chosen["options"], "still": still}
         drawn = self.regime(recipe)
         counts = "-".join(map(str, drawn.shapes))
-        folder = self.data / f"{counts}_shapes_scale_{drawn.scale}{'_still' if still else ''}"
+        kind = "_still" if still else "_in_turn" if drawn.in_turn else ""
+        folder = self.data / f"{counts}_shapes_scale_{drawn.scale}{kind}"
         recipe.data.videos = str(folder)
         if recipe.data.frame_cache is not None:
             recipe.data.frame_cache = str(folder / ".frames")

@@ -14,8 +14,8 @@ the second and fourth also the sizes, the third and fourth also the ground; the 
 A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the
 size out. `retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
 
-Options make it another benchmark, see `Regime`: more shapes in a scene, smaller ones, captions that name some of
-them only, and stills, for models of single frames.
+Options make it another benchmark, see `Regime`: more shapes in a scene, smaller ones, one at a time, captions that
+name some of them only, and stills, for models of single frames.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ from .shapes_drawing import (
     FRAME_SIZE,
     GROUNDS,
     MOTIONS,
+    NUM_FRAMES,
     REACH,
     SIZES,
     Scene,
@@ -93,6 +94,7 @@ class Regime:
             default. The near-twin of a test video is then told from it by those captions only that name the shape in
             which they differ.
         still (`bool`): Nothing moves: a video is one frame, and its captions say nothing of motions.
+        in_turn (`bool`): Each shape has an equal part of the video to itself. A still shows all of them.
 
     Raises:
         ValueError: A number that no scene can have.
@@ -102,12 +104,15 @@ class Regime:
     scale: float = 1.0
     named: int | None = None
     still: bool = False
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         if not self.shapes or min(self.shapes) < 1:
             raise ValueError(f"`shapes` is {list(self.shapes)}; it is a list of numbers of shapes, each at least 1")
         if not 0.2 <= self.scale <= 1:
             raise ValueError(f"`scale` is {self.scale}; it is at least 0.2 (2 pixels) and at most 1")
+        if self.in_turn and max(self.shapes) > NUM_FRAMES // 2:
+            raise ValueError(f"`shapes` is {list(self.shapes)}; at most {NUM_FRAMES // 2} can come in turn")
         if self.named is not None and self.named < 1:
             raise ValueError(f"`named` is {self.named}; it is a number of shapes, at least 1, or null for all")
 
@@ -211,7 +216,7 @@ def _sample_scene(rng: np.random.Generator, split: str, regime: Regime) -> Scene
         if _is_sound(shapes) and _split_of(shapes) == split:
             placed = _place_shapes(rng, shapes, regime.scale)
             if placed is not None:
-                return Scene(_choose(rng, GROUNDS), tuple(placed), regime.scale)
+                return Scene(_choose(rng, GROUNDS), tuple(placed), regime.scale, regime.in_turn and not regime.still)
     raise ValueError(
         f"`shapes` asks for {count} and `scale` is {regime.scale}: they find no place; ask for fewer or smaller ones"
     )
@@ -414,7 +419,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
         videos (`str`): Folder to draw the videos into, as `train/train_0000.mp4` and so on.
         train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): Number of videos, at least 1.
         seed (`int`, *optional*, defaults to 0): At least 0.
-        shapes, scale, named, still (*optional*): See `Regime`.
+        shapes, scale, named, still, in_turn (*optional*): See `Regime`.
     """
 
     videos: str = ""
@@ -426,6 +431,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
     scale: float = _PLAIN_REGIME.scale
     named: int | None = _PLAIN_REGIME.named
     still: bool = _PLAIN_REGIME.still
+    in_turn: bool = _PLAIN_REGIME.in_turn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -436,14 +442,14 @@ class MovingShapesConfig(datasets.BuilderConfig):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it is a number of videos, at least 1")
         if self.seed < 0:
             raise ValueError(f"`seed` is {self.seed}; it is at least 0")
-        self.regime = Regime(tuple(self.shapes), self.scale, self.named, self.still)
+        self.regime = Regime(tuple(self.shapes), self.scale, self.named, self.still, self.in_turn)
 
 
 class MovingShapes(datasets.GeneratorBasedBuilder):
     """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others alone."""
 
     # Raised with every change to the table, which is cached by it.
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.3.0")
     # Raised with every change to a caption or a frame: videos of another version are not reused.
     DRAWING_VERSION = "1.0.0"
     BUILDER_CONFIG_CLASS = MovingShapesConfig
@@ -463,7 +469,12 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             "captions": [datasets.Value("string")],
             "start": datasets.Value("float64"),  # null: the whole file, as the end
             "end": datasets.Value("float64"),
-            "scene": {"ground": datasets.Value("string"), "shapes": [shape], "scale": datasets.Value("float64")},
+            "scene": {
+                "ground": datasets.Value("string"),
+                "shapes": [shape],
+                "scale": datasets.Value("float64"),
+                "in_turn": datasets.Value("bool"),
+            },
             "twin": datasets.Value("string"),
         }
         return datasets.DatasetInfo(description=__doc__, features=datasets.Features(features))
@@ -531,7 +542,12 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         wanted = {"benchmark": "moving_shapes", "version": self.DRAWING_VERSION, "seed": self.config.seed}
         # What a frame shows; what captions name does not matter here.
         drawn, plain = (
-            {"shapes": list(regime.shapes), "scale": regime.scale, "still": regime.still}
+            {
+                "shapes": list(regime.shapes),
+                "scale": regime.scale,
+                "still": regime.still,
+                "in_turn": regime.in_turn and not regime.still,
+            }
             for regime in (self.config.regime, _PLAIN_REGIME)
         )
         wanted |= {name: value for name, value in drawn.items() if value != plain[name]}

@@ -89,17 +89,18 @@ class Shape:
 @dataclass(frozen=True)
 class Scene:
     """What one video shows: one of `GROUNDS`, and shapes, of which a later one lies over an earlier one. All radii
-    are multiplied by `scale`."""
+    are multiplied by `scale`. `in_turn`, each shape has an equal part of the video to itself."""
 
     ground: str
     shapes: tuple[Shape, ...]
     scale: float = 1.0
+    in_turn: bool = False
 
     @classmethod
     def from_dict(cls, scene: dict[str, Any]) -> "Scene":
         """The scene of a dataset row's `"scene"` column."""
         shapes = (Shape(**{**shape, "motions": tuple(shape["motions"])}) for shape in scene["shapes"])
-        return cls(ground=scene["ground"], shapes=tuple(shapes), scale=scene.get("scale", 1.0))
+        return cls(scene["ground"], tuple(shapes), scene.get("scale", 1.0), scene.get("in_turn", False))
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,14 @@ class Trajectory:
     radii: np.ndarray
     angles: np.ndarray
     visible: np.ndarray
+
+    def within_turn(self, turn: int, num_turns: int) -> "Trajectory":
+        """All of it, but faster, in one of equal parts of the video; invisible in the others."""
+        start, stop = (NUM_FRAMES * number // num_turns for number in (turn, turn + 1))
+        frames = np.arange(NUM_FRAMES)
+        at = ((frames - start) * (NUM_FRAMES - 1) // max(stop - start - 1, 1)).clip(0, NUM_FRAMES - 1)
+        is_shown = (frames >= start) & (frames < stop)
+        return Trajectory(self.offsets[at], self.radii[at], self.angles[at], self.visible[at] & is_shown)
 
 
 def _sine(degrees: np.ndarray | float) -> np.ndarray:
@@ -202,8 +211,10 @@ def draw_masks(scene: Scene) -> np.ndarray:
         the shape covers, from 0 to 255.
     """
     masks = np.zeros((len(scene.shapes), NUM_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
-    for mask, shape in zip(masks, scene.shapes, strict=True):
+    for turn, (mask, shape) in enumerate(zip(masks, scene.shapes, strict=True)):
         trajectory = trajectory_of(shape.motions, shape.size, scene.scale)
+        if scene.in_turn:
+            trajectory = trajectory.within_turn(turn, len(scene.shapes))
         centres = trajectory.offsets + (shape.x, shape.y)
         reach = REACH * trajectory.radii[:, None] + 1
         left, top = np.maximum(np.floor((centres - reach).min(axis=0)), 0).astype(int)
