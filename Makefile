@@ -36,10 +36,12 @@ check: install  ## what is wrong with style, types and spelling?
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
 
-bench: install  ## what forward passes, ranking and training cost beside a named peer (about half an hour on two cores)
+bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (about an hour on two cores)
 	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
 	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
 	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json
+	$(BIN)/python examples/benchmark.py search --json runs/benchmark-search.json
+	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
 clean:  ## remove the environment, the demo's videos and its run
 	rm -rf $(VENV) data/moving_shapes $(RUN)

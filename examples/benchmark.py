@@ -4,6 +4,7 @@
     python examples/benchmark.py model --sizes b32 --batches 2 --repeats 5 --json runs/benchmark.json
     python examples/benchmark.py ranking                                # MSR-VTT's full test split: 59,800 x 2,990
     python examples/benchmark.py train                                  # ViT-B/32, batch 4, 12 frames; and the data
+    python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
     python examples/benchmark.py train --quick                          # tiny shapes: does it run?
 
 What is measured and how is told in the file of each subject, in `examples/benchmarks`.
@@ -19,14 +20,14 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Not above: the processes that are started import this file anew, but need only what they run.
-    from benchmarks import model, ranking, train
+    from benchmarks import model, ranking, search, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
     common.add_argument("--json", help="also write the figures to this file")
     parser = argparse.ArgumentParser(description="Measure what our code costs beside a named peer.")
     subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, subject in (("model", model), ("ranking", ranking), ("train", train)):
+    for name, subject in (("model", model), ("ranking", ranking), ("search", search), ("train", train)):
         subparser = subjects.add_parser(name, parents=[common])
         subparser.set_defaults(run=subject.run)
         subject.add_arguments(subparser)
@@ -38,7 +39,7 @@ def main() -> None:
     print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     figures = args.run(args)
     if args.json:
-        write_json(args.json, machine, figures)
+        write_json(args.json, args.subject, machine, figures)
     if wrong := sum(row["ranks that differ"] for row in figures.get("ranking", [])):
         sys.exit(f"error: {wrong} ranks differ from those by sorting")
 

@@ -110,6 +110,23 @@ def test_benchmark_of_ranking(tmp_path):
     assert all(row["ranks that differ"] == 0 and 2 < row["R@1"] < 98 for row in rows)
     assert [row["of"] for row in rows] == [1260, 1260, 2520, 2520]
 
+    example(tmp_path, "benchmark_page.py", "figures.json", "--output", "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "`python examples/benchmark.py ranking --shape 1200 60 32 --json figures.json`, 20" in page
+    heads, ends, *lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    assert heads == list(rows[0]) and ends[:3] == ["---", "---", "---:"]
+    assert [line[:2] + [line[8]] for line in lines] == [
+        [row["ranks"], row["dual softmax"], f"{row['of']:,}"] for row in rows
+    ]
+
+
+def test_a_page_of_other_figures_is_refused(tmp_path):
+    (tmp_path / "figures.json").write_text("{}")
+    command = [sys.executable, str(ROOT / "examples/benchmark_page.py"), "figures.json", "--output", "page.md"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.startswith("error: no figures of examples/benchmark.py")
+    assert not (tmp_path / "page.md").exists()
+
 
 def test_benchmark_of_training(tmp_path):
     output = example(tmp_path, "benchmark.py", "train", "--quick", "--threads", "1", "--json", "figures.json")

@@ -1,13 +1,17 @@
 """What the subjects measure with: interleaved rounds, peak memory in a process of its own; and tables and JSON."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +107,23 @@ def fork_after_imports(*more: str) -> None:
 
 def describe_machine(threads: int) -> dict[str, Any]:
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "threads": threads,
+        "Python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "precision": "float32 unless said otherwise",
     }
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def print_table(title: str, rows: list[dict]) -> None:
@@ -120,7 +135,14 @@ def print_table(title: str, rows: list[dict]) -> None:
     Console(width=140).print(table)
 
 
-def write_json(path: str, machine: dict[str, Any], figures: dict[str, list[dict]]) -> None:
+def write_json(path: str, subject: str, machine: dict[str, Any], figures: dict[str, list[dict]]) -> None:
+    """The figures of a subject, and how they were taken, as examples/benchmark_page.py reads them."""
+    measured = {
+        "subject": subject,
+        "command": shlex.join(["python", "examples/benchmark.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+    }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(json.dumps({"measured": measured, **figures}, indent=2) + "\n", encoding="utf-8")
     print(f"figures: {path}")
