@@ -63,7 +63,7 @@ class Workplace:
         """The recipe of a run on the regime's stills or videos. Regimes that draw the same share their videos."""
         path = self.settings.clip if still else self.settings.run
         chosen = self.settings.regimes[regime]
-        more = [] if still else chosen.get("overrides", [])
+        more = chosen.get("clip_overrides" if still else "overrides", [])
         recipe = Recipe.from_yaml(path, [*self.settings.overrides, *more, *overrides])
         recipe.data.options |= {**chosen["options"], "still": still}
         drawn = self.regime(recipe)
