@@ -15,6 +15,8 @@ EXTRAS = {
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
     "search": ["lancedb>=0.40", "pyarrow>=16"],
+    # `pig app`, which searches in the browser
+    "app": ["lancedb>=0.40", "matplotlib>=3.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
     # training with low-rank adapters (`model.lora`)
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
@@ -25,7 +27,7 @@ EXTRAS = {
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
 TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
-TOOLS += ["pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
+TOOLS += ["playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(
@@ -37,7 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_pig", "modeling_pig.*"]),
-    package_data={"modeling_pig": ["py.typed"]},
+    package_data={"modeling_pig": ["py.typed"], "modeling_pig.app": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "av>=18",
         "huggingface_hub>=2.4",

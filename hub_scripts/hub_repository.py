@@ -70,6 +70,7 @@ def push(
     ours: Sequence[str],
     message: str,
     repo_type: str = "model",
+    space_sdk: str | None = None,
     public: bool = False,
     create_pr: bool = False,
     revision: str | None = None,
@@ -82,7 +83,8 @@ def push(
         ours (`Sequence[str]`): patterns of paths. Files of the repository that match one and are not in `files` are
             those of an earlier push: they go.
         message (`str`): that of the commit.
-        repo_type (`str`): `model` or `dataset`.
+        repo_type (`str`): `model`, `dataset` or `space`.
+        space_sdk (`str`, *optional*): of a Space that is created.
         public (`bool`): whether a repository that is created can be seen by everyone.
         create_pr (`bool`): propose the changes in a pull request.
         revision (`str`, *optional*): the branch, which is created if it is not there; by default `main`.
@@ -102,7 +104,7 @@ def push(
         except RepositoryNotFoundError:
             if create_pr or revision:
                 raise
-            api.create_repo(repo_id, repo_type=repo_type, private=not public)
+            api.create_repo(repo_id, repo_type=repo_type, space_sdk=space_sdk, private=not public)
             info = api.repo_info(repo_id, repo_type=repo_type)
         if revision:
             try:

@@ -16,8 +16,10 @@
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -127,30 +129,48 @@ def decode_video(
         `ValueError`: If `num_frames` is less than 1.
         `ImportError`: If PyAV is not installed, and `path` is a file.
     """
+    [part] = decode_windows(path, num_frames, lambda duration: [(start, end)], rng)
+    return part
+
+
+def decode_windows(
+    path: str | os.PathLike,
+    num_frames: int,
+    choose_windows: Callable[[float | None], Sequence[tuple[float | None, float | None]]],
+    rng: np.random.Generator | None = None,
+) -> Iterator[tuple[np.ndarray, VideoMetadata]]:
+    """
+    Decodes `num_frames` frames of each of several parts of a video, in one pass over it: those that [`decode_video`]
+    decodes of each part. In memory are the frames of the parts that overlap at the time, whatever the video's length.
+
+    Args:
+        path (`str` or `os.PathLike`): As for [`decode_video`].
+        num_frames (`int`): Frames of each part, T, at least 1.
+        choose_windows (`Callable`): Takes the duration in seconds (`None` where the file does not tell, as for a
+            folder of frames) and returns the parts as (start, end), in order of both.
+        rng (`np.random.Generator`, *optional*): Source of the jitter in training.
+
+    Yields:
+        `tuple[np.ndarray, VideoMetadata]`: For each part in order what [`decode_video`] returns for it.
+
+    Raises:
+        `VideoDecodingError`, `ValueError`, `ImportError`: As [`decode_video`] does; some parts may have come before.
+    """
     path = os.fsdecode(path)
     if names := _list_frames(path):
-        if start is not None or end is not None:
-            raise VideoDecodingError(
-                path, "a folder of frames has no frame rate, so that start and end in seconds mean nothing in it"
-            )
         metadata = VideoMetadata(total_num_frames=len(names), video_backend="pil")
-        indices = sample_frame_indices(len(names), num_frames, rng)
-        wanted = np.unique(indices)
-        images: list[np.ndarray] | None = _read_frames(path, [names[i] for i in wanted])
+        spans = [_all_frames_of_folder(path, metadata, *window) for window in choose_windows(None)]
+        read_images = partial(_read_frames, path, names)
     else:
         av = _import_av()
         metadata, pts, keyframes, times = _read_packets(av, path)
-        first, stop = _frames_between(path, metadata, times, start, end)
-        indices = first + sample_frame_indices(stop - first, num_frames, rng)
-        wanted = np.unique(indices)
-        images = _decode_frames(av, path, wanted, pts, keyframes)
-        if images is None:  # Seeking does not work in this file.
-            images = _decode_frames(av, path, wanted, pts, keyframes[:0])
-    assert images is not None
-    frames = np.stack([images[i] for i in np.searchsorted(wanted, indices)])  # (T, height, width, 3)
-    metadata.height, metadata.width = frames.shape[1:3]
-    metadata.frames_indices = indices.tolist()
-    return frames, metadata
+        spans = [_frames_between(path, metadata, times, *window) for window in choose_windows(metadata.duration)]
+        read_images = partial(_decode_frames, av, path, pts, keyframes)
+    chosen = [first + sample_frame_indices(stop - first, num_frames, rng) for first, stop in spans]
+    for indices, images in zip(chosen, read_images([np.unique(indices) for indices in chosen]), strict=True):
+        frames = np.stack([images[i] for i in np.unique(indices, return_inverse=True)[1]])  # (T, height, width, 3)
+        height, width = frames.shape[1:3]
+        yield frames, replace(metadata, height=height, width=width, frames_indices=indices.tolist())
 
 
 def ensure_opens(path: str | os.PathLike) -> None:
@@ -201,16 +221,27 @@ def _open_frame(path: str, name: str) -> Iterator[PIL.Image.Image]:
         raise VideoDecodingError(path, reason) from error
 
 
-def _read_frames(path: str, names: list[str]) -> list[np.ndarray]:
-    """Reads JPEG files of a folder as RGB arrays of one shape, that of the first."""
-    images: list[np.ndarray] = []
-    for name in names:
-        with _open_frame(path, name) as image:
-            if not images:
-                size = image.size
-            picture = image.convert("RGB")
-        images.append(np.asarray(picture if picture.size == size else picture.resize(size)))
-    return images
+def _read_frames(path: str, names: list[str], wanted: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Reads the JPEG files of a folder with the numbers in each of `wanted` as RGB arrays of one shape, as
+    [`_decode_frames`] does."""
+    for indices in wanted:
+        images: list[np.ndarray] = []
+        for index in indices:
+            with _open_frame(path, names[index]) as image:
+                if not images:
+                    size = image.size
+                picture = image.convert("RGB")
+            images.append(np.asarray(picture if picture.size == size else picture.resize(size)))
+        yield images
+
+
+def _all_frames_of_folder(
+    path: str, metadata: VideoMetadata, start: float | None, end: float | None
+) -> tuple[int, int]:
+    if start is not None or end is not None:
+        reason = "a folder of frames has no frame rate, so that start and end in seconds mean nothing in it"
+        raise VideoDecodingError(path, reason)
+    return 0, metadata.total_num_frames
 
 
 def _frames_between(
@@ -339,17 +370,49 @@ def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frame
 
 
 def _decode_frames(
-    av: ModuleType, path: str, wanted: np.ndarray, pts: np.ndarray, keyframes: np.ndarray
-) -> list[np.ndarray] | None:
+    av: ModuleType, path: str, pts: np.ndarray, keyframes: np.ndarray, wanted: list[np.ndarray]
+) -> Iterator[list[np.ndarray]]:
     """
-    Decodes the frames with the numbers `wanted`, sorted and distinct, to RGB arrays of one shape. Frames are
-    told by their timestamps, or counted where `pts` is empty. Seeks to `keyframes` where that saves decoding,
-    and returns `None` if seeking turns out not to work in this file.
+    Decodes the frames with the numbers in each of `wanted`, sorted and distinct, to RGB arrays of one shape. A frame
+    that several want is decoded once. What is not wanted any more is not kept.
     """
-    images: list[np.ndarray] = []
-    times = pts.tolist()
+    wanted_by: dict[int, list[int]] = {}
+    for part, indices in enumerate(wanted):
+        for index in indices.tolist():
+            wanted_by.setdefault(index, []).append(part)
+    images: list[list[np.ndarray]] = [[] for _ in wanted]
+    shapes: list[Any] = [None] * len(wanted)  # of the first frame of each: width, height, turns
+    num_done = 0
     # One for all frames: set up anew for each, with threads of its own, it would take longer than decoding them.
     to_rgb = av.video.reformatter.VideoReformatter()
+    for starts in (keyframes, keyframes[:0]):  # Seeking does not work in every file.
+        remaining = sorted(wanted_by)
+        for index, frame in zip(remaining, _frames_at(av, path, remaining, pts, starts), strict=False):
+            for part in wanted_by.pop(index):
+                if not images[part]:  # Size and rotation may change in the video, but not in the result.
+                    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
+                    shapes[part] = frame.width, frame.height, quarter_turns
+                width, height, quarter_turns = shapes[part]
+                try:
+                    image = to_rgb.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
+                except av.FFmpegError as error:
+                    raise VideoDecodingError(path, f"frame {index} is no picture: {error.strerror}") from error
+                images[part].append(np.rot90(image, quarter_turns))  # (height, width, 3)
+            while num_done < len(wanted) and len(images[num_done]) == len(wanted[num_done]):
+                yield images[num_done]
+                images[num_done] = []
+                num_done += 1
+        if not wanted_by:
+            return
+
+
+def _frames_at(av: ModuleType, path: str, wanted: list[int], pts: np.ndarray, keyframes: np.ndarray) -> Iterator[Any]:
+    """
+    Decodes the frames with the numbers `wanted`, sorted and distinct. Frames are told by their timestamps, or
+    counted where `pts` is empty. Seeks to `keyframes` where that saves decoding, and stops before the last of
+    `wanted` if seeking turns out not to work in this file.
+    """
+    times = pts.tolist()
     frame: Any = None  # the last one decoded
     position = -1  # its number
     sought = landed = False
@@ -357,7 +420,7 @@ def _decode_frames(
         frames = _iterate_frames(av, container, stream)
         try:
             for index in wanted:
-                start = int(keyframes[keyframes <= index].max(initial=0))
+                start = int(keyframes[: np.searchsorted(keyframes, index, side="right")].max(initial=0))
                 if start - position > MIN_SKIPPED_FRAMES:
                     sought, landed = True, False
                     container.seek(times[start], stream=stream)
@@ -374,24 +437,19 @@ def _decode_frames(
                     if sought and not landed:
                         landed = True
                         if frame.pts is None or position > index:
-                            return None
+                            return
                         if position < start:  # The file has no index: each seek would start from far behind.
                             keyframes = keyframes[:0]
                 if frame is None and sought:
-                    return None
+                    return
                 if frame is None:
                     raise VideoDecodingError(path, "no frame can be decoded, the file is damaged")
-                if not images:  # Size and rotation may change in the video, but not in the result.
-                    size = {"width": frame.width, "height": frame.height}
-                    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
-                image = to_rgb.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()  # (height, width, 3)
-                images.append(np.rot90(image, quarter_turns))
+                yield frame
         except av.FFmpegError as error:
             if sought:
-                return None
+                return
             reason = f"damaged, decoding fails near frame {position + 1}: {error.strerror}"
             raise VideoDecodingError(path, reason) from error
-    return images
 
 
 def _iterate_frames(av: ModuleType, container: Any, stream: Any) -> Iterator[Any]:

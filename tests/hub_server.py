@@ -42,7 +42,8 @@ ACTIONS = {
     *("auth-check", "branch", "commit", "commits", "discussions", "paths-info", "preupload", "refs", "revision"),
     *("settings", "tag", "tree"),
 }
-KINDS = {"models": "model", "datasets": "dataset"}
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}  # of a repository's address
 MAIN = "refs/heads/main"
 
 
@@ -393,7 +394,7 @@ class LocalHub:
                 return self._create(request.json, user)
             case ["DELETE", "api", "repos", "delete"]:
                 return self._delete(request.json, user)
-            case [_, "api", ("models" | "datasets") as kind, *rest]:
+            case [_, "api", ("models" | "datasets" | "spaces") as kind, *rest]:
                 length = 1 if len(rest) == 1 or rest[1] in ACTIONS else 2
                 repo_id, action = "/".join(rest[:length]), rest[length:]
                 return self._repository_api(request, user, self._find(KINDS[kind], repo_id, user), action)
@@ -437,7 +438,9 @@ class LocalHub:
         repo_id = f"{wanted['organization'] or (user and user.name)}/{wanted['name']}"
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         key = (wanted.get("type") or "model", repo_id)
-        url = f"{self.url}/{'datasets/' if key[0] == 'dataset' else ''}{repo_id}"
+        url = f"{self.url}/{PREFIXES[key[0]]}{repo_id}"
+        if key[0] == "space" and not wanted.get("sdk"):
+            raise HubError(400, "A Space needs an sdk")
         author = self._may_write(Repository(repo_id, key[0], private, ""), user)
         if key in self.repositories:
             return Reply({"error": f"You already created this {key[0]} repo", "url": url}, 409)
@@ -585,14 +588,13 @@ class LocalHub:
         if create_pr:
             number = repo.open_discussion(header["summary"], header.get("description", ""), author, True)
             ref = f"refs/pr/{number}"
-            prefix = "datasets/" if repo.type == "dataset" else ""
-            reply["pullRequestUrl"] = f"{self.url}/{prefix}{repo.id}/discussions/{number}"
+            reply["pullRequestUrl"] = f"{self.url}/{PREFIXES[repo.type]}{repo.id}/discussions/{number}"
         assert ref
         repo.refs[ref] = sha
         return Reply(reply)
 
     def _lfs(self, wanted: dict, repo: Repository, action: str) -> Reply:
-        prefix = "datasets/" if repo.type == "dataset" else ""
+        prefix = PREFIXES[repo.type]
         if action == "verify":
             if len(repo.lfs.get(wanted["oid"], b"")) != wanted["size"]:
                 raise HubError(404, f"No file of {wanted['size']} bytes was uploaded as {wanted['oid']}")
@@ -656,8 +658,9 @@ def now() -> str:
 
 
 def _type_and_id(parts: list[str]) -> tuple[str, str]:
-    repo_type = "dataset" if parts[0] == "datasets" and len(parts) > 1 else "model"
-    return repo_type, "/".join(parts[1:] if repo_type == "dataset" else parts)
+    if parts[0] in ("datasets", "spaces") and len(parts) > 1:
+        return KINDS[parts[0]], "/".join(parts[1:])
+    return "model", "/".join(parts)
 
 
 def _front_matter(text: str) -> dict | None:

@@ -128,6 +128,15 @@ def test_a_page_of_other_figures_is_refused(tmp_path):
     assert not (tmp_path / "page.md").exists()
 
 
+def test_benchmark_of_search(tmp_path):
+    output = example(tmp_path, "benchmark.py", "search", "--quick", "--threads", "1", "--json", "figures.json")
+    assert "1,000 videos are searched by {'method': 'exact'}" in output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["search"] for row in figures["search"]][:2] == ["ours", "torch"]
+    assert all(row["recall@10"] >= 0.99 for row in figures["search"][:2])
+    assert {row["videos"] for row in figures["bars"]} == {1000} and all(row["value"] for row in figures["bars"])
+
+
 def test_benchmark_of_training(tmp_path):
     output = example(tmp_path, "benchmark.py", "train", "--quick", "--threads", "1", "--json", "figures.json")
     assert "beside CLIP on the same frames" in output

@@ -25,7 +25,7 @@ from modeling_pig.benchmarks.video_files import VideoFiles
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
 from .benchmark_stand_ins import DIDEMO, WRITERS, write_didemo
-from .test_cli import assert_one_line_error, pig  # noqa: F401 - a fixture
+from .cli_helpers import assert_one_line_error, pig  # noqa: F401 - a fixture
 from .video_files import cut_file, numbered_frames, read_numbers, write_video
 
 

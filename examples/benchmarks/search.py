@@ -1,14 +1,15 @@
-"""`search`: an index on disk, filled, opened anew and asked, beside torch's matrix product with topk and FAISS in memory.
+"""`search`: an index on disk, filled, opened anew and asked, beside torch's product with topk and FAISS in memory.
 
-The embeddings cluster, as those of videos do: 100 a cluster on average, sizes by Zipf's law (exponent 0.8), the variance of
-the dimensions falling as 1 / j, and all in one cone (two of them have a cosine of 0.5). A sentence is the content of a
-video with as much noise again as content, in a cone of its own (a modality gap): among 100,000 videos half of the sentences
-find theirs under the first ten.
+The embeddings cluster, as those of videos do: 100 a cluster on average, sizes by Zipf's law (exponent 0.8), the
+variance of the dimensions falling as 1 / j, and all in one cone (two of them have a cosine of 0.5). A sentence is the
+content of a video with noise of length 1, in a cone of its own (a modality gap): among 100,000 videos half of the
+sentences find theirs under the first ten.
 
 Queries of all ways are interleaved, in one process; opening and memory are those of a process of its own.
 """
 
 import argparse
+import importlib.util
 import os
 import shutil
 import statistics
@@ -98,7 +99,7 @@ def _reopen(folder: str, sentences: np.ndarray, threads: int) -> dict[str, Any]:
 def make_ways(
     folder: str, videos: torch.Tensor, leave_out: list[str]
 ) -> tuple[dict[str, Callable[[torch.Tensor], Any]], dict[str, float]]:
-    """Functions from sentences (Q, D) to rows (Q, 10), by name, and the seconds that FAISS took to build its indexes."""
+    """Functions from sentences (Q, D) to rows (Q, 10), by name, and the seconds that FAISS took to build."""
     rows = {_path(row): row for row in range(len(videos))}
     index, full = VideoIndex(folder), videos.float()
     ways: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -112,13 +113,17 @@ def make_ways(
         import faiss
 
         start = time.perf_counter()
-        peer = faiss.index_factory(videos.shape[1], description, faiss.METRIC_INNER_PRODUCT)
+        peer: Any = faiss.index_factory(videos.shape[1], description, faiss.METRIC_INNER_PRODUCT)
         if "HNSW" in name:
             peer.hnsw.efConstruction, peer.hnsw.efSearch = 100, 256
         peer.add(full.numpy())
         seconds[name] = time.perf_counter() - start
-        ways[name] = lambda q, peer=peer: peer.search(q.numpy(), 10)[1]
+        ways[name] = _ask_faiss(peer)
     return ways, seconds
+
+
+def _ask_faiss(index: Any) -> Callable[[torch.Tensor], np.ndarray]:
+    return lambda sentences: index.search(sentences.numpy(), 10)[1]
 
 
 def _ask(folder: str, shape: tuple[int, int, int], leave_out: list[str], threads: int) -> list[dict]:
@@ -185,7 +190,7 @@ def hold_to_bars(count: int, ours: dict[str, Any], stored: dict[str, Any], width
 def benchmark_size(
     count: int, width: int, queries: int, leave_out: list[str], threads: int, folder: str
 ) -> tuple[list[dict], list[dict]]:
-    """The rows of all ways, and those of the bars, for an index of so many videos, made in a folder and removed again."""
+    """The rows of all ways, and those of the bars, for an index of so many videos, made in a folder and removed."""
     index = os.path.join(folder, "videos.lance")
     videos, sentences = make_embeddings(count, queries, width)
     stored = fill(index, videos)
@@ -208,15 +213,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """The tables, printed: all ways at all sizes, and what ours is held to."""
     sizes, width, queries = ([1_000], 32, BATCH) if args.quick else (args.sizes, args.width, args.queries)
-    try:
-        import faiss  # noqa: F401
-    except ImportError:
+    has_faiss = importlib.util.find_spec("faiss") is not None
+    if not has_faiss:
         print("FAISS is left out: pip install faiss-cpu")
-        faiss = None
     ways, bars = [], []
     for count in sizes:
         leave_out = [] if count <= args.hnsw_up_to else ["FAISS HNSW"]
-        if faiss is None:
+        if not has_faiss:
             leave_out = ["FAISS flat", "FAISS HNSW"]
         with tempfile.TemporaryDirectory() as folder:
             rows, held = benchmark_size(count, width, queries, leave_out, args.threads, folder)

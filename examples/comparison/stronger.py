@@ -48,7 +48,7 @@ class SeveralPseudoQueries(PigForRetrieval):
 
 class HardNegatives(PigForRetrieval):
     """The retrieval loss counts a negative the more the nearer it is: its exponential is weighted with
-    (B - 1) softmax(beta logits) over the row's negatives (HN-NCE of arXiv 2301.02280, with alpha = 1)."""
+    (B - 1) softmax(beta logits) over the row's negatives (arXiv 2301.02280, with alpha = 1)."""
 
     beta = 0.5
 

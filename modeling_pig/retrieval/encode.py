@@ -3,27 +3,32 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from functools import partial
+from itertools import count, islice
+from queue import Full, Queue
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
 
-from ..video_decoding_pig import VideoDecodingError, decode_video
+from ..video_decoding_pig import VideoDecodingError, decode_video, decode_windows
+from .index import VideoEntry
+from .model_files import check_model_name
+from .segments import Segmentation
 
 
-VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+_READINGS = count()  # numbers for the readings of files, all different
 
 
 class VideoSegment(NamedTuple):
@@ -32,6 +37,14 @@ class VideoSegment(NamedTuple):
     path: str
     start: float | None = None
     end: float | None = None
+
+
+class EncodedFile(NamedTuple):
+    """A video file as [`VideoIndex.upsert`] takes it: N entries, one for the whole or one a window, and `embeds`
+    (N, D) float32, normalised, on the CPU."""
+
+    entries: list[VideoEntry]
+    embeds: torch.Tensor
 
 
 @dataclass
@@ -56,11 +69,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
     Raises:
         ValueError: one line on what is missing: the folder, the model in it, or its processor.
     """
-    folder = Path(name_or_folder)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{name_or_folder} holds no model (no config.json): give the folder that training wrote.")
-    if not folder.is_dir() and (folder.is_absolute() or name_or_folder.count("/") != 1 or folder.parent.exists()):
-        raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
+    check_model_name(name_or_folder)
     try:
         model = model_class.from_pretrained(name_or_folder)
     except (OSError, ValueError, StrictDataclassError, SafetensorError, httpx.HTTPError) as error:
@@ -78,61 +87,6 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
 def _one_line(error: Exception) -> str:
     """The first two lines of a message: transformers says in the second what to do."""
     return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
-
-
-def model_fingerprint(name_or_folder: str) -> str:
-    """16 hexadecimal digits that tell a model's weights from any other's, without reading all of them.
-
-    Hashes each safetensors file's size, its header and 64 samples spread over it: two trainings differ in all of these
-    samples, a copy of a model in none.
-    """
-    digest = hashlib.sha256()
-    for shard in _weight_files(name_or_folder):
-        size = os.path.getsize(shard)
-        digest.update(str(size).encode())
-        with open(shard, "rb") as file:
-            for position in range(0, size, max(size // 64, 1)):
-                file.seek(position)
-                digest.update(file.read(4096))
-    return digest.hexdigest()[:16]
-
-
-def _weight_files(name_or_folder: str) -> list[str]:
-    weights = cached_file(name_or_folder, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
-    if weights:
-        return [weights]
-    try:  # large models are saved in several files, which an index names
-        index = cached_file(name_or_folder, SAFE_WEIGHTS_INDEX_NAME)
-    except OSError as error:
-        raise ValueError(
-            f"{name_or_folder} has no weights that can be read (model.safetensors; PIG reads no other format): "
-            f"{_one_line(error)}"
-        ) from error
-    return get_checkpoint_shard_files(name_or_folder, index)[0]
-
-
-def find_videos(folder: str | os.PathLike) -> list[str]:
-    """Absolute paths of the video files in a folder and its subfolders (or of one file), in order of name.
-
-    A file counts by its extension; hidden files and folders do not.
-
-    Raises:
-        ValueError: no such folder, or one without videos.
-    """
-    folder = Path(folder).expanduser()
-    if folder.is_file():
-        return [str(folder.resolve())]
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}.")
-    videos = []
-    for parent, folders, files in os.walk(folder.resolve()):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = (name for name in [*folders, *files] if not name.startswith("."))
-        videos += [os.path.join(parent, name) for name in names if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
-    if not videos:
-        known = ", ".join(sorted(VIDEO_EXTENSIONS))
-        raise ValueError(f"{folder} holds no videos (files named {known}), nor do its subfolders.")
-    return sorted(videos)
 
 
 @torch.inference_mode()
@@ -186,13 +140,16 @@ def encode_videos(
     readable = (video for video in decoded if not _set_aside(video, failures))
     while batch := list(islice(readable, batch_size)):
         positions, paths, clips, durations = map(list, zip(*batch, strict=True))
-        pixels = torch.cat(clips)  # (B, T, 3, height, width)
-        features = model.get_video_features(pixels.to(model.device, model.dtype))
-        if model.config.framework == "single_tower":
-            embeds = features.context_embeds.float()
-        else:
-            embeds = torch.nn.functional.normalize(features.pooler_output.float(), dim=-1)
-        yield EncodedVideos(paths, embeds.cpu(), durations, positions)
+        yield EncodedVideos(paths, _embed(model, clips), durations, positions)
+
+
+def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> torch.Tensor:
+    """Clips, each (1, T, 3, height, width), -> the embeddings of [`EncodedVideos`]."""
+    pixels = torch.cat(clips)  # (B, T, 3, height, width)
+    features = model.get_video_features(pixels.to(model.device, model.dtype))
+    if model.config.framework == "single_tower":
+        return features.context_embeds.float().cpu()
+    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu()
 
 
 def _decoded(
@@ -211,8 +168,7 @@ def _decoded(
             frames, metadata = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
         except VideoDecodingError as error:
             return error
-        inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-        return position, path, inputs["pixel_values_videos"], metadata.duration
+        return position, path, _pixels(processor, frames), metadata.duration
 
     remaining = enumerate(videos)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -225,6 +181,11 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
+def _pixels(processor: PigProcessor, frames: np.ndarray) -> torch.Tensor:
+    """Decoded frames (T, height, width, 3) -> what the model reads, (1, T, 3, height, width)."""
+    return processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+
+
 def _set_aside(video: Any, failures: list[VideoDecodingError]) -> bool:
     if isinstance(video, VideoDecodingError):
         failures.append(video)
@@ -232,12 +193,168 @@ def _set_aside(video: Any, failures: list[VideoDecodingError]) -> bool:
     return False
 
 
+@torch.inference_mode()
+def encode_files(
+    model: PigVideoModel | PigForRetrieval,
+    processor: PigProcessor,
+    paths: Iterable[str],
+    failures: list[VideoDecodingError],
+    segmentation: Segmentation | None = None,
+    with_hash: bool = False,
+    batch_size: int = 16,
+    num_threads: int | None = None,
+) -> Generator[EncodedFile, None, None]:
+    """Encodes video files for an index, long ones in windows: each file comes as soon as all of it is done.
+
+    A file is decoded in one pass, and however many and however long the files are, the frames of some `3 * batch_size`
+    windows are in memory. Not for `single_tower` models, which have no one vector a video.
+
+    Args:
+        paths (`Iterable[str]`): video files, or folders of frames.
+        failures (`list[VideoDecodingError]`): gets one entry for each file that cannot be decoded, or that changed
+            while it was read and did so again when it was read once more; the rest goes on.
+        segmentation (`Segmentation`, *optional*): what makes windows of long videos.
+        with_hash (`bool`): compute the SHA-256 of each file.
+        batch_size (`int`): windows a forward pass.
+        num_threads (`int`, *optional*): files decoded at a time, while the model works; by default one a core.
+    """
+    read = partial(_read_file, processor, segmentation or Segmentation(), with_hash)
+    batch: list[tuple[int, torch.Tensor]] = []  # windows to encode next, each with the number of its reading
+    encoded: dict[int, list[torch.Tensor]] = {}  # the embeddings (D,) of each reading that goes on
+    entries_of: dict[int, list[VideoEntry]] = {}  # of readings that have come to their end
+
+    def encode_batch() -> Iterator[EncodedFile]:
+        embeds = _embed(model, [clip for _, clip in batch]) if batch else ()
+        for (reading, _), embed in zip(batch, embeds, strict=True):
+            encoded[reading].append(embed)
+        batch.clear()
+        for reading in [r for r, entries in entries_of.items() if len(entries) == len(encoded[r])]:
+            yield EncodedFile(entries_of.pop(reading), torch.stack(encoded.pop(reading)))
+
+    with closing(_in_threads(read, paths, 2 * batch_size, num_threads or os.cpu_count() or 1)) as events:
+        for reading, event in events:
+            if isinstance(event, torch.Tensor):
+                encoded.setdefault(reading, [])
+                batch.append((reading, event))
+                if len(batch) == batch_size:
+                    yield from encode_batch()
+            elif isinstance(event, list):
+                entries_of[reading] = event
+                if len(event) == len(encoded[reading]):
+                    yield from encode_batch()
+            else:  # what came of this reading is void
+                encoded.pop(reading, None)
+                batch[:] = [window for window in batch if window[0] != reading]
+                failures += [] if event is None else [event]
+        yield from encode_batch()
+
+
+def _read_file(
+    processor: PigProcessor, segmentation: Segmentation, with_hash: bool, path: str
+) -> Iterator[tuple[int, torch.Tensor | list[VideoEntry] | VideoDecodingError | None]]:
+    """Decodes a file: the pixels (1, T, 3, height, width) of each window, then the entries of all; or an error, or
+    `None` where the file is going to be read again. Each comes with a number that is that of this reading alone."""
+    num_frames = processor.video_processor.num_frames
+    for _ in range(2):
+        reading, state = next(_READINGS), _state(path)
+        problem: VideoDecodingError | None = None
+        duration = None
+        try:
+            content_hash = file_hash(path) if with_hash else None
+            for frames, metadata in decode_windows(path, num_frames, segmentation.windows):
+                yield reading, _pixels(processor, frames)
+                duration = metadata.duration
+        except VideoDecodingError as error:
+            problem = error
+        if _state(path) != state:  # replaced or still being written: then a problem means nothing either
+            yield reading, None
+        elif problem is not None or state is None:
+            yield reading, problem
+            return
+        else:
+            windows = segmentation.windows(duration)
+            yield reading, [VideoEntry(path, *window, duration, *state[:2], content_hash) for window in windows]
+            return
+    yield reading, VideoDecodingError(path, "changed while it was read; run again")
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """Size, time of the last change in ns and number of a file: one that is written or replaced has another."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def file_hash(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        VideoDecodingError: a file that cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VideoDecodingError(path, f"the file cannot be read: {error.strerror}") from error
+
+
+def _in_threads(
+    read: Callable[[str], Iterator[Any]], paths: Iterable[str], ahead: int, num_threads: int
+) -> Generator[Any, None, None]:
+    """What `read` yields for each path, in the order in which it comes from the threads; they wait when they are
+    `ahead` of it. Threads for the reasons that [`_decoded`] gives; here a file need not be in memory as a whole."""
+    events: Queue = Queue(ahead)
+    stop = Event()
+    remaining, lock = iter(paths), Lock()
+
+    def put(event: Any) -> None:
+        while not stop.is_set():
+            try:
+                return events.put(event, timeout=0.1)
+            except Full:
+                pass
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                with lock:
+                    path = next(remaining, None)
+                if path is None:
+                    return
+                for event in read(path):
+                    put(event)
+                    if stop.is_set():
+                        return
+        except Exception as error:  # a fault of ours: for the thread that waits
+            put(error)
+        finally:
+            put(None)
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for _ in range(num_threads):
+                pool.submit(work)
+            while num_threads:
+                event = events.get()
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
+                    num_threads -= 1
+                else:
+                    yield event
+        finally:
+            stop.set()
+
+
 __all__ = [
+    "EncodedFile",
     "EncodedVideos",
     "VideoSegment",
+    "encode_files",
     "encode_texts",
     "encode_videos",
-    "find_videos",
+    "file_hash",
     "load_pretrained",
-    "model_fingerprint",
 ]

@@ -137,6 +137,8 @@ def explain_video(
     matching: Matching = "pseudo_query",
     num_frames: int | None = None,
     num_expected: int = 5,
+    start: float | None = None,
+    end: float | None = None,
 ) -> VideoExplanation:
     """Looks into a model on its way through one video: where its class token attends, what it selects, and which
     phrase of the query each selected patch stands for.
@@ -158,6 +160,8 @@ def explain_video(
             the model's own temperature.
         num_frames (`int`, *optional*): frames to look at; by default those of the processor.
         num_expected (`int`): how many captions to return.
+        start, end (`float`, *optional*): seconds after the first frame between which lies the part to look at, as for
+            [`decode_video`]; by default the whole video.
 
     Raises:
         ValueError: an empty query, captions for a model that generates no pseudo-query, or too many frames.
@@ -170,7 +174,7 @@ def explain_video(
     if captions and framework != "hybrid":
         raise ValueError(f"This is a {framework} model, which generates no pseudo-query: leave the captions out.")
 
-    frames, metadata = decode_video(video, num_frames or processor.video_processor.num_frames)
+    frames, metadata = decode_video(video, num_frames or processor.video_processor.num_frames, start=start, end=end)
     inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
     pixels = inputs["pixel_values_videos"].to(model.device, model.dtype)  # (1, T, 3, height, width)
     features = model.get_video_features(pixels)

@@ -1,0 +1,29 @@
+"""The app of a Space: searches the index beside it. `hub_scripts/push_space.py` of modeling_pig put this file here."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from modeling_pig import VideoSearcher
+from modeling_pig.app.server import AppServer, bind, make_server
+from modeling_pig.app.service import SearchService
+from modeling_pig.retrieval.transfer import import_index
+
+
+os.chdir(Path(__file__).parent)  # the index names videos and model from here
+settings = json.loads(Path("space.json").read_text(encoding="utf-8"))
+with tempfile.TemporaryDirectory() as folder:
+    uri = os.path.join(folder, "index.lance")
+    import_index("index.parquet", uri)
+    service = SearchService(VideoSearcher.from_pretrained(settings["model"], uri), settings["captions"])
+    server = AppServer(
+        service,
+        max_upload_bytes=settings["max_upload_bytes"],
+        is_public=True,
+        host_names=filter(None, [os.environ.get("SPACE_HOST")]),
+        frame_ancestors="'self' https://huggingface.co",
+    )
+    listener = bind(os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "7860")))
+    print(f"listening on port {listener.getsockname()[1]}", flush=True)
+    make_server(server.asgi).run(sockets=[listener])

@@ -1,0 +1,193 @@
+"""What the app's page asks for, without the web: searches by sentence and by video, and why a video was found.
+
+Objects are shared by the threads of the server. Searching loads the text half of the model only; the whole model is
+loaded when the first video is looked at. One video is looked at at a time; searches go on meanwhile.
+"""
+
+import base64
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..retrieval.index import SearchResult
+from ..retrieval.search import FileResult, VideoSearcher
+
+
+if TYPE_CHECKING:  # what looks at videos is imported when it is needed, as torch takes its time
+    import torch
+
+    from modeling_pig import PigForRetrieval, PigProcessor
+
+    from ..video_decoding_pig import VideoDecodingError
+    from ..visualization.tokens import VideoExplanation
+
+
+NUM_NEAREST = 5  # captions beside an explanation
+
+Progress = Callable[[str], None]  # is told in words what is being done
+
+
+@dataclass
+class _WholeModel:
+    model: "PigForRetrieval"
+    processor: "PigProcessor"
+    caption_embeds: "torch.Tensor"  # (captions, D), normalised
+
+
+class SearchService:
+    """Searches by sentence and by video, and explains.
+
+    Args:
+        searcher (`VideoSearcher`): what searches. Its model is loaded whole, by its name, when it is needed.
+        captions (`Sequence[str]`): the sentences from which those are chosen that fit a video.
+    """
+
+    def __init__(self, searcher: VideoSearcher, captions: Sequence[str] = ()):
+        self.searcher = searcher
+        self.captions = list(captions)
+        self._whole: _WholeModel | None = None
+        self._looking = threading.Lock()  # held by the one thread that looks at a video
+
+    @property
+    def model_name(self) -> str:
+        """For people: the name on the Hub, or the last two parts of the folder's."""
+        name = self.searcher.name
+        return "/".join(Path(name).resolve().parts[-2:]) if Path(name).is_dir() else name
+
+    def num_clips(self) -> int:
+        """Of all indexes: a long video is several clips."""
+        return sum(map(len, self.searcher.indexes))
+
+    def holds(self, path: str) -> bool:
+        """Whether an index holds this file, now."""
+        return any(index.get(path) for index in self.searcher.indexes)
+
+    def search(self, text: str, k: int, where: str | None = None) -> list[FileResult]:
+        """The k best files for a sentence. Raises `ValueError` for an empty one, and for a `where` that is none."""
+        return self.searcher.search(text, k, where, group=True)
+
+    def like(self, video: str, k: int, where: str | None, tell: Progress) -> list[FileResult]:
+        """The k files most like a video file. Raises `VideoDecodingError` for a file that is no video."""
+        with self._one_at_a_time(tell):
+            tell("Looking at the video")
+            return self.searcher.search_like(video, k, where, group=True)
+
+    def fitting_captions(self, video: str, k: int, tell: Progress) -> list[dict[str, Any]]:
+        """The k captions that fit a video file best: `text` and `score`, the cosine that ranks videos.
+
+        Raises:
+            ValueError: there are no captions to choose from.
+            VideoDecodingError: the file is no video.
+        """
+        from ..retrieval.encode import encode_videos
+
+        if not self.captions:
+            raise ValueError("There are no sentences to choose from: start the app with --captions FILE.")
+        with self._one_at_a_time(tell):
+            whole = self._load(tell)
+            tell("Looking at the video")
+            failures: list[VideoDecodingError] = []
+            batches = list(encode_videos(whole.model, whole.processor, [video], failures, batch_size=1, num_threads=1))
+            if failures:
+                raise failures[0]
+            return self._nearest_captions(whole, batches[0].embeds[0], k)
+
+    def explain(self, clip: SearchResult, text: str) -> dict[str, Any]:
+        """Why a clip was found for a sentence.
+
+        Returns:
+            `dict`: `picture` (a `data:` address of a PNG), `description` (of it, in words), `score`, and the
+            `captions` that the model expected to be asked, as `text` and `score` (cosines with the pseudo-query).
+
+        Raises:
+            ValueError: an empty sentence.
+            VideoDecodingError: the file cannot be decoded any more.
+            ImportError: matplotlib is missing.
+        """
+        if not find_spec("matplotlib"):
+            raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
+        from ..visualization.token_figure import draw_explanation
+        from ..visualization.tokens import explain_video
+
+        with self._looking:
+            whole = self._load()
+            explanation = explain_video(whole.model, whole.processor, clip.path, text, start=clip.start, end=clip.end)
+            captions = []
+            if self.captions and whole.model.config.framework == "hybrid":
+                # `explain_video` would encode all the captions anew.
+                captions = self._nearest_captions(whole, _pseudo_query(whole, explanation), NUM_NEAREST)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "why.png")
+            draw_explanation(explanation, file)
+            picture = base64.b64encode(file.read_bytes()).decode()
+        return {
+            "picture": f"data:image/png;base64,{picture}",
+            "description": _in_words(explanation),
+            "score": explanation.score,
+            "captions": captions,
+        }
+
+    @contextmanager
+    def _one_at_a_time(self, tell: Progress) -> Iterator[None]:
+        if not self._looking.acquire(blocking=False):
+            tell("Waiting for another video to be done")
+            self._looking.acquire()
+        try:
+            yield
+        finally:
+            self._looking.release()
+
+    def _load(self, tell: Progress = lambda stage: None) -> _WholeModel:
+        if self._whole is None:
+            tell("Loading the model")
+            import torch
+
+            from modeling_pig import PigForRetrieval
+
+            from ..retrieval.encode import encode_texts, load_pretrained
+
+            model, processor = load_pretrained(PigForRetrieval, self.searcher.name)
+            embeds = torch.empty(0, model.config.projection_dim)
+            if self.captions:
+                tell("Reading the captions")
+                embeds = encode_texts(model, processor, self.captions)
+            self._whole = _WholeModel(model, processor, embeds)
+        return self._whole
+
+    def _nearest_captions(self, whole: _WholeModel, embedding: "torch.Tensor", k: int) -> list[dict[str, Any]]:
+        """The k captions nearest to a normalised embedding, (D,)."""
+        best = (whole.caption_embeds @ embedding).topk(min(k, len(self.captions)))
+        found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"text": self.captions[number], "score": cosine} for number, cosine in found]
+
+
+def _pseudo_query(whole: _WholeModel, explanation: "VideoExplanation") -> "torch.Tensor":
+    """The pseudo-query of the frames that were explained, (D,), normalised, on the CPU."""
+    import torch
+
+    inputs = whole.processor(videos=explanation.frames, do_sample_frames=False, return_tensors="pt")
+    pixels = inputs["pixel_values_videos"].to(whole.model.device, whole.model.dtype)
+    with torch.inference_mode():
+        features = whole.model.get_video_features(pixels)
+    return torch.nn.functional.normalize(features.pseudo_query_embeds.float(), dim=-1)[0].cpu()
+
+
+def _in_words(explanation: "VideoExplanation") -> str:
+    """What the picture of an explanation shows, for those who do not see it."""
+    from ..visualization.tokens import NO_PHRASE
+
+    frames = f"{len(explanation.frames)} frames of the clip with the attention of the class token"
+    if explanation.selected_patches is None or explanation.matches is None:
+        return f"{frames}."
+    listed = [f"{(explanation.matches == n).sum()} for “{p.text}”" for n, p in enumerate(explanation.phrases)]
+    listed.append(f"{(explanation.matches == NO_PHRASE).sum()} for no phrase")
+    selected = f"{len(explanation.selected_patches)} patches that the model selected"
+    return f"{frames}, and the {selected}: {', '.join(listed)}."
+
+
+__all__ = ["SearchService"]

@@ -1,0 +1,114 @@
+"""Exact search over vectors that are held in memory: the k best rows by cosine, as fast as memory is read.
+
+Half precision is what the store keeps, and half the bytes are half the time: a first pass over all rows in float16
+leaves those that its rounding error could hide among the k best, and they are scored again in float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+# Queries that are scored one at a time: of more, a matrix product in float32 is faster than as many passes in float16.
+_ONE_AT_A_TIME = 8
+_LENGTH_ERROR = 1e-3  # a length that an index takes for 1 may differ from it by so much
+_QUERIES, _ROWS = 64, 8192  # a block of that matrix product: its scores and its rows in float32 take 16 MB each
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that came together: `ids` (N,) uint64 of the store, `vectors` (N, D) float16, C-contiguous."""
+
+    ids: np.ndarray
+    vectors: torch.Tensor
+
+
+def search_exactly(
+    blocks: Sequence[Block], queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each query the ids and scores of its k best rows, best first, and of all that score the same as the last.
+
+    Args:
+        blocks (`Sequence[Block]`): N rows in all, normalised.
+        queries (`np.ndarray` of shape `(Q, D)`): float32, normalised.
+        k (`int`): 1 or more; all rows if there are fewer.
+        allowed (`np.ndarray`, *optional*): ids of the rows that may be found, ascending; by default all.
+    """
+    masks = None
+    if allowed is not None:
+        masks = [where_in(block.ids, allowed) for block in blocks]
+        masked = [(block, mask) for block, mask in zip(blocks, masks, strict=True) if mask.any()]
+        blocks, masks = [block for block, _ in masked], [mask for _, mask in masked]
+    if not blocks:
+        return [(np.empty(0, np.uint64), np.empty(0, np.float32)) for _ in queries]
+    hidden = None if masks is None else ~torch.from_numpy(np.concatenate(masks))  # (N,)
+    k = min(k, sum(len(block.ids) for block in blocks) - (0 if hidden is None else int(hidden.sum())))
+    found = []
+    for first in range(0, len(queries), _QUERIES):
+        part = torch.nn.functional.normalize(torch.from_numpy(queries[first : first + _QUERIES]))
+        score = _scores_in_half if len(queries) <= _ONE_AT_A_TIME else _scores
+        for query, (scores, error) in zip(part, score(blocks, part), strict=True):
+            if hidden is not None:
+                scores.masked_fill_(hidden, -torch.inf)
+            # Two scores that are `error` off at most can trade places only if they are twice that apart, or less.
+            enough = float(scores.topk(k).values[-1]) - 2 * error
+            found.append(_best(blocks, (scores >= enough).nonzero()[:, 0].numpy(), query, k))
+    return found
+
+
+def _scores_in_half(blocks: Sequence[Block], queries: torch.Tensor):
+    """For each query its scores (N,) float16, and how far off they can be."""
+    for query in queries:
+        half = query.half()
+        scores = torch.empty(sum(len(block.ids) for block in blocks), dtype=torch.float16)
+        for block, out in zip(blocks, scores.split([len(block.ids) for block in blocks]), strict=True):
+            torch.mv(block.vectors, half, out=out)  # sums in float32: torch's default on CPUs
+        # The query's rounding, that of a score of at most 1, and that of the sum.
+        yield scores, float((query - half.float()).norm()) + 2**-11 + len(query) * 2**-23 + _LENGTH_ERROR
+
+
+def _scores(blocks: Sequence[Block], queries: torch.Tensor):
+    """The same in float32: one pass over the rows for all queries."""
+    scores = torch.empty(len(queries), sum(len(block.ids) for block in blocks))
+    first = 0
+    for block in blocks:
+        for rows in block.vectors.split(_ROWS):
+            torch.mm(queries, rows.float().t(), out=scores[:, first : first + len(rows)])
+            first += len(rows)
+    for row in scores:
+        yield row, queries.shape[1] * 2**-23 + _LENGTH_ERROR
+
+
+def _best(
+    blocks: Sequence[Block], candidates: np.ndarray, query: torch.Tensor, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores of the k best of some rows (positions in all blocks, ascending), and of the last one's equals."""
+    ends = np.cumsum([len(block.ids) for block in blocks])
+    parts = np.split(candidates, np.searchsorted(candidates, ends[:-1]))
+    starts = ends - [len(block.ids) for block in blocks]
+    chosen = [(block, part - start) for block, part, start in zip(blocks, parts, starts, strict=True) if len(part)]
+    ids = np.concatenate([block.ids[part] for block, part in chosen])
+    vectors = torch.cat([block.vectors[torch.from_numpy(part)] for block, part in chosen])
+    scores = cosines(vectors.numpy(), query.numpy())
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= scores[order[k - 1]]]
+    return ids[order], scores[order]
+
+
+def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Scores (N,) float32 of vectors (N, D) with a query (D,): equal vectors get equal scores, wherever they stand."""
+    rows, vector = vectors.astype(np.float64), query.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.linalg.norm(vector)
+    return (np.einsum("ij,j->i", rows, vector) / lengths).astype(np.float32)
+
+
+def where_in(ids: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Which of `ids` are among `some`, in ascending order: a mask (N,)."""
+    if not len(some):
+        return np.zeros(len(ids), bool)
+    return some[np.searchsorted(some, ids).clip(max=len(some) - 1)] == ids
+
+
+__all__ = ["Block", "cosines", "search_exactly", "where_in"]

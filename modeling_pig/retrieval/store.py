@@ -1,0 +1,92 @@
+"""What an index asks of the database behind it: the columns of its rows, and the few operations of a store."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .where import Condition
+
+
+class VideoStore(Protocol):
+    """A database of video embeddings. Rows go in and out as Arrow tables with the columns of [`row_schema`].
+
+    A row's `key` is unique. Everything raises `OSError`, in one line, where the database fails: the place cannot be
+    read or written, the disk is full, the server is down.
+
+    metadata (`dict[str, Any]`): the fields of `IndexInfo`, as they were given when the store was made, and `storage`.
+    is_new (`bool`): whether this object made it.
+    search_method (`dict[str, Any]`): how it searches now: `{"method": "exact", ...}`, or the ANN index's parameters.
+    """
+
+    metadata: dict[str, Any]
+    is_new: bool
+
+    @property
+    def search_method(self) -> dict[str, Any]: ...
+
+    def count(self) -> int:
+        """The number of rows."""
+
+    def upsert(self, rows: "pa.Table") -> None:
+        """Writes rows, in the place of all rows that have one of their paths: again, where a write is interrupted."""
+
+    def delete(self, paths: Sequence[str]) -> int:
+        """Removes all rows that have one of these paths; tells how many."""
+
+    def rows(self, paths: Sequence[str]) -> "pa.Table":
+        """All rows that have one of these paths, in any order."""
+
+    def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
+        """These columns of all rows, in batches of at most `batch_size`."""
+
+    def search(
+        self, vectors: np.ndarray, k: int, where: "Condition | None"
+    ) -> tuple[list[np.ndarray], list["pa.Table"]]:
+        """For each of `vectors` (Q, D) float32: scores (at most k) and rows without the embedding, best first; equal
+        scores in order of key. Scores are cosines with the stored vectors, whatever found them."""
+
+    def optimize(self) -> dict[str, Any]:
+        """Merges what many writes left behind, and makes or refreshes the ANN index where the size calls for it."""
+
+    def drop(self) -> None:
+        """Removes the store, if this object made it."""
+
+
+def row_schema(width: int, storage: str) -> "pa.Schema":
+    """The columns of a row: key, path, name, start, end, duration, size, modified, content_hash, embedding (D)."""
+    import pyarrow as pa
+
+    vector = pa.list_(pa.float16() if storage == "float16" else pa.float32(), width)
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("name", pa.string(), nullable=False),
+            pa.field("start", pa.float64()),
+            pa.field("end", pa.float64()),
+            pa.field("duration", pa.float64()),
+            pa.field("size", pa.int64()),
+            pa.field("modified", pa.int64()),
+            pa.field("content_hash", pa.string()),
+            pa.field("embedding", vector, nullable=False),
+        ]
+    )
+
+
+def embeddings_of(rows: "pa.Table | pa.RecordBatch") -> np.ndarray:
+    """The column `embedding` as an array (N, D), without a copy where it lies in one piece."""
+    column = rows["embedding"]
+    pieces = column.chunks if hasattr(column, "chunks") else [column]
+    width = column.type.list_size
+    arrays = [piece.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for piece in pieces]
+    if not arrays:
+        return np.empty((0, width), column.type.value_type.to_pandas_dtype())
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+__all__ = ["VideoStore", "embeddings_of", "row_schema"]

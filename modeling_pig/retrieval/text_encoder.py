@@ -1,0 +1,186 @@
+"""Sentences -> embeddings, by the text half of a model in NumPy: for processes that only search.
+
+Importing torch and transformers takes longer, and more memory, than everything else that a search does. What it needs
+of them is CLIP's text tower, forward only. [`PigTextModel`] remains the definition: the tests hold this one to it.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .model_files import check_model_name, model_file, weight_files
+
+
+logger = logging.getLogger(__name__)
+
+# Shapes: Q sentences, L tokens, W width of the tower, H heads, D joint width.
+
+
+class TextEncoder:
+    """The text half of a model with its tokenizer.
+
+    Args:
+        name_or_folder (`str`): a model on the Hub, or a folder that `save_pretrained` wrote.
+
+    Attributes:
+        weights (`dict[str, np.ndarray]`): float32, by their names in the checkpoint.
+        width (`int`): numbers an embedding, D.
+
+    Raises:
+        ValueError: one line on what is missing or cannot be read: the folder, the model in it, or its tokenizer.
+    """
+
+    def __init__(self, name_or_folder: str):
+        from tokenizers import Tokenizer
+
+        check_model_name(name_or_folder)
+        config, tokenizer = (model_file(name_or_folder, name) for name in ("config.json", "tokenizer.json"))
+        settings = model_file(name_or_folder, "tokenizer_config.json")
+        if config is None:
+            raise ValueError(f"{name_or_folder} holds no model (no config.json).")
+        if tokenizer is None or settings is None:
+            raise ValueError(
+                f"{name_or_folder} has a model but no processor that can be loaded (no tokenizer.json): save one "
+                "there with PigProcessor.save_pretrained."
+            )
+        try:
+            text_config = _read_json(config)
+            text_config = text_config.get("text_config", text_config)  # of a whole model, or of its text half alone
+            # What a configuration does not say is as in CLIP ViT-B/32.
+            self._num_heads = int(text_config.get("num_attention_heads", 8))
+            self._epsilon = float(text_config.get("layer_norm_eps", 1e-5))
+            self._eos_token_id = int(text_config.get("eos_token_id", 49407))
+            self._activation = _ACTIVATIONS[text_config.get("hidden_act", "quick_gelu")]
+            self._tokenizer = Tokenizer.from_file(tokenizer)
+            self.weights = {
+                name: tensor for file in weight_files(name_or_folder) for name, tensor in _read_text_half(file).items()
+            }
+            longest, _ = self.weights["text_model.embeddings.position_embedding.weight"].shape
+            self._max_tokens = min(int(_read_json(settings).get("model_max_length", longest)), longest)
+            self.width = len(self.weights["text_projection.weight"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise ValueError(f"The model {name_or_folder} cannot be loaded: {detail}") from error
+        except Exception as error:  # of the tokenizers library, which raises nothing narrower
+            raise ValueError(f"{tokenizer} is no tokenizer that can be read: {error}") from error
+        # Set in the file if it was saved after a call that asked for them.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Normalised embeddings of sentences, (Q, D) float32. Threads may call it at the same time.
+
+        Raises:
+            ValueError: an empty sentence.
+        """
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"Sentence {number + 1} of {len(texts)} is empty: say what to look for.")
+        tokens = [self._tokenize(text) for text in texts]
+        batches = [self._encode(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
+        return np.concatenate([np.empty((0, self.width), np.float32), *batches])
+
+    def _tokenize(self, text: str) -> list[int]:
+        tokens = self._tokenizer.encode(text).ids
+        if len(tokens) <= self._max_tokens:
+            return tokens
+        cut = f"A text of {len(tokens)} tokens was cut to the first {self._max_tokens}"
+        logger.warning(f"{cut}: {text[:60]!r}...")
+        return [*tokens[: self._max_tokens - 1], tokens[-1]]  # the last one ends the text
+
+    def _encode(self, tokens: list[list[int]]) -> np.ndarray:
+        length = max(map(len, tokens))
+        # What stands behind the end of a text changes nothing before it: no token sees a later one.
+        padded = np.array([[*one, *[self._eos_token_id] * (length - len(one))] for one in tokens])  # (Q, L)
+        ends = (padded == self._eos_token_id).argmax(axis=1)  # (Q,), the first
+        if self._eos_token_id == 2:  # the configuration of CLIP's first checkpoints: the end has the highest number
+            ends = np.array([one.index(max(one)) for one in tokens])
+        states = self._weight("embeddings.token_embedding")[padded]  # (Q, L, W)
+        states = states + self._weight("embeddings.position_embedding")[:length]
+        later = np.triu(np.full((length, length), -np.inf, np.float32), k=1)  # (L, L)
+        layer = 0
+        while f"text_model.encoder.layers.{layer}.layer_norm1.weight" in self.weights:
+            name = f"encoder.layers.{layer}"
+            states = states + self._attend(f"{name}.self_attn", self._norm(f"{name}.layer_norm1", states), later)
+            inner = self._activation(self._linear(f"{name}.mlp.fc1", self._norm(f"{name}.layer_norm2", states)))
+            states = states + self._linear(f"{name}.mlp.fc2", inner)
+            layer += 1
+        pooled = self._norm("final_layer_norm", states[np.arange(len(tokens)), ends])  # (Q, W)
+        embeds = pooled @ self.weights["text_projection.weight"].T  # (Q, D)
+        return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+
+    def _attend(self, name: str, states: np.ndarray, later: np.ndarray) -> np.ndarray:
+        query, key, value = (
+            self._linear(f"{name}.{part}_proj", states)
+            .reshape(*states.shape[:2], self._num_heads, -1)
+            .transpose(0, 2, 1, 3)
+            for part in "qkv"
+        )  # (Q, H, L, W / H)
+        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(query.shape[-1])) + later  # (Q, H, L, L)
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        attended = (shares / shares.sum(axis=-1, keepdims=True)) @ value  # (Q, H, L, W / H)
+        return self._linear(f"{name}.out_proj", attended.transpose(0, 2, 1, 3).reshape(states.shape))
+
+    def _linear(self, name: str, states: np.ndarray) -> np.ndarray:
+        flat = states.reshape(-1, states.shape[-1])  # one large product, not one a sentence
+        return (flat @ self._weight(name).T + self._weight(name, "bias")).reshape(*states.shape[:-1], -1)
+
+    def _norm(self, name: str, states: np.ndarray) -> np.ndarray:
+        centred = states - states.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(self._epsilon))
+        return centred / deviation * self._weight(name) + self._weight(name, "bias")
+
+    def _weight(self, name: str, kind: str = "weight") -> np.ndarray:
+        return self.weights[f"text_model.{name}.{kind}"]
+
+
+def _quick_gelu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(np.float32(-1.702) * x))
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    """With the error function to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
+    z = np.abs(x) / np.float32(math.sqrt(2))
+    t = 1 / (1 + np.float32(0.3275911) * z)
+    series = np.polyval(np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], x.dtype), t)
+    return x * (1 + np.sign(x) * (1 - series * np.exp(-z * z))) / 2
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"quick_gelu": _quick_gelu, "gelu": _gelu}
+
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of safetensors; NumPy has no bfloat16
+
+
+def _read_text_half(path: str) -> dict[str, np.ndarray]:
+    """The tensors of the text half in a safetensors file, as float32. Nothing else of it is read.
+
+    The format: the length of a JSON header in eight bytes, the header, and what it gives the places of.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < os.path.getsize(path):
+            raise ValueError(f"{path} is no safetensors file; copy or download it again.")
+        header = json.loads(file.read(length))
+        tensors = {}
+        for name, entry in header.items():
+            if name.startswith(("text_model.", "text_projection.")):
+                start, end = entry["data_offsets"]
+                file.seek(8 + length + start)
+                values = np.frombuffer(file.read(end - start), _DTYPES[entry["dtype"]])
+                if entry["dtype"] == "BF16":  # the upper half of a float32
+                    values = (values.astype("<u4") << 16).view("<f4")
+                tensors[name] = values.astype(np.float32, copy=False).reshape(entry["shape"])
+    return tensors
+
+
+def _read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+__all__ = ["TextEncoder"]

@@ -1,0 +1,116 @@
+"""An index as one Parquet file: for other tools, and to move from one store to another."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .index import IndexInfo, VideoEntry, VideoIndex, entries_of, make_rows, read_info
+from .store import embeddings_of, row_schema
+
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+
+_METADATA_KEY = b"pig"
+_BATCH_SIZE = 10_000  # rows in memory, as a row group, and a write
+
+
+def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
+    """Writes everything that an index holds into a Parquet file: a row an entry, with the columns of [`VideoEntry`],
+    `key`, `name` and `embedding` (D) in float32, which every tool reads; what made the index as JSON in the file's
+    metadata, under `pig`. In the memory of a batch; a file that is there is replaced once the new one is complete.
+
+    Returns:
+        `int`: the number of rows.
+
+    Raises:
+        OSError: the index cannot be read, or the file not written.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    schema = row_schema(index.info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(index.info))})
+    count = 0
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            for entries, vectors in index.batches(_BATCH_SIZE):
+                writer.write_table(make_rows(entries, vectors, schema))
+                count += len(entries)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {str(error).strip().splitlines()[0]}") from error
+    return count
+
+
+def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
+    """Writes what [`export_index`] wrote into an index, made if it is not there; what that holds of other files stays.
+    May be repeated after an interruption. Memory: a batch of rows, and the names of the files.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no export of an index, or one of another model than the index.
+        OSError: the file cannot be read, or the index not written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: give one that `pig index --export` wrote.")
+    try:
+        with pq.ParquetFile(path) as file:
+            index = VideoIndex(uri, _info_of(file, path))
+            _import(file, index)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
+    return index
+
+
+def _info_of(file: "pq.ParquetFile", path: str | os.PathLike) -> IndexInfo:
+    metadata = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+    if metadata is None:
+        raise ValueError(f"{path} is no export of an index (no metadata `pig`): give one that `pig index` wrote.")
+    info = read_info(json.loads(metadata), f"The export {path}")
+    names = row_schema(info.width, "float32").names
+    if missing := set(names) - set(file.schema_arrow.names):
+        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}: export the index again.")
+    return info
+
+
+def _import(file: "pq.ParquetFile", index: VideoIndex) -> None:
+    # All entries of a file must go into the index at once, and need not stand together.
+    counts: Counter[str] = Counter()
+    for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
+        counts.update(rows["path"].to_pylist())
+    incomplete = defaultdict(list)
+    complete: list[tuple[VideoEntry, np.ndarray]] = []
+    for entry, vector in _rows_of(file):
+        incomplete[entry.path].append((entry, vector))
+        if len(incomplete[entry.path]) == counts[entry.path]:
+            complete += incomplete.pop(entry.path)
+        if len(complete) >= _BATCH_SIZE:
+            _write(index, complete)
+            complete = []
+    _write(index, complete)
+
+
+def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
+    for rows in file.iter_batches(_BATCH_SIZE):
+        yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
+
+
+def _write(index: VideoIndex, pairs: list[tuple[VideoEntry, np.ndarray]]) -> None:
+    if pairs:
+        entries, vectors = zip(*pairs, strict=True)
+        index.upsert(entries, np.stack(vectors))
+
+
+__all__ = ["export_index", "import_index"]

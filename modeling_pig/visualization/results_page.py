@@ -1,0 +1,199 @@
+"""Writes ranked answers as one HTML page that needs nothing else: thumbnails inside, links to the files."""
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from pathlib import Path
+
+from ..retrieval.index import SearchResult
+
+
+THUMBNAIL_SIDE = 240  # pixels, of the longer side
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --text: #1c1c1a; --quiet: #5f5f5a; --line: #dcdcd6;
+  --accent: #1558b0; --empty: #e9e9e4; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #161615; --card: #222220; --text: #ececea; --quiet: #a8a8a2; --line: #3a3a36; --accent: #8ab8ff;
+    --empty: #2d2d2a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.25rem clamp(.75rem, 3vw, 2.5rem) 3rem; max-width: 90rem; background: var(--page);
+  color: var(--text); font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { margin: 0 0 .25rem; font-size: 1.5rem; }
+h2 { margin: 2.25rem 0 .75rem; font-size: 1.15rem; }
+p { margin: 0; color: var(--quiet); }
+a { color: var(--accent); }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 4px; }
+nav ol { margin: .75rem 0 0; padding-left: 1.5rem; }
+.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 40vw), 1fr)); gap: .9rem;
+  margin: 0; padding: 0; list-style: none; }
+.answers > li { display: flex; flex-direction: column; overflow: hidden; background: var(--card);
+  border: 1px solid var(--line); border-radius: 8px; }
+.card { display: block; color: inherit; text-decoration: none; }
+.card:hover .name, .card:focus-visible .name { text-decoration: underline; }
+.card:focus-visible { outline-offset: -3px; }
+.picture { display: grid; place-items: center; width: 100%; aspect-ratio: 4 / 3; object-fit: contain;
+  background: var(--empty); }
+.missing { padding: .75rem; overflow: hidden; color: var(--quiet); font-size: .8rem; text-align: center; }
+.facts { display: flex; flex-wrap: wrap; gap: 0 .6rem; padding: .5rem .7rem 0; font-variant-numeric: tabular-nums; }
+.rank { font-weight: 700; }
+.score { margin-left: auto; color: var(--quiet); }
+.name { display: block; padding: .1rem .7rem .6rem; color: var(--accent); font-size: .9rem; }
+details { padding: 0 .7rem .6rem; font-size: .85rem; }
+summary { padding: .2rem 0; cursor: pointer; }
+details ol { margin: .2rem 0 0; padding: 0; list-style: none; font-variant-numeric: tabular-nums; }
+details li { display: flex; justify-content: space-between; padding: .2rem 0; }
+@media print { .answers > li { break-inside: avoid; } }
+"""
+
+# Names and queries are escaped; should one slip through all the same, a browser runs and loads nothing.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_results_page(
+    answers: Sequence[tuple[str, Sequence[SearchResult]]],
+    output: str | os.PathLike,
+    num_threads: int | None = None,
+) -> None:
+    """Writes a page with a row of cards a query: middle frame of the video or window, rank, score, name, time span.
+
+    A card links to its file, a window's to its start. Where a frame cannot be decoded, the card says why.
+
+    Args:
+        answers (`Sequence[tuple[str, Sequence[SearchResult]]]`): queries, each with its results, best first;
+            [`FileResult`]s list the further windows of their file.
+        output (`str` or `os.PathLike`): the page; one that is there is replaced.
+        num_threads (`int`, *optional*): files decoded at a time; by default one a core.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    windows = {(r.path, r.start, r.end): None for _, results in answers for r in results}
+    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
+        pictures = dict(zip(windows, pool.map(lambda window: _picture(*window), windows), strict=True))
+    page = "".join(_page(answers, pictures))
+    Path(output).write_text(page, encoding="utf-8")
+
+
+def format_span(start: float | None, end: float | None) -> str:
+    """A time span as people read it, `0:30–1:00`; nothing for a whole file.
+
+    Example:
+
+    ```python
+    >>> format_span(3630, 3660.5)
+    '1:00:30–1:01:00.5'
+    ```"""
+    if start is None and end is None:
+        return ""
+    return f"{_clock(start or 0.0)}–{'' if end is None else _clock(end)}"
+
+
+def printable(text: str) -> str:
+    r"""A text in which what no screen should be sent stands escaped: a newline as `\n`, the start of a terminal's
+    command as `\x1b`, the reversal of the direction of writing as `\u202e`."""
+    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _clock(seconds: float) -> str:
+    tenths = round(seconds * 10)
+    minutes, tenths = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{clock}:{tenths // 10:02}" + (f".{tenths % 10}" if tenths % 10 else "")
+
+
+def _picture(path: str, start: float | None, end: float | None) -> tuple[bool, str]:
+    """`(True, data URI of a JPEG)`, or `(False, why there is none)`."""
+    import PIL.Image
+
+    from ..video_decoding_pig import VideoDecodingError, decode_video  # which loads torch: a table needs none
+
+    try:
+        frames, _ = decode_video(path, num_frames=1, start=start, end=end)
+    except VideoDecodingError as error:
+        return False, error.reason
+    image = PIL.Image.fromarray(frames[0])
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=80, optimize=True)
+    return True, f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
+
+
+def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures: dict) -> Iterator[str]:
+    title = f"{answers[0][0]} – video search" if len(answers) == 1 else f"{len(answers)} video searches"
+    yield f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<title>{_shown(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header>
+<h1>Video search</h1>
+<p>Scores are cosines of query and video. A picture is the middle frame; it opens the video.</p>
+"""
+    if len(answers) > 1:
+        links = (f'<li><a href="#query-{n}">{_shown(query)}</a></li>' for n, (query, _) in enumerate(answers, 1))
+        yield f'<nav aria-label="Queries"><ol>{"".join(links)}</ol></nav>\n'
+    yield "</header>\n<main>\n"
+    for number, (query, results) in enumerate(answers, start=1):
+        yield f'<section aria-labelledby="query-{number}">\n<h2 id="query-{number}">{_shown(query)}</h2>\n'
+        if results:
+            yield '<ol class="answers" role="list">\n'  # Safari drops the role of a list without bullets
+            for result in results:
+                yield _card(result, *pictures[result.path, result.start, result.end])
+            yield "</ol>\n"
+        else:
+            yield "<p>No answers.</p>\n"
+        yield "</section>\n"
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))
+
+
+def _card(result: SearchResult, has_picture: bool, picture: str) -> str:
+    name = _shown(os.path.basename(result.path))
+    span = format_span(result.start, result.end)
+    if has_picture:
+        top = f'<img class="picture" src="{picture}" alt="" loading="lazy">'
+    else:
+        top = f'<span class="picture missing">No picture: {_shown(picture)}</span>'
+    return (
+        f'<li><a class="card" href="{_address(result)}" title="{_shown(result.path)}">{top}\n'
+        f'<span class="facts"><span class="rank">{result.rank}.</span>'
+        + (f"<span>{span}</span>" if span else "")
+        + f'<span class="score">{result.score:.3f}</span></span>\n<span class="name">{name}</span></a>'
+        + _others(getattr(result, "others", ()))
+        + "</li>\n"
+    )
+
+
+def _others(windows: Sequence[SearchResult]) -> str:
+    if not windows:
+        return ""
+    rows = "".join(
+        f'<li><a href="{_address(r)}">{format_span(r.start, r.end)}</a><span>{r.score:.3f}</span></li>'
+        for r in windows
+    )
+    return f"\n<details><summary>{len(windows)} more here</summary><ol>{rows}</ol></details>"
+
+
+def _address(result: SearchResult) -> str:
+    """A URI that opens the file, at its window's start where it has one."""
+    address = Path(os.path.abspath(result.path)).as_uri()
+    if result.start is None:
+        return escape(address)
+    return escape(f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}"))
+
+
+__all__ = ["format_span", "printable", "write_results_page"]

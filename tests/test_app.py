@@ -1,0 +1,545 @@
+"""The app's server over real connections: searching, serving, explaining, uploading, and who and what it refuses."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from modeling_pig import PigForRetrieval, VideoSearcher
+from modeling_pig.app import server as app_server
+from modeling_pig.app.server import AppServer, bind, make_server
+from modeling_pig.app.service import SearchService
+from modeling_pig.retrieval.encode import VideoSegment, encode_videos, load_pretrained
+from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.visualization.tokens import explain_video
+
+from .cli_helpers import assert_one_line_error, pig  # noqa: F401 - a fixture
+
+
+CAPTIONS = ["a red circle moves left", "a blue star spins", "a small green square", "a ring <b>moves</b> up", "a star"]
+HOSTILE_NAME = '<img src=x onerror=alert(1)>&amp;".mp4'
+
+
+def make_index(uri, model_folder: str, segments: list[VideoSegment], duration: float = 2.0) -> VideoIndex:
+    """An index of whole files and windows of files."""
+    model, processor = load_pretrained(PigForRetrieval, model_folder)
+    info = IndexInfo(model_folder, model_fingerprint(model_folder), model.config.projection_dim)
+    index = VideoIndex(uri, info)
+    with torch.inference_mode():
+        (batch,) = encode_videos(model, processor, segments, [], batch_size=len(segments), num_threads=1)
+    for path in dict.fromkeys(batch.paths):
+        rows = [row for row, segment in enumerate(segments) if segment.path == path]
+        entries = [VideoEntry(*segments[row], duration=duration) for row in rows]
+        index.upsert(entries, batch.embeds[rows])
+    return index
+
+
+class Client:
+    """Asks a server on the loopback."""
+
+    def __init__(self, port: int):
+        self.port = port
+
+    def ask(self, path: str, method: str = "GET", body=None, **headers: str) -> SimpleNamespace:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            headers = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return SimpleNamespace(status=response.status, headers=response.headers, body=response.read())
+        finally:
+            connection.close()
+
+    def json(self, path: str, status: int = 200, **parameters):
+        answer = self.ask(f"{path}?{urlencode(parameters)}")
+        assert answer.status == status, answer.body
+        assert answer.headers["Content-Type"] == "application/json"
+        return json.loads(answer.body)
+
+    def search(self, text: str = "a red circle", **parameters) -> list[dict]:
+        return self.json("/search", text=text, **parameters)["results"]
+
+    def upload(self, body, **parameters) -> list[dict]:
+        answer = self.ask(f"/upload?{urlencode(parameters)}", "POST", body)
+        assert answer.status == 200, answer.body
+        return [json.loads(line) for line in answer.body.splitlines()]
+
+
+@contextmanager
+def running(service: SearchService, **options) -> Iterator[Client]:
+    listener = bind("127.0.0.1", 0)
+    server = make_server(AppServer(service, **options).asgi)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield Client(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def videos(shape_videos, tmp_path_factory) -> list[Path]:
+    """The five videos, one of them by a name that is markup."""
+    folder = tmp_path_factory.mktemp("app videos")
+    names = [HOSTILE_NAME, *(path.name for path in shape_videos[1:])]
+    for path, name in zip(shape_videos, names, strict=True):
+        (folder / name).write_bytes(path.read_bytes())
+    return [folder / name for name in names]
+
+
+@pytest.fixture(scope="module")
+def service(videos, model_folder, tmp_path_factory) -> SearchService:
+    uri = tmp_path_factory.mktemp("index") / "v.lance"
+    segments = [VideoSegment(str(path)) for path in videos[:4]]
+    segments += [VideoSegment(str(videos[4]), 0.0, 1.0), VideoSegment(str(videos[4]), 1.0, 2.0)]
+    make_index(uri, model_folder, segments)
+    return SearchService(VideoSearcher.from_pretrained(None, uri), CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def client(service) -> Iterator[Client]:
+    with running(service) as client:
+        yield client
+
+
+@pytest.fixture
+def temporary_folder(tmp_path, monkeypatch) -> Path:
+    """Where temporary files go, to see that none stays."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def open_without_name(folder: Path) -> list[str]:
+    """Files in a folder that this process has open, though no name leads to them."""
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except OSError:  # the one of the listing itself
+            pass
+    return [link for link in links if link.startswith(str(folder))]
+
+
+# --- the page
+
+
+def test_the_page_asks_no_other_site(client):
+    for path, kind in (("/", "html"), ("/style.css", "css"), ("/script.js", "javascript")):
+        answer = client.ask(path)
+        assert answer.status == 200 and kind in answer.headers["Content-Type"]
+        assert b"//" not in answer.body.replace(b"// ", b""), "an address of another site"
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_what_the_page_is_told(client, model_folder):
+    about = client.json("/about")
+    assert about["clips"] == 6 and about["captions"] == len(CAPTIONS) and about["max_upload_bytes"] == 200_000_000
+    assert about["model"] == "/".join(Path(model_folder).parts[-2:])
+    assert 2 <= len(about["examples"]) <= 4 and set(about["examples"]) <= set(CAPTIONS)
+
+
+# --- searching
+
+
+def test_it_finds_what_the_searcher_finds(client, service, videos):
+    found = client.search(k=3)
+    expected = service.searcher.search("a red circle", 3, group=True)
+    assert [(clip["rank"], clip["name"], clip["start"], clip["end"]) for clip in found] == [
+        (result.rank, Path(result.path).name, result.start, result.end) for result in expected
+    ]
+    assert [clip["score"] for clip in found] == pytest.approx([result.score for result in expected])
+    assert {clip["folder"] for clip in found} == {str(videos[0].parent)}
+    everything = client.search(k=96)
+    assert len(everything) == 5 and len({clip["id"] for clip in everything}) == 5
+    (in_windows,) = [clip for clip in everything if clip["name"] == videos[4].name]
+    (other,) = in_windows["others"]
+    assert {(clip["start"], clip["end"]) for clip in (in_windows, other)} == {(0.0, 1.0), (1.0, 2.0)}
+    assert in_windows["id"] != other["id"]
+
+
+def test_a_filter(client, videos):
+    assert [clip["name"] for clip in client.search(where="name like '<img%'")] == [HOSTILE_NAME]
+    assert len(client.search(where="end is null")) == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "part"),
+    [
+        ({"text": ""}, "empty"),
+        ({"text": "  "}, "empty"),
+        ({"text": "a" * 1001}, "1001 characters"),
+        ({"where": "duration <"}, "column"),
+        ({"where": "1=1; drop table videos"}, "column"),
+        ({"where": "path = 'x' union select * from secrets"}, "column"),
+        ({"k": "0"}, "from 1 to 96"),
+        ({"k": "97"}, "from 1 to 96"),
+        ({"k": "-1"}, "from 1 to 96"),
+        ({"k": "9" * 5000}, "from 1 to 96"),
+        ({"k": "²"}, "from 1 to 96"),
+    ],
+)
+def test_a_search_that_is_none(client, parameters, part):
+    assert part in client.json("/search", 400, **{"text": "a star", **parameters})["error"]
+
+
+# --- serving videos
+
+
+@pytest.fixture(scope="module")
+def clip(client, videos) -> tuple[str, bytes]:
+    (found,) = client.search(where=f"name = '{videos[1].name}'")
+    return f"/video/{found['id']}", videos[1].read_bytes()
+
+
+def test_a_video_whole_and_in_parts(client, clip, monkeypatch):
+    path, content = clip
+    answer = client.ask(path)
+    assert (answer.status, answer.body) == (200, content)
+    assert answer.headers["Content-Type"] == "video/mp4" and answer.headers["Accept-Ranges"] == "bytes"
+    assert client.ask(path, "HEAD").headers["Content-Length"] == str(len(content))
+
+    answer = client.ask(path, Range="bytes=100-199")
+    assert (answer.status, answer.body) == (206, content[100:200])
+    assert answer.headers["Content-Range"] == f"bytes 100-199/{len(content)}"
+    assert client.ask(path, Range="bytes=-50").body == content[-50:]
+    assert client.ask(path, Range="bytes=0-").body == content
+    assert client.ask(path, Range=f"bytes={len(content)}-").status == 416
+    for junk in ("bytes=junk", "bytes=-", "bytes=" + "9" * 4000 + "-", "lines=1-2", "bytes=5-1"):
+        assert client.ask(path, Range=junk).status in (200, 400, 416)
+
+    monkeypatch.setattr(app_server, "PART_BYTES", 64)
+    answer = client.ask(path, Range="bytes=10-")
+    assert (answer.status, answer.body) == (206, content[10:74])
+    assert answer.headers["Content-Range"] == f"bytes 10-73/{len(content)}"
+
+
+def test_nothing_but_videos_of_the_index(client, videos, tmp_path):
+    outside = tmp_path / "secret.mp4"
+    outside.write_bytes(b"secret")
+    addresses = [str(outside), str(videos[0]), "/etc/passwd", "page.html", "server.py", "a" * 32, "", "%00", "💥"]
+    addresses += ["../" * depth + "etc/passwd" for depth in (1, 5)]
+    for address in addresses:
+        for encoded in (quote(address), quote(address, safe=""), quote(quote(address, safe=""))):
+            for path in (f"/video/{encoded}", f"/{encoded}", f"/why?text=a&id={encoded}"):
+                answer = client.ask(path)
+                is_page = path in ("/", "/page.html")
+                assert answer.status == (200 if is_page else 404), path
+                assert b"secret" not in answer.body and b"root:" not in answer.body
+    assert client.ask("/video/x", "POST").status == 405
+
+
+def test_a_video_that_left_the_index_or_the_disk(service, model_folder, shape_videos, tmp_path):
+    paths = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4")]
+    for path, source in zip(paths, shape_videos, strict=False):
+        path.write_bytes(source.read_bytes())
+    index = make_index(tmp_path / "v.lance", model_folder, [VideoSegment(str(path)) for path in paths])
+    with running(SearchService(VideoSearcher.from_pretrained(None, tmp_path / "v.lance"))) as client:
+        ids = {clip["name"]: clip["id"] for clip in client.search()}
+        assert all(client.ask(f"/video/{clip_id}").status == 200 for clip_id in ids.values())
+        index.delete([str(paths[0])])
+        paths[1].unlink()
+        paths[2].unlink()
+        os.mkfifo(paths[2])  # a server that opens it waits for ever
+        for path, reason in zip(paths, ("no longer in the index", "gone", "gone"), strict=True):
+            answer = client.ask(f"/video/{ids[path.name]}")
+            assert answer.status == 404 and reason in json.loads(answer.body)["error"]
+        assert client.json("/why", 404, id=ids["a.mp4"], text="a star")
+        assert "no such file" in client.json("/why", 400, id=ids["b.mp4"], text="a star")["error"].lower()
+
+
+def test_ids_are_forgotten_in_time(service, monkeypatch):
+    monkeypatch.setattr(app_server, "MAX_KNOWN", 3)
+    with running(service) as client:
+        first = client.search("a red circle", where="name = 'video_1.mp4'")
+        client.search("a red circle", where="name like 'video_%'")
+        assert client.ask(f"/video/{first[0]['id']}").status in (200, 404)
+        known = [client.ask(f"/video/{clip['id']}").status for clip in client.search()]
+        assert known.count(200) <= 3
+
+
+# --- who may ask
+
+
+def test_names_of_this_machine_only(client, clip):
+    path, _ = clip
+    port = client.port
+    for host in (f"127.0.0.1:{port}", "localhost", "LOCALHOST:8000", f"[::1]:{port}"):
+        assert client.ask(path, Host=host).status == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "localhost.", "[", ""):
+        answer = client.ask(path, Host=host)
+        assert answer.status == 421 and "--allow-host" in json.loads(answer.body)["error"]
+
+
+def test_pages_of_other_sites_may_not_ask(client, shape_videos):
+    assert client.ask("/about", Origin=f"http://127.0.0.1:{client.port}").status == 200
+    content = shape_videos[0].read_bytes()
+    for origin in ("http://evil.example", "null", "https://127.0.0.1.evil.example", "http://["):
+        assert client.ask("/upload", "POST", content, Origin=origin).status == 403
+
+
+def test_a_public_server(service, videos):
+    with running(
+        service, is_public=True, host_names=["Videos.Example"], frame_ancestors="https://a.example"
+    ) as client:
+        for host in ("10.0.0.1:80", "[fe80::1]", "videos.example", socket.gethostname(), "localhost"):
+            assert client.ask("/about", Host=host).status == 200
+        assert client.ask("/about", Host="evil.example").status == 421
+        assert client.ask("/about", Host="10.0.0.1", Origin="https://videos.example").status == 200
+        assert client.ask("/about", Host="10.0.0.1", Origin="http://10.0.0.2").status == 403
+        assert "frame-ancestors https://a.example" in client.ask("/").headers["Content-Security-Policy"]
+        assert {clip["folder"] for clip in client.search()} == {""}
+        assert str(videos[0].parent) not in client.ask("/search?text=a").body.decode()
+
+
+# --- why?
+
+
+def test_why_a_clip_was_found(client, service, videos, model_folder, temporary_folder):
+    (found,) = client.search(where=f"name = '{videos[1].name}'")
+    answer = client.json("/why", id=found["id"], text="a red circle moves left")
+    kind, _, data = answer["picture"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).width > 500
+
+    model, processor = load_pretrained(PigForRetrieval, model_folder)
+    expected = explain_video(model, processor, videos[1], "a red circle moves left", CAPTIONS)
+    assert answer["score"] == pytest.approx(expected.score, abs=1e-5)
+    assert [caption["text"] for caption in answer["captions"]] == [caption for caption, _ in expected.expected]
+    assert [caption["score"] for caption in answer["captions"]] == pytest.approx(
+        [cosine for _, cosine in expected.expected], abs=1e-5
+    )
+    assert "4 frames" in answer["description"] and "“a red circle moves left”" in answer["description"]
+    assert not list(temporary_folder.iterdir())
+    assert "empty" in client.json("/why", 400, id=found["id"], text="")["error"]
+
+
+def test_why_a_window_was_found(client, videos):
+    """It is the window that is explained: its score is the one that it was found with."""
+    (first,) = client.search(where=f"name = '{videos[4].name}'", text="a star")
+    for window in (first, *first["others"]):
+        answer = client.json("/why", id=window["id"], text="a star")
+        assert answer["score"] == pytest.approx(window["score"], abs=2e-3)  # it is stored in half precision
+    assert first["score"] != pytest.approx(first["others"][0]["score"], abs=1e-6)
+
+
+def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_path):
+    make_model(framework="two_tower").save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    make_index(tmp_path / "v.lance", str(tmp_path / "model"), [VideoSegment(str(shape_videos[0]))])
+    searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
+    with running(SearchService(searcher, CAPTIONS)) as client:
+        answer = client.json("/why", id=client.search()[0]["id"], text="a star")
+        assert answer["captions"] == [] and answer["description"].startswith("4 frames")
+        assert len(client.upload(shape_videos[0].read_bytes(), want="captions")[-1]["captions"]) == len(CAPTIONS)
+
+
+# --- uploading
+
+
+def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
+    *stages, last = client.upload(videos[2].read_bytes(), k=3)
+    assert {"stage": "Looking at the video"} in stages
+    assert [clip["name"] for clip in last["results"]][0] == videos[2].name and len(last["results"]) == 3
+    assert last["results"][0]["score"] == pytest.approx(1, abs=1e-3)
+    found = client.upload(videos[2].read_bytes(), where="name like '<img%'")[-1]["results"]
+    assert [clip["name"] for clip in found] == [HOSTILE_NAME]
+    assert "column" in client.upload(videos[2].read_bytes(), where="no filter")[-1]["error"]
+    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
+
+
+def test_sentences_that_fit_an_uploaded_video(client, videos, model_folder):
+    captions = client.upload(videos[3].read_bytes(), want="captions", k=4)[-1]["captions"]
+    model, processor = load_pretrained(PigForRetrieval, model_folder)
+    scores = [explain_video(model, processor, videos[3], caption).score for caption in CAPTIONS]
+    best = np.argsort(scores)[::-1][:4]
+    assert [caption["text"] for caption in captions] == [CAPTIONS[number] for number in best]
+    assert [caption["score"] for caption in captions] == pytest.approx([scores[n] for n in best], abs=1e-5)
+
+
+def test_no_sentences_to_choose_from(service, videos):
+    with running(SearchService(service.searcher)) as client:
+        assert "--captions" in client.upload(videos[0].read_bytes(), want="captions")[-1]["error"]
+
+
+def test_what_is_no_video(client, videos, temporary_folder):
+    good = videos[0].read_bytes()
+    for content in (b"junk" * 1000, good[: len(good) // 2], b"#EXTM3U\nfile:///etc/passwd\n", b"\0"):
+        *_, last = client.upload(content)
+        assert set(last) == {"error"} and last["error"] and "\n" not in last["error"]
+        assert "/proc" not in last["error"] and str(temporary_folder) not in last["error"]
+    answer = client.ask("/upload", "POST", b"")
+    assert answer.status == 400 and "empty" in json.loads(answer.body)["error"]
+    assert client.ask("/upload?want=everything", "POST", good).status == 400
+    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
+
+
+def test_what_is_too_large(service, videos, temporary_folder):
+    good = videos[0].read_bytes()
+    with running(service, max_upload_bytes=len(good)) as client:
+        assert "results" in client.upload(good)[-1]
+        for body in (good + b"\0", iter([good, b"\0"])):  # with its length announced, and without
+            answer = client.ask("/upload", "POST", body)
+            assert answer.status == 413 and "at most" in json.loads(answer.body)["error"]
+    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
+
+
+def test_an_upload_that_breaks_off(client, videos, temporary_folder):
+    with socket.create_connection(("127.0.0.1", client.port)) as connection:
+        connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
+        wait_until(lambda: open_without_name(temporary_folder))
+        assert not list(temporary_folder.iterdir())  # not even while it is being received
+    wait_until(lambda: not open_without_name(temporary_folder))
+    assert "results" in client.upload(videos[0].read_bytes())[-1]
+
+
+def test_a_full_disk(client, videos, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(app_server, "_unnamed_file", Full)
+    answer = client.ask("/upload", "POST", videos[0].read_bytes())
+    assert answer.status == 507 and "No space left" in json.loads(answer.body)["error"]
+
+
+def test_two_search_while_a_third_uploads(service, videos, monkeypatch):
+    searcher = service.searcher
+    started, go_on = threading.Event(), threading.Event()
+    search_like = searcher.search_like
+
+    def wait(*arguments, **options):
+        started.set()
+        assert go_on.wait(120)
+        return search_like(*arguments, **options)
+
+    monkeypatch.setattr(searcher, "search_like", wait)
+    expected = {text: searcher.search(text, 5, group=True) for text in CAPTIONS}
+    with running(service) as client, ThreadPoolExecutor(8) as pool:
+        first = pool.submit(client.upload, videos[0].read_bytes())
+        assert started.wait(120)
+        second = pool.submit(client.upload, videos[1].read_bytes())
+        answers = list(pool.map(client.search, CAPTIONS * 8))
+        assert not first.done() and not second.done()
+        go_on.set()
+        for upload, video in ((first, videos[0]), (second, videos[1])):
+            assert upload.result()[-1]["results"][0]["name"] == video.name
+        assert {"stage": "Waiting for another video to be done"} in second.result()
+    for text, answer in zip(CAPTIONS * 8, answers, strict=True):
+        assert [clip["name"] for clip in answer] == [Path(result.path).name for result in expected[text]]
+
+
+def test_too_many_uploads(service, videos, monkeypatch):
+    monkeypatch.setattr(app_server, "MAX_UPLOADS", 2)
+    with running(service) as client:
+        start = b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", client.port)) as first,
+            socket.create_connection(("127.0.0.1", client.port)) as second,
+        ):
+            first.sendall(start)
+            second.sendall(start)
+            answer = wait_until(lambda: refused(client.ask("/upload", "POST", b"junk")))
+            assert "Too many" in json.loads(answer.body)["error"]
+        wait_until(lambda: not refused(client.ask("/upload", "POST", b"junk")))
+
+
+def refused(answer):
+    return answer if answer.status == 503 else None
+
+
+def test_a_fault_of_ours_is_not_shown(service, videos, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(service.searcher, "search", fail)
+    monkeypatch.setattr(service.searcher, "search_like", fail)
+    with running(service) as client:
+        assert client.json("/search", 500, text="a star") == {"error": app_server.INTERNAL}
+        assert client.upload(videos[0].read_bytes())[-1] == {"error": app_server.INTERNAL}
+
+
+# --- the command
+
+
+def wait_until(is_so, seconds: float = 120.0):
+    deadline = time.monotonic() + seconds
+    while not (found := is_so()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+@contextmanager
+def pig_app(*arguments, **environment: str) -> Iterator[tuple[subprocess.Popen, Client]]:
+    """`pig app` in a process of its own, on a free port."""
+    command = [sys.executable, "-m", "modeling_pig.cli", "app", "--port", "0", *map(str, arguments)]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[0]
+        yield process, Client(int(address.rpartition(":")[2]))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_command_ends_without_a_trace(service, videos, tmp_path):
+    index = service.searcher.indexes[0].uri
+    for end, status in ((signal.SIGINT, None), (signal.SIGKILL, -signal.SIGKILL)):
+        with pig_app("--index", index, TMPDIR=str(tmp_path)) as (process, client):
+            assert len(client.search()) == 5
+            with socket.create_connection(("127.0.0.1", client.port)) as connection:
+                start = b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+                connection.sendall(start + b"x" * 5000)
+                wait_until(
+                    lambda: any(
+                        os.readlink(link).startswith(str(tmp_path))
+                        for link in Path(f"/proc/{process.pid}/fd").iterdir()
+                        if os.path.lexists(link)
+                    )
+                )
+                process.send_signal(end)
+                process.wait(120)
+            assert status is None or process.returncode == status
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_errors_of_the_command(pig, service, tmp_path, free_port):  # noqa: F811 - the fixture
+    index = service.searcher.indexes[0].uri
+    assert_one_line_error(pig("app", "--index", "nothing.lance", "--port", 0), "nothing.lance")
+    assert_one_line_error(pig("app", "--index", index, "--captions", "nothing.txt", "--port", 0), "nothing.txt")
+    assert_one_line_error(pig("app", "--index", index, "--host", "no.such.host.invalid"), "no.such.host.invalid")
+    with socket.create_server(("127.0.0.1", free_port)):
+        assert_one_line_error(pig("app", "--index", index, "--port", free_port), f"port {free_port}")
+
+
+def test_a_warning_where_others_can_ask(service):
+    with bind("0.0.0.0", 0) as everywhere, bind("127.0.0.1", 0) as here, bind("localhost", 0) as by_name:
+        assert [app_server.is_loopback(listener) for listener in (everywhere, here, by_name)] == [False, True, True]

@@ -1,0 +1,286 @@
+"""`pig search`: what a user sees, on good input and on bad."""
+# ruff: noqa: F811 - fixtures are arguments of the same name
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeling_pig import PigForRetrieval, VideoIndex
+from modeling_pig.retrieval.index import VideoEntry
+
+from .cli_helpers import assert_one_line_error, contents, folder, index, pig  # noqa: F401 - fixtures
+
+
+def test_index_then_search(pig, folder, model_folder):
+    status, output, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
+    assert status == 0, error
+
+    status, output, _ = pig("search", "a red circle moves left", "--index", "v.lance", "-k", 3)
+    assert status == 0
+    rows = [line.split() for line in output.splitlines()]
+    assert rows[0] == ["rank", "score", "file"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    scores = [float(row[1]) for row in rows[1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(Path(row[2]).is_file() and Path(row[2]).parent == folder for row in rows[1:])
+
+
+def test_the_index_finds_its_model_from_another_folder(pig, index, folder, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert pig("search", "a", "--index", tmp_path / index)[0] == 0
+    assert pig("search", "a", "--index", tmp_path / index, "--model", model_folder)[0] == 0
+
+
+def test_an_index_made_by_another_model(pig, index, folder, model_folder, tmp_path, make_model, processor):
+    make_model().save_pretrained(tmp_path / "other")  # the same shape, other weights
+    model = make_model(projection_dim=16)
+    model.save_pretrained(tmp_path / "narrow")
+    before = contents(index)
+    for name in ("other", "narrow"):
+        if name == "other":
+            changed = PigForRetrieval.from_pretrained(tmp_path / name)
+            changed.text_projection.weight.data.add_(1)
+            changed.visual_projection.weight.data.add_(1)
+            changed.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        wanted = (f"The index {index} was made by the model {model_folder}", "use that model, or another index")
+        assert_one_line_error(pig("index", folder, "--model", name, "--index", index), *wanted)
+        assert_one_line_error(pig("search", "a", "--model", name, "--index", index), *wanted)
+    assert contents(index) == before
+
+
+@pytest.mark.parametrize("sentence", ["", "   "])
+def test_an_empty_query(pig, index, sentence):
+    assert_one_line_error(pig("search", sentence, "--index", index), "the sentence is empty")
+
+
+def test_a_query_over_77_tokens_is_cut_with_a_warning(pig, index, caplog):
+    status, output, _ = pig("search", "red " * 100, "--index", index)
+    assert status == 0 and len(output.splitlines()) == 6
+    assert "A text of 102 tokens was cut to the first 77" in caplog.text
+
+
+def test_k_larger_than_the_index(pig, index):
+    status, output, error = pig("search", "a", "--index", index, "-k", 50)
+    assert status == 0 and len(output.splitlines()) == 6
+    assert "50 answers were asked for, there are 5" in error
+
+
+def test_k_of_zero(pig, index):
+    assert pig("search", "a", "--index", index, "-k", 0)[0] == 2  # a usage error, of the command line's own
+
+
+def test_a_missing_index(pig, tmp_path):
+    assert_one_line_error(pig("search", "a", "--index", "none.lance"), "no index none.lance", "pig index")
+    assert not (tmp_path / "none.lance").exists()
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "notes.txt/v.lance", "full"])
+def test_a_place_where_no_index_can_be(pig, folder, model_folder, tmp_path, place):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    before = contents(tmp_path)
+    assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", place), place)
+    assert_one_line_error(pig("search", "a", "--index", place), place)
+    assert contents(tmp_path) == before
+
+
+def test_an_index_that_cannot_be_read(pig, index):
+    for path in Path(index).rglob("*.manifest"):
+        path.write_bytes(b"junk")
+    before = contents(index)
+    assert_one_line_error(pig("search", "a", "--index", index), "v.lance cannot be opened")
+    assert contents(index) == before
+
+
+@pytest.fixture
+def windows(index, shape_videos) -> str:
+    """An index that holds, beside the five videos, one of three windows."""
+    store = VideoIndex(index)
+    vectors = np.eye(3, store.info.width, dtype=np.float32)
+    store.upsert([VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 90.0) for n in range(3)], vectors)
+    return index
+
+
+def table(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+# forms of the answer
+
+
+def test_json_is_an_object_a_line_for_each_query(pig, index, folder, tmp_path):
+    (tmp_path / "asked.txt").write_text("a red circle\n\n  日本 語 \na red circle\n", encoding="utf-8-sig")
+    status, output, _ = pig("search", "--sentences", "asked.txt", "--index", index, "-k", 2, "--json")
+    assert status == 0
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert [answer["sentence"] for answer in answers] == ["a red circle", "日本 語", "a red circle"]
+    for answer in answers:
+        assert [result["rank"] for result in answer["results"]] == [1, 2]
+        for result in answer["results"]:
+            assert set(result) == {"rank", "score", "path", "duration", "start", "end"}
+            assert Path(result["path"]).parent == folder and result["start"] is None
+    _, output, _ = pig("search", "--video", folder / "video_0.mp4", "--index", index, "--json")
+    answer = json.loads(output)
+    assert answer["video"] == str(folder / "video_0.mp4")
+    assert {Path(result["path"]).name for result in answer["results"]} == {f"video_{n}.mp4" for n in range(1, 5)}
+
+
+def test_csv_holds_the_values_as_they_are(pig, index, folder, tmp_path):
+    shutil.move(folder / "video_0.mp4", folder / 'a,"b"\nc.mp4')
+    assert pig("index", folder, "--model", VideoIndex(index).info.model, "--index", index, "--prune")[0] == 0
+    status, output, _ = pig("search", "=red, circle", "--index", index, "--csv", "-")
+    assert status == 0
+    rows = list(csv.DictReader(io.StringIO(output, newline="")))
+    assert list(rows[0]) == ["query", "rank", "score", "path", "start", "end", "duration"]
+    assert {row["path"] for row in rows} == {str(path) for path in folder.iterdir()}
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"] and {row["query"] for row in rows} == {
+        "=red, circle"
+    }
+    status, written, _ = pig("search", "=red, circle", "--index", index, "--csv", "answers.csv")
+    assert (status, written) == (0, "written: answers.csv\n")
+    assert (tmp_path / "answers.csv").read_bytes().decode() == output
+
+
+def test_a_page_with_thumbnails(pig, index, folder, tmp_path):
+    (folder / "video_1.mp4").unlink()  # since it was indexed
+    status, output, _ = pig("search", "a red circle", "--index", index, "--html", "page.html")
+    assert (status, output) == (0, "written: page.html\n")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg") == 4 and page.count("no such file") == 1
+    pig("search", "--video", folder / "video_0.mp4", "--index", index, "--html", "page.html", "--json")
+    assert f"Videos like {folder / 'video_0.mp4'}" in (tmp_path / "page.html").read_text()
+
+
+def test_several_sentences_have_titles(pig, index, tmp_path):
+    (tmp_path / "asked.txt").write_text("a red circle\na [blue] \x1b[31mstar\n")
+    _, output, _ = pig("search", "--sentences", "asked.txt", "--index", index, "-k", 1)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    assert lines[0] == "“a red circle”" and lines[3] == r"“a [blue] \x1b[31mstar”" and len(lines) == 6
+
+
+def test_file_names_cannot_command_a_terminal(pig, index, model_folder, shape_videos, tmp_path):
+    folder = tmp_path / "odd names"
+    folder.mkdir()
+    shown = {
+        "[red]:smile:x.mp4": "[red]:smile:x.mp4",
+        "日本 語.mp4": "日本 語.mp4",
+        "two\nlines.mp4": r"two\nlines.mp4",
+        "\x1b[31mred\x07.mp4": r"\x1b[31mred\x07.mp4",
+        "gpj\u202e4pm.mp4": r"gpj\u202e4pm.mp4",
+    }
+    for path, name in zip(shape_videos, shown, strict=True):
+        shutil.copy(path, folder / name)
+    assert pig("index", folder, "--model", model_folder, "--index", "odd.lance")[0] == 0
+    _, output, _ = pig("search", "a", "--index", "odd.lance")
+    paths = [line.rstrip().split(maxsplit=2)[2] for line in output.splitlines()[1:]]
+    assert sorted(paths) == sorted(f"{folder}/{name}" for name in shown.values())
+    assert not {"\x1b", "\x07", "\u202e"} & set(output)
+    _, output, _ = pig("search", "a", "--index", "odd.lance", "--json")
+    assert {Path(result["path"]).name for result in json.loads(output)["results"]} == set(shown)
+    assert output.isascii()
+
+
+def test_windows_show_their_time(pig, windows):
+    _, output, _ = pig("search", "a", "--index", windows)
+    rows = table(output)
+    assert rows[0] == ["rank", "score", "time", "file"] and len(rows) == 9
+    assert {row[2] for row in rows[1:] if row[-1] == "/v/long.mp4"} == {"0:00–0:30", "0:30–1:00", "1:00–1:30"}
+
+
+def test_windows_of_a_file_stand_together(pig, windows):
+    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6)
+    rows = table(output)
+    long = [number for number, row in enumerate(rows) if row[-1] == "/v/long.mp4"]
+    assert long == list(range(long[0], long[0] + 3)) and len(rows) == 9
+    assert [len(rows[number]) for number in long] == [4, 3, 3]  # the rank stands once
+    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6, "--json")
+    [answer] = [result for result in json.loads(output)["results"] if result["path"] == "/v/long.mp4"]
+    assert len(answer["others"]) == 2 and answer["score"] > answer["others"][0]["score"] > answer["others"][1]["score"]
+    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6, "--csv", "-")
+    rows = list(csv.DictReader(io.StringIO(output)))
+    assert len(rows) == 8 and len({row["rank"] for row in rows if row["path"] == "/v/long.mp4"}) == 1
+
+
+# what is searched
+
+
+def test_conditions_and_least_scores(pig, windows):
+    _, output, error = pig("search", "a", "--index", windows, "--where", "name like 'video%' and duration < 60")
+    assert {Path(row[-1]).name for row in table(output)[1:]} == {f"video_{n}.mp4" for n in range(5)}
+    assert "asked for" not in error
+    scores = [float(row[1]) for row in table(output)[1:]]
+    _, output, _ = pig("search", "a", "--index", windows, "--where", "end is null", "--min-score", scores[1] - 6e-4)
+    assert len(table(output)) == 3
+
+
+def test_several_indexes(pig, windows, folder, model_folder):
+    assert pig("index", folder / "video_0.mp4", "--model", model_folder, "--index", "one.lance")[0] == 0
+    both = ("--index", windows, "--index", "one.lance")
+    assert pig("search", "a", *both)[1] == pig("search", "a", "--index", windows)[1]
+    _, output, _ = pig("search", "a", *both, "-k", 3)
+    assert [row[0] for row in table(output)] == ["rank", "1", "2", "3"]
+
+
+def test_an_index_whose_videos_have_moved(pig, index, folder, tmp_path):
+    expected = pig("search", "a", "--index", index)
+    folder.rename(tmp_path / "elsewhere")
+    assert pig("search", "a", "--index", index) == expected
+    assert pig("search", "--video", folder / "video_0.mp4", "--index", index)[0] == 0  # by what is stored
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [(), ("a", "--video", "v.mp4"), ("--video", "v.mp4", "--sentences", "s.txt"), ("", "--sentences", "s.txt")],
+)
+def test_exactly_one_kind_of_query(pig, index, queries):
+    assert_one_line_error(pig("search", *queries, "--index", index), "exactly one of: a sentence, --sentences")
+
+
+def test_sentences_that_cannot_be_read(pig, index, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
+    for name, part in [("empty.txt", "holds no sentences"), ("binary.txt", "no UTF-8"), ("none.txt", "No such file")]:
+        assert_one_line_error(pig("search", "--sentences", name, "--index", index), name, part)
+
+
+def test_a_video_that_cannot_be_read(pig, index, tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"junk")
+    assert_one_line_error(pig("search", "--video", "junk.mp4", "--index", index), "junk.mp4: not a video file")
+    assert_one_line_error(pig("search", "--video", "none.mp4", "--index", index), "none.mp4: no such file")
+
+
+@pytest.mark.parametrize("where", ["duration <", "nothing = 1", "path = 'a'; drop table videos", "1 = 1 or", ""])
+def test_a_condition_that_is_none(pig, index, where):
+    before = contents(index)
+    assert_one_line_error(pig("search", "a", "--index", index, "--where", where))
+    assert contents(index) == before
+
+
+def test_indexes_of_two_models(pig, index, folder, make_model, processor, tmp_path):
+    make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
+    processor.save_pretrained(tmp_path / "narrow")
+    assert pig("index", folder, "--model", "narrow", "--index", "narrow.lance")[0] == 0
+    result = pig("search", "a", "--index", index, "--index", "narrow.lance")
+    assert_one_line_error(result, "narrow.lance was made by the model", "use that model, or another index")
+
+
+def test_places_that_cannot_be_written(pig, index):
+    for option in ("--csv", "--html"):
+        assert_one_line_error(pig("search", "a", "--index", index, option, "none/out"), "no folder", "none")
+    assert_one_line_error(
+        pig("search", "a", "--index", index, "--json", "--csv", "-"), "standard output takes one form"
+    )
+
+
+def test_a_least_score_that_is_none(pig, index):
+    assert_one_line_error(pig("search", "a", "--index", index, "--min-score", "nan"), "min_score is nan")

@@ -1,0 +1,166 @@
+"""Finding video files: folders, globs, links, odd names, and what is missing."""
+
+import os
+
+import pytest
+
+from modeling_pig.retrieval.find_videos import FoundVideo, FoundVideos, find_videos
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def names_below(folder, found: FoundVideos) -> list[str]:
+    return [os.path.relpath(video.path, folder) for video in found.videos]
+
+
+def test_by_extension_in_subfolders(tmp_path):
+    touch(tmp_path, "b.MP4", "a.webm", "sub/c.avi", "sub/deep/d.mov", "e.mkv", "f.txt", ".hidden/g.mp4", ".h.mp4")
+    (tmp_path / "x.mp4").mkdir()  # will be set aside when it is decoded, not passed over in silence
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == ["a.webm", "b.MP4", "e.mkv", "sub/c.avi", "sub/deep/d.mov", "x.mp4"]
+    assert names_below(tmp_path, find_videos(tmp_path / "a.webm")) == ["a.webm"]
+    assert names_below(tmp_path, find_videos(str(tmp_path / "f.txt"))) == ["f.txt"]  # asked for by name
+    assert names_below(tmp_path, find_videos(tmp_path / ".hidden")) == [".hidden/g.mp4"]
+
+
+def test_size_and_time(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+    assert find_videos(tmp_path).videos == [FoundVideo(str(path), 5, 1_700_000_000_123_456_789)]
+
+
+def test_several_places_that_overlap(tmp_path):
+    touch(tmp_path, "a/1.mp4", "a/sub/2.mp4", "b/3.mp4", "c/4.mp4")
+    places = [tmp_path / "b", tmp_path / "a", tmp_path / "a/sub", tmp_path / "a/sub/2.mp4"]
+    assert names_below(tmp_path, find_videos(places)) == ["a/1.mp4", "a/sub/2.mp4", "b/3.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("clips/*.mp4", ["clips/1.mp4"]),
+        ("clips/**/*.mp4", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4"]),
+        ("clips/**", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
+        ("**/b", ["clips/a/b/3.mp4"]),  # a folder stands for what it holds
+        ("cl?ps/a/[bc]/*", ["clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
+        ("clips/**/b/**/*.mp4", ["clips/a/b/3.mp4"]),
+        ("*/*/?.*", ["clips/a/2.mp4"]),
+        ("[[]red].mp4", ["[red].mp4"]),
+        ("[red].mp4", ["[red].mp4"]),  # there is a file of this name
+    ],
+)
+def test_globs(tmp_path, monkeypatch, pattern, expected):
+    touch(tmp_path, "clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv", "[red].mp4", "r.mp4")
+    touch(tmp_path, "clips/.hidden.mp4", "clips/.b/5.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert names_below(tmp_path, find_videos(pattern)) == expected
+    assert names_below(tmp_path, find_videos(str(tmp_path / pattern))) == expected
+
+
+def test_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, "a.mp4")
+    assert names_below(tmp_path, find_videos("~")) == ["a.mp4"] == names_below(tmp_path, find_videos("~/*.mp4"))
+
+
+def test_links_are_followed_without_loops_or_doubles(tmp_path):
+    touch(tmp_path, "videos/b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4")
+    videos = tmp_path / "videos"
+    (videos / "b/loop").symlink_to(videos)
+    (videos / "itself").symlink_to("itself")
+    (videos / "a_link_to_b").symlink_to("b")  # sorts before b, and still gives way to it
+    (videos / "outside").symlink_to(tmp_path / "outside")
+    (videos / "outside_again").symlink_to(tmp_path / "outside/deep")
+    (videos / "a_file.mp4").symlink_to(videos / "b/1.mp4")
+    os.link(videos / "b/1.mp4", videos / "b/same.mp4")
+    found = find_videos(videos)
+    assert names_below(videos, found) == ["b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4"]
+    assert not found.failures
+    # by its own name where that is in any of the places
+    found = find_videos([videos, tmp_path / "outside"])
+    assert names_below(tmp_path, found) == ["outside/2.mp4", "outside/deep/3.mp4", "videos/b/1.mp4"]
+    (tmp_path / "link").symlink_to(videos)
+    assert find_videos(tmp_path / "link").videos == find_videos(videos).videos
+
+
+def test_links_that_lead_nowhere_are_set_aside(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "gone.mp4").symlink_to("missing")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "notes").symlink_to("missing")
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert [(os.path.basename(f.path), "leads nowhere" in f.reason) for f in found.failures] == [
+        ("gone.mp4", True),
+        ("loop.mp4", True),
+    ]
+
+
+def test_odd_names(tmp_path):
+    names = ["two\nlines.mp4", "it's.mp4", 'a"b.mp4', "日本 語.mp4", "-k.mp4", "#t=1,2.mp4", "a b.mp4"]
+    touch(tmp_path, *names)
+    assert sorted(names) == names_below(tmp_path, find_videos(tmp_path))
+
+
+def test_names_that_are_no_text_are_set_aside(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / os.fsdecode(b"sub\xe9")).mkdir()
+    for name in (b"\xff.mp4", b"sub\xe9/b.mp4"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
+            pass
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert len(found.failures) == 2 and all("UTF-8" in failure.reason for failure in found.failures)
+    assert find_videos(os.fsencode(tmp_path)).videos == found.videos
+
+
+def test_places_that_are_missing_or_hold_nothing(tmp_path):
+    touch(tmp_path, "full/a.mp4", "notes/a.txt")
+    for places in (tmp_path / "missing", [tmp_path / "full", tmp_path / "missing"], tmp_path / "missing/*.mp4"):
+        with pytest.raises(ValueError, match="no file or folder"):
+            find_videos(places)
+    for places in (tmp_path / "notes", [tmp_path / "full", tmp_path / "notes"]):
+        with pytest.raises(ValueError, match="notes holds no videos"):
+            find_videos(places)
+    with pytest.raises(ValueError, match="matches no videos"):
+        find_videos(tmp_path / "full/*.mkv")
+
+
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "closed/b.mp4")
+    closed, scandir = str(tmp_path / "closed"), os.scandir
+
+    def refuse(path):
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert [(failure.path, failure.reason) for failure in found.failures] == [
+        (closed, "the folder cannot be read (Permission denied)")
+    ]
+    assert found.would_hold(str(tmp_path / "c.mp4")) and not found.would_hold(closed + "/b.mp4")
+    with pytest.raises(ValueError, match="permission"):
+        find_videos(closed)
+
+
+def test_what_a_search_would_have_found(tmp_path):
+    touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mkv")
+    found = find_videos([tmp_path / "a", tmp_path / "b/*.mp4"])
+    held = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]
+    others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/.x/1.mp4", "a/1.txt", "1.mp4"]
+    assert all(found.would_hold(str(tmp_path / name)) for name in held)
+    assert not any(found.would_hold(str(tmp_path / name)) for name in others)
+
+
+def test_ten_thousand_files(tmp_path):
+    for number in range(10_000):
+        (tmp_path / f"{number}.mp4").touch()
+    assert len(find_videos(tmp_path).videos) == 10_000

@@ -1,0 +1,358 @@
+"""The index on LanceDB: answers against brute force, replacing by file, refusals, processes at once, full disks."""
+
+import json
+import multiprocessing
+import sys
+import time
+from dataclasses import replace
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from modeling_pig.retrieval import lance_store
+from modeling_pig.retrieval.index import FORMAT, FileState, IndexInfo, VideoEntry, VideoIndex
+
+
+INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")
+AWKWARD = [
+    "/v/it's.mp4",
+    "/v/100%_[x]*?.mp4",
+    '/v/a\nb\t"c".mp4',
+    "/v/back\\slash.mp4",
+    "/v/日本🎬.mp4",
+    "/v/' OR 1=1 --",
+]
+
+
+def random_embeddings(count: int, seed: int = 0, width: int = 8) -> torch.Tensor:
+    """As a store of halves keeps them, so that what comes out can be compared with what went in."""
+    embeddings = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(embeddings, dim=-1).half().float()
+
+
+def entries_of(*paths: str) -> list[VideoEntry]:
+    return [VideoEntry(path) for path in paths]
+
+
+def windows_of(path: str, count: int) -> list[VideoEntry]:
+    return [VideoEntry(path, 30.0 * i, 30.0 * (i + 1), 30.0 * count, 1, 2) for i in range(count)]
+
+
+@pytest.fixture
+def index(tmp_path):
+    return VideoIndex(tmp_path / "v.lance", INFO)
+
+
+# answers
+
+
+def test_search_equals_brute_force(index):
+    videos, queries = random_embeddings(200), random_embeddings(5, seed=1)
+    entries = [VideoEntry(f"{i}.mp4", duration=1.5) for i in range(200)]
+    for start in range(0, 200, 50):
+        index.upsert(entries[start : start + 50], videos[start : start + 50])
+    index.optimize()
+    for query, results in zip(queries, index.search(queries, k=7), strict=True):
+        scores = torch.cosine_similarity(videos, query[None])  # of what is stored in halves
+        assert [result.path for result in results] == [f"{i}.mp4" for i in scores.topk(7).indices.tolist()]
+        assert [result.score for result in results] == pytest.approx(scores.topk(7).values.tolist(), abs=1e-5)
+        assert [result.rank for result in results] == list(range(1, 8))
+        assert results[0].duration == 1.5
+    assert index.search_method["method"] == "exact"
+    assert [len(results) for results in index.search(queries, k=500)] == [200] * 5
+
+
+def test_equal_scores_come_in_order_of_key(index):
+    index.upsert(entries_of("c", "a", "d", "b"), random_embeddings(1).expand(4, 8))
+    assert [result.path for result in index.search(random_embeddings(1), k=4)[0]] == ["a", "b", "c", "d"]
+
+
+def test_search_where(index):
+    videos = random_embeddings(60)
+    entries = [VideoEntry(f"/v/{'odd' if i % 2 else 'even'}/{i}.mp4", duration=float(i)) for i in range(60)]
+    index.upsert(entries, videos)
+    query = random_embeddings(1, seed=1)
+    results = index.search(query, k=5, where="path like '%/odd/%' and duration < 40")[0]
+    allowed = [i for i in range(60) if i % 2 and i < 40]
+    best = sorted(allowed, key=lambda i: -float(videos[i] @ query[0]))[:5]
+    assert [result.path for result in results] == [f"/v/odd/{i}.mp4" for i in best]
+    assert index.search(query, where="duration > 1000") == [[]]
+    with pytest.raises(ValueError, match="column 1: expected a field"):
+        index.search(query, where="1 = 1")
+    assert len(index) == 60
+
+
+def test_an_empty_index_answers(index):
+    assert len(index) == 0
+    assert index.search(random_embeddings(2)) == [[], []]
+    assert (index.files(), index.get("a"), list(index.batches()), index.delete(["a"])) == ({}, [], [], 0)
+    index.upsert([], torch.empty(0, 8))
+    index.optimize()
+    assert len(index) == 0
+
+
+# what is held
+
+
+def test_upsert_replaces_everything_of_a_file(index):
+    videos = random_embeddings(8)
+    index.upsert([*windows_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
+    index.upsert(windows_of("long.mp4", 2), videos[5:7])
+    assert [(entry.start, entry.end) for entry, _ in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
+    np.testing.assert_array_equal([embeds for _, embeds in index.get("long.mp4")], videos[5:7])
+    index.upsert(entries_of("long.mp4", "a"), videos[[7, 0]])
+    assert len(index) == 3
+    assert index.files().keys() == {"long.mp4", "a", "b"}
+    result = index.search(videos[7:], k=1)[0][0]
+    assert (result.path, result.start, result.end) == ("long.mp4", None, None)
+
+
+def test_awkward_paths_are_held_and_removed_one_by_one(index):
+    videos = random_embeddings(len(AWKWARD))
+    index.upsert(entries_of(*AWKWARD), videos)
+    index.upsert(windows_of(AWKWARD[0], 2), videos[:2])  # removes an entry of that name
+    assert index.files().keys() == set(AWKWARD)
+    for number, path in enumerate(AWKWARD):
+        assert index.get(path)[0][0].path == path
+        assert index.delete([path, "not there"]) == (2 if number == 0 else 1)
+        assert index.files().keys() == set(AWKWARD[number + 1 :])
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        index.upsert(entries_of("/v/\udce9.mp4"), videos[:1])
+
+
+def test_files_tell_what_is_known(index):
+    index.upsert([*windows_of("long.mp4", 3), VideoEntry("a", size=5, content_hash="00ff")], random_embeddings(4))
+    assert index.files() == {"long.mp4": FileState(1, 2, None, 3), "a": FileState(5, None, "00ff", 1)}
+
+
+def test_batches_are_everything(index):
+    videos = random_embeddings(25)
+    entries = [VideoEntry(str(i), duration=float(i), modified=2**62 + i) for i in range(25)]
+    for start in range(0, 25, 5):
+        index.upsert(entries[start : start + 5], videos[start : start + 5])
+    batches = list(index.batches(10))
+    assert max(len(entries) for entries, _ in batches) <= 10
+    held = {
+        entry: tuple(vector) for entries, vectors in batches for entry, vector in zip(entries, vectors, strict=True)
+    }
+    assert held == {entry: tuple(video) for entry, video in zip(entries, videos.numpy(), strict=True)}
+
+
+def test_keys_are_media_fragments():
+    assert VideoEntry("/a b.mp4").key == "/a b.mp4"
+    assert VideoEntry("/a.mp4", 30.0, 60.5).key == "/a.mp4#t=30,60.5"
+    assert VideoEntry("/a.mp4", 100000.25, None).key == "/a.mp4#t=100000.25,"
+
+
+# refusals
+
+
+def test_an_index_is_there_after_reopening(index):
+    index.upsert(entries_of("a"), random_embeddings(1))
+    again = VideoIndex(index.uri)
+    assert (index.is_new, again.is_new) == (True, False)
+    assert len(again) == 1
+    assert again.info == index.info == replace(INFO, storage="float16", created=index.info.created)
+    assert index.info.created and index.info.format == FORMAT
+
+
+@pytest.mark.parametrize(
+    "other", [{"model_fingerprint": "other"}, {"width": 16}, {"num_frames": 8}], ids=lambda other: next(iter(other))
+)
+def test_an_index_of_another_model_is_refused(index, other):
+    index.upsert(entries_of("a"), random_embeddings(1))
+    with pytest.raises(ValueError, match="was made by the model org/pig"):
+        VideoIndex(index.uri, replace(INFO, **other))
+    assert len(VideoIndex(index.uri, replace(INFO, num_frames=None, model="copy"))) == 1
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [torch.full((1, 8), torch.nan), torch.full((1, 8), torch.inf), torch.ones(1, 8), torch.zeros(1, 8)]
+    + [torch.ones(1, 4) / 2, torch.ones(8) / 8**0.5, torch.ones(2, 8) / 8**0.5],
+    ids=["nan", "infinite", "long", "zero", "narrow", "flat", "two"],
+)
+def test_vectors_that_cannot_be_are_refused(index, vectors):
+    with pytest.raises(ValueError, match="[Ee]mbeddings"):
+        index.upsert(entries_of("a"), vectors)
+    assert len(index) == 0
+
+
+def test_an_entry_goes_in_once(index):
+    with pytest.raises(ValueError, match="'b' is there twice"):
+        index.upsert(entries_of("a", "b", "b"), random_embeddings(3))
+
+
+def test_search_refuses_what_cannot_be(index):
+    with pytest.raises(ValueError, match="k is 0"):
+        index.search(random_embeddings(1), k=0)
+    with pytest.raises(ValueError, match="shape"):
+        index.search(np.ones((1, 3)), k=1)
+    with pytest.raises(ValueError, match="finite"):
+        index.search(np.full((1, 8), np.nan))
+
+
+def test_places_that_hold_no_index(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no index"):
+        VideoIndex(tmp_path / "v.lance")
+    assert not (tmp_path / "v.lance").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="is no index"):
+            VideoIndex(place, INFO)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    lancedb.connect(tmp_path / "theirs").create_table("videos", pa.table({"id": [1]}))
+    with pytest.raises(ValueError, match="a LanceDB table of something else"):
+        VideoIndex(tmp_path / "theirs", INFO)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({}, "older modeling-pig .* pig index FOLDER --model org/pig --index NEW"),
+        ({"format": FORMAT + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
+    ],
+)
+def test_an_index_of_another_format_is_refused_with_what_to_do(tmp_path, stored, message):
+    metadata = {
+        "model": "org/pig",
+        "model_fingerprint": "abc",
+        "width": 8,
+        "created": "",
+        "version": "0.0.9",
+        **stored,
+    }
+    schema = pa.schema([pa.field("path", pa.string())], metadata={"pig": json.dumps(metadata)})
+    lancedb.connect(tmp_path / "v.lance").create_table("videos", schema=schema)
+    for info in (None, INFO):
+        with pytest.raises(ValueError, match=message):
+            VideoIndex(tmp_path / "v.lance", info)
+
+
+def test_a_new_index_is_dropped_only_if_it_is_empty(tmp_path, index):
+    VideoIndex(index.uri).drop_if_new()
+    assert VideoIndex(index.uri).info.width == 8
+    VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
+    index.drop_if_new()
+    assert len(VideoIndex(index.uri)) == 1
+    VideoIndex(tmp_path / "new.lance", INFO).drop_if_new()
+    assert not (tmp_path / "new.lance").exists()
+
+
+# many writes, many processes
+
+
+def test_small_files_are_merged_in_time(index):
+    videos = random_embeddings(200)
+    for i in range(200):
+        index.upsert(entries_of(str(i)), videos[i : i + 1])
+    assert number_of_fragments(index) < 100
+    assert index.optimize()["compacted"]
+    assert number_of_fragments(index) == 1
+    assert len(index) == len(index.files()) == 200
+
+
+def number_of_fragments(index: VideoIndex) -> int:
+    return lancedb.connect(index.uri).open_table("videos").stats()["fragment_stats"]["num_fragments"]
+
+
+FILES = [f"/v/it's {i}.mp4" for i in range(24)]
+
+
+def embeddings_by_name(paths: list[str]) -> torch.Tensor:
+    return torch.cat([random_embeddings(2, seed=sum(path.encode())) for path in paths])
+
+
+def write_all(uri: str, files: list[str]) -> None:
+    """Two windows of each file, four files a write; a target of processes."""
+    index = VideoIndex(uri, INFO)
+    for start in range(0, len(files), 4):
+        part = files[start : start + 4]
+        index.upsert([entry for path in part for entry in windows_of(path, 2)], embeddings_by_name(part))
+        if start % 8 == 0:
+            index.optimize()
+
+
+def processes_with_torch():
+    """Importing it once, instead of in every process, saves most of their time; LanceDB does not survive a fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return context
+
+
+def is_complete(index: VideoIndex) -> bool:
+    held = [entry.key for entries, _ in index.batches() for entry in entries]
+    assert sorted(held) == sorted(entry.key for path in FILES for entry in windows_of(path, 2))
+    for path in FILES:
+        np.testing.assert_array_equal([embeds for _, embeds in index.get(path)], embeddings_by_name([path]))
+    return True
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same files", "different files"])
+def test_processes_that_write_at_once_lose_nothing_and_duplicate_nothing(tmp_path, same):
+    uri = str(tmp_path / "v.lance")
+    parts = [FILES] * 3 if same else [FILES[i::3] for i in range(3)]
+    processes = [processes_with_torch().Process(target=write_all, args=(uri, part)) for part in parts]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        if (tmp_path / "v.lance/videos.lance/_versions").is_dir():
+            states = VideoIndex(uri).files().values()  # a reader finds whole files at any time
+            assert {state.segments for state in states} <= {2}
+        time.sleep(0.3)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert is_complete(VideoIndex(uri))
+
+
+def test_a_killed_writer_leaves_whole_files_and_the_next_one_goes_on(tmp_path):
+    uri = str(tmp_path / "v.lance")
+    index = VideoIndex(uri, INFO)
+    for held_before_kill in (4, 12):
+        process = processes_with_torch().Process(target=write_all, args=(uri, FILES))
+        process.start()
+        while len(index.files()) < held_before_kill:
+            assert process.is_alive()
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert {state.segments for state in index.files().values()} == {2}
+    write_all(uri, FILES)
+    assert is_complete(index)
+
+
+def test_a_write_that_is_overtaken_again_and_again_is_repeated(index, monkeypatch):
+    errors = [RuntimeError("lance error: Too many concurrent writers"), OSError("Retryable commit conflict")]
+    merge = lancedb.table.LanceTable._do_merge
+
+    def overtaken(table, *arguments):
+        if errors:
+            raise errors.pop()
+        return merge(table, *arguments)
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", overtaken)
+    index.upsert(entries_of("a"), random_embeddings(1))
+    assert (errors, len(index)) == ([], 1)
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_index_stays(index, monkeypatch):
+    index.upsert(entries_of("a"), random_embeddings(1))
+
+    def full(*_):
+        raise OSError("lance error: LanceError(IO): No space left on device (os error 28), /some/where.rs:1:2\nmore")
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", full)
+    with pytest.raises(OSError) as caught:
+        index.upsert(entries_of("b"), random_embeddings(1))
+    assert str(caught.value) == (
+        f"The index {index.uri} cannot be written: the disk is full. What was written before is kept"
+    )
+    assert index.files().keys() == {"a"}
+
+
+def test_lancedb_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(ImportError, match=r'pip install "modeling-pig\[search\]"'):
+        lance_store.LanceStore(str(tmp_path / "v.lance"), None)

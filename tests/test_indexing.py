@@ -1,0 +1,302 @@
+"""Keeping an index in step with files: what is encoded, what changes meanwhile, and runs that are killed or meet."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_pig import PigVideoModel, VideoIndex
+from modeling_pig.retrieval import encode, indexing
+from modeling_pig.retrieval.encode import encode_files, load_pretrained
+from modeling_pig.retrieval.find_videos import find_videos
+from modeling_pig.retrieval.index import IndexInfo
+from modeling_pig.retrieval.indexing import IndexingReport, index_videos
+from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.retrieval.segments import Segmentation
+from modeling_pig.video_decoding_pig import decode_video
+
+from .cli_helpers import folder  # noqa: F401 - a fixture
+from .kill_and_index import compare_with_fresh_encodings, index_with_kills, start_pig
+from .video_files import numbered_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(model_folder):
+    return load_pretrained(PigVideoModel, model_folder)
+
+
+@pytest.fixture
+def index(model_folder, tmp_path) -> VideoIndex:
+    return VideoIndex(tmp_path / "v.lance", IndexInfo(model_folder, model_fingerprint(model_folder), 32))
+
+
+@pytest.fixture
+def update(model_and_processor, index, folder):  # noqa: F811
+    """Indexes the folder, with the options given."""
+
+    def run(**options) -> IndexingReport:
+        return index_videos(*model_and_processor, index, folder, **options)
+
+    return run
+
+
+def counts(report: IndexingReport) -> tuple[int, int, int]:
+    return report.new, report.changed, report.unchanged
+
+
+def make_many(folder: Path, count: int) -> None:  # noqa: F811
+    videos = sorted(folder.iterdir())
+    for number in range(len(videos), count):
+        shutil.copy(videos[number % len(videos)], folder / f"more_{number:03d}.mp4")
+
+
+# encoding
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_windows_are_encoded_as_each_alone(model_and_processor, shape_videos, tmp_path, num_threads):
+    model, processor = model_and_processor
+    long = write_video(tmp_path / "long.mp4", numbered_frames(100))
+    (tmp_path / "broken.mp4").write_bytes(b"junk")
+    paths = [str(path) for path in [*shape_videos, long, tmp_path / "broken.mp4"]]
+    failures: list = []
+    files = list(
+        encode_files(model, processor, paths, failures, Segmentation(0.5), batch_size=3, num_threads=num_threads)
+    )
+    assert [failure.path for failure in failures] == paths[-1:]
+    assert sorted(file.entries[0].path for file in files) == sorted(paths[:-1])
+    for file in files:
+        assert [entry.start for entry in file.entries] == [n / 2 for n in range(len(file.entries))]
+        assert len(file.entries) == (8 if file.entries[0].path == str(long) else 4)
+        for entry, embed in zip(file.entries, file.embeds, strict=True):
+            frames, metadata = decode_video(entry.path, 4, start=entry.start, end=entry.end)
+            inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
+            with torch.inference_mode():
+                alone = torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
+            torch.testing.assert_close(embed, alone, atol=1e-5, rtol=1e-5)
+            assert entry.duration == metadata.duration and entry.size == os.path.getsize(entry.path)
+
+
+def test_a_long_file_is_never_in_memory(model_and_processor, tmp_path, monkeypatch):
+    """What is decoded and not yet encoded stays within bounds, though one file has 40 windows."""
+    model, processor = model_and_processor
+    path = write_video(tmp_path / "long.mp4", numbered_frames(400))
+    made, used, most = 0, 0, 0
+    pixels, embed = encode._pixels, encode._embed
+
+    def count_made(*args):
+        nonlocal made, most
+        made += 1
+        most = max(most, made - used)
+        return pixels(*args)
+
+    def count_used(model, clips):
+        nonlocal used
+        time.sleep(0.05)  # the model is slower than decoding
+        used += len(clips)
+        return embed(model, clips)
+
+    monkeypatch.setattr(encode, "_pixels", count_made)
+    monkeypatch.setattr(encode, "_embed", count_used)
+    [file] = encode_files(model, processor, [str(path)], [], Segmentation(0.4), batch_size=2, num_threads=2)
+    assert len(file.entries) == 40 == made == used
+    assert most <= 3 * 2 + 2  # the queue, a batch, and one in each thread
+
+
+def test_a_reader_that_stops_early_leaves_no_threads(model_and_processor, shape_videos):
+    before = threading.active_count()
+    files = encode_files(*model_and_processor, [str(path) for path in shape_videos] * 20, [], batch_size=1)
+    next(files)
+    files.close()
+    assert threading.active_count() == before
+
+
+def test_a_fault_in_a_thread_is_not_lost(model_and_processor, shape_videos, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(encode, "_pixels", fail)
+    with pytest.raises(ZeroDivisionError):
+        list(encode_files(*model_and_processor, [str(shape_videos[0])], []))
+
+
+# what changed
+
+
+def test_new_changed_unchanged_and_gone(update, index, folder):  # noqa: F811
+    paths = sorted(folder.iterdir())
+    assert counts(update()) == (5, 0, 0)
+    assert counts(update()) == (0, 0, 5)
+    os.utime(paths[0], ns=(0, 1))
+    shutil.copy(paths[1], paths[2])
+    paths[3].unlink()
+    shutil.copy(paths[1], folder / "new.mp4")
+    report = update()
+    assert counts(report) == (1, 2, 2) and (report.gone, report.removed) == (1, 0)
+    report = update(prune=True)
+    assert counts(report) == (0, 0, 5) and (report.gone, report.removed) == (0, 1)
+    assert sorted(index.files()) == [str(path) for path in sorted(folder.iterdir())]
+    for path, state in index.files().items():
+        assert state[:3] == (os.path.getsize(path), os.stat(path).st_mtime_ns, None)
+
+
+def test_by_hash(update, index, folder):  # noqa: F811
+    paths = sorted(folder.iterdir())
+    assert counts(update(by_hash=True)) == (5, 0, 0)
+    before = {path: embed for entries, embeds in index.batches() for path, embed in zip(entries, embeds, strict=True)}
+    os.utime(paths[0], ns=(0, 1))  # the same content
+    status = paths[1].stat()
+    content = bytearray(paths[1].read_bytes())
+    content[-1] ^= 1  # other content, of the same size and time
+    paths[1].write_bytes(content)
+    os.utime(paths[1], ns=(0, status.st_mtime_ns))
+    assert counts(update(by_hash=True)) == (0, 1, 4)
+    assert index.files()[str(paths[0])].modified == 1  # what is known of it was set right
+    assert counts(update()) == (0, 0, 5)
+    assert len(before) == len(index) == 5
+
+
+def test_hashes_of_files_that_were_indexed_without(update, index):
+    update()
+    assert counts(update(by_hash=True)) == (0, 0, 5)
+    assert all(len(state.content_hash) == 64 for state in index.files().values())
+
+
+def test_a_changed_file_loses_the_windows_that_it_had(update, index, folder):  # noqa: F811
+    path = sorted(folder.iterdir())[0]
+    update(segmentation=Segmentation(0.5))
+    assert len(index) == 20
+    write_video(path, numbered_frames(25))
+    update(segmentation=Segmentation(0.5))
+    assert [entry.end for entry, _ in index.get(str(path))] == [0.5, 1.0] and len(index) == 18
+
+
+# files that change while they are read
+
+
+@pytest.mark.parametrize("num_changes", [1, 2])
+def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch, num_changes):  # noqa: F811
+    first, second, *_ = sorted(folder.iterdir())
+    decode, changes = encode.decode_windows, []
+
+    def decode_and_change(path, *args):
+        yield from decode(path, *args)
+        if path == str(first) and len(changes) < num_changes:
+            changes.append(path)
+            shutil.copy(second, path)
+
+    monkeypatch.setattr(encode, "decode_windows", decode_and_change)
+    report = update(num_threads=1)
+    if num_changes == 1:
+        assert counts(report) == (5, 0, 0) and not report.failures
+        stored = [index.get(str(path))[0][1] for path in (first, second)]
+        np.testing.assert_allclose(*stored, atol=1e-3)  # the new content, none of the old
+    else:
+        assert counts(report) == (4, 0, 0)
+        assert [(failure.path, failure.reason) for failure in report.failures] == [
+            (str(first), "changed while it was read; run again")
+        ]
+    assert counts(update()) == (num_changes - 1, 0, 6 - num_changes)
+
+
+def test_a_file_that_is_deleted_before_it_is_read(update, index, folder, model_and_processor):  # noqa: F811
+    found = find_videos(folder)
+    sorted(folder.iterdir())[0].unlink()
+    report = index_videos(*model_and_processor, index, found)
+    assert counts(report) == (4, 0, 0) and "no such file" in report.failures[0].reason
+
+
+# writing
+
+
+def test_files_are_written_as_they_come(update, index, folder, monkeypatch):  # noqa: F811
+    """In several writes, each of whole files."""
+    make_many(folder, 30)
+    monkeypatch.setattr(indexing, "MIN_PAUSE", 0.0)
+    monkeypatch.setattr(indexing, "PAUSE", 0.0)
+    written, upsert = [], index.upsert
+
+    def record(entries, embeds):
+        written.append([entry.path for entry in entries])
+        upsert(entries, embeds)
+
+    monkeypatch.setattr(index, "upsert", record)
+    assert counts(update(segmentation=Segmentation(0.5), batch_size=4)) == (30, 0, 0)
+    assert len(written) > 2
+    assert sorted(path for paths in written for path in set(paths)) == sorted(str(p) for p in folder.iterdir())
+    assert len(index) == 120
+
+
+def test_an_index_that_cannot_be_written(update, index, folder, monkeypatch):  # noqa: F811
+    def fail(entries, embeds):
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "upsert", fail)
+        with pytest.raises(OSError, match=r"full \(0 videos are done, and the same command goes on from there\)"):
+            update()
+    assert counts(update()) == (5, 0, 0)
+
+
+# processes that are killed, stopped, or at work together
+
+
+@pytest.fixture
+def command(folder, model_folder, tmp_path) -> tuple:  # noqa: F811
+    return ("index", folder, "--model", model_folder, "--index", tmp_path / "p.lance")
+
+
+def test_nothing_is_lost_or_doubled_by_kills(folder, model_folder, tmp_path):  # noqa: F811
+    make_many(folder, 24)
+    kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=3)
+    assert kills
+    num_entries, _, largest = compare_with_fresh_encodings(tmp_path / "p.lance", folder, model_folder)
+    assert num_entries == 24 and largest < 1e-3  # half precision, in batches of other neighbours
+
+
+def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
+    make_many(folder, 500)
+    log = tmp_path / "log"
+    process = start_pig(*command, "--batch-size", 1, log=log)
+    while process.is_alive() and not list((tmp_path / "p.lance").glob("*/data/*")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130, log.read_text()
+    lines = log.read_text().splitlines()
+    assert lines[-1] == "stopped; the same command goes on from there"
+    done = int(next(line for line in lines if line.startswith("indexed ")).split()[1])
+    assert 0 < done == len(VideoIndex(tmp_path / "p.lance").files()) < 500
+
+
+def test_two_runs_at_once(folder, command, tmp_path):  # noqa: F811
+    make_many(folder, 40)
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    processes = [start_pig(*command, "--batch-size", 2, log=log) for log in logs]
+    for process, log in zip(processes, logs, strict=True):
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    index = VideoIndex(tmp_path / "p.lance")
+    assert len(index) == len(index.files()) == 40
+
+
+def test_a_process_that_fails_is_told_by_the_first(folder, command, tmp_path, free_port):  # noqa: F811
+    make_many(folder, 20)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    processes = [
+        start_pig(*command, log=log, environment={**shared, "RANK": str(rank)}, disk_is_full=rank == 1)
+        for rank, log in enumerate(logs)
+    ]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 1
+    assert "error: Another process failed: no space" in logs[0].read_text()
+    assert "error: no space" in logs[1].read_text()
+    assert 0 < len(VideoIndex(tmp_path / "p.lance")) < 20

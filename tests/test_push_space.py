@@ -1,0 +1,183 @@
+"""A Space folder: what is in it and what is not, that it runs by itself, and its push to a local Hub."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import push_space
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from modeling_pig import VideoSearcher
+from modeling_pig.retrieval.encode import VideoSegment
+from modeling_pig.retrieval.transfer import import_index
+
+from .test_app import CAPTIONS, HOSTILE_NAME, Client, make_index
+
+
+pytest_plugins = ["tests.hub_server"]
+
+TOKEN = "hf_ada"  # of the fixture `hub`
+REPO = "org/search"
+
+
+@pytest.fixture(scope="module")
+def videos(shape_videos, tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("private folder")
+    names = [HOSTILE_NAME.replace("/", ""), "trips/a.mp4", "trips/b.mp4", "c.mp4"]
+    for name, source in zip(names, shape_videos, strict=False):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(source.read_bytes())
+    return [folder / name for name in names]
+
+
+@pytest.fixture(scope="module")
+def index(videos, model_folder, tmp_path_factory) -> str:
+    uri = tmp_path_factory.mktemp("index") / "v.lance"
+    segments = [VideoSegment(str(path)) for path in videos[:3]]
+    make_index(uri, model_folder, [*segments, VideoSegment(str(videos[3]), 0, 1), VideoSegment(str(videos[3]), 1, 2)])
+    return str(uri)
+
+
+@pytest.fixture
+def captions(tmp_path) -> Path:
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join(CAPTIONS))
+    return path
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Runs the script; returns what it printed, or its one line of error. A token is never in either."""
+
+    def run(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["push_space.py", *map(str, arguments)])
+        try:
+            push_space.main()
+            message = ""
+        except SystemExit as stop:
+            message = stop.code
+            assert message.startswith("error: ") and "\n" not in message
+        printed = capsys.readouterr()
+        assert TOKEN not in printed.out + printed.err + message
+        return message or printed.out
+
+    return run
+
+
+def test_the_folder(script, index, videos, captions, model_folder, tmp_path):
+    printed = script("--index", index, "--captions", captions, "--license", "mit", "--output", tmp_path / "space")
+    space = tmp_path / "space"
+    files = {path.relative_to(space).as_posix(): path for path in space.rglob("*") if path.is_file()}
+    assert printed == f"{len(files)} files: {space}\n"
+    assert {"app.py", "Dockerfile", "README.md", "requirements.txt", "index.parquet", "space.json"} <= set(files)
+    assert {"model/config.json", "model/model.safetensors", "modeling_pig/app/page.html"} <= set(files)
+    assert not [name for name in files if name.startswith("videos/") or "__pycache__" in name]
+    for name, path in files.items():
+        content = path.read_bytes()
+        assert str(videos[0].parent).encode() not in content and model_folder.encode() not in content, name
+
+    card = (space / "README.md").read_text()
+    data = yaml.safe_load(card.split("---")[1])
+    assert data["sdk"] == "docker" and data["app_file"] == "app.py" and data["app_port"] == 7860
+    assert data["title"] == "Search videos" and data["license"] == "mit" and "models" not in data
+    assert "4 videos" in card and "plays none" in card
+    requirements = [Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()]
+    assert {"torch", "transformers", "lancedb", "starlette", "uvicorn", "matplotlib"} <= {r.name for r in requirements}
+    assert not {"accelerate", "pytest"} & {requirement.name for requirement in requirements}
+    assert json.loads((space / "space.json").read_text())["captions"] == CAPTIONS
+
+
+def test_the_index_holds_the_same_embeddings(script, index, videos, tmp_path):
+    assert "files" in script("--index", index, "--output", tmp_path / "space")
+    moved = import_index(tmp_path / "space/index.parquet", tmp_path / "moved.lance")
+    (original,) = VideoSearcher.from_pretrained(None, index).indexes
+    assert len(moved) == len(original) == 5
+    for video in videos:
+        place = f"videos/{video.relative_to(videos[0].parent).as_posix()}"
+        for (here, vector), (there, same) in zip(original.get(str(video)), moved.get(place), strict=True):
+            assert np.array_equal(vector, same)
+            assert (here.start, here.end, here.duration) == (there.start, there.end, there.duration)
+            assert there.modified is None
+
+
+def test_it_runs_by_itself(script, index, videos, captions, tmp_path):
+    """With its own copy of the package, from another folder, when the videos that it was made from are gone."""
+    space = tmp_path / "space"
+    script("--index", index, "--captions", captions, "--with-videos", "--output", space, "--max-upload-mb", 1)
+    environment = {**os.environ, "PORT": "0", "HOST": "127.0.0.1", "SPACE_HOST": "org-search.example"}
+    process = subprocess.Popen(
+        [sys.executable, space / "app.py"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        client = Client(int(process.stdout.readline().split()[-1]))
+        about = client.json("/about")
+        assert about["clips"] == 5 and about["captions"] == len(CAPTIONS) and about["max_upload_bytes"] == 1_000_000
+        found = client.search()
+        assert sorted(clip["name"] for clip in found) == sorted(path.name for path in videos)
+        assert not any(clip["folder"] for clip in found)
+        (clip,) = client.search(where="name = 'a.mp4'")
+        assert client.ask(f"/video/{clip['id']}").body == videos[1].read_bytes()
+        assert len(client.json("/why", id=clip["id"], text="a star")["captions"]) == len(CAPTIONS)
+        assert client.upload(videos[2].read_bytes())[-1]["results"][0]["name"] == "b.mp4"
+        page = client.ask("/", Host="org-search.example")
+        assert page.status == 200
+        assert "frame-ancestors 'self' https://huggingface.co" in page.headers["Content-Security-Policy"]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_pushing_twice_makes_one_commit(hub, script, index, videos, tmp_path):
+    arguments = ("--index", index, "--repo-id", REPO)
+    assert "one commit" in script(*arguments, "--with-videos")
+    repository = hub.repository(REPO, "space")
+    assert repository.private
+    assert repository.main.files["videos/trips/a.mp4"].content == videos[1].read_bytes()
+    assert "no commit" in script(*arguments, "--with-videos")
+
+    assert "one commit" in script(*arguments)  # without the videos: they go
+    assert not [path for path in repository.main.files if path.startswith("videos/")]
+    assert "index.parquet" in repository.main.files
+
+
+def test_a_public_space(hub, script, index):
+    assert "public" in script("--index", index, "--repo-id", REPO, "--public")
+    assert not hub.repository(REPO, "space").private
+
+
+def test_a_dry_run_keeps_nothing(hub, script, index, tmp_path):
+    for where in (["--output", tmp_path / "space"], ["--repo-id", REPO]):
+        printed = script("--index", index, "--dry-run", *where)
+        assert "index.parquet" in printed and "sdk: docker" in printed
+    assert not (tmp_path / "space").exists() and not hub.requested()
+
+
+def test_what_is_refused(script, index, shape_videos, model_folder, make_model, processor, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").touch()
+    make_model(projection_dim=16).save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    lost = tmp_path / "lost.mp4"
+    lost.write_bytes(shape_videos[0].read_bytes())
+    make_index(tmp_path / "lost.lance", model_folder, [VideoSegment(str(lost))])
+    lost.unlink()
+    output = ("--output", tmp_path / "space")
+    for arguments, part in [
+        (("--index", index), "Give --output"),
+        (("--index", index, *output, "--public"), "give --repo-id"),
+        (("--index", index, "--repo-id", "search"), "organisation/name"),
+        (("--index", "nothing.lance", *output), "nothing.lance"),
+        (("--index", index, "--output", tmp_path / "taken"), "not an empty folder"),
+        (("--index", index, "--model", tmp_path / "other", *output), "was made by the model"),
+        (("--index", index, "--captions", tmp_path / "nothing.txt", *output), "nothing.txt"),
+        (("--index", tmp_path / "lost.lance", "--with-videos", *output), "lost.mp4 is in the index"),
+    ]:
+        message = script(*arguments)
+        assert message.startswith("error: ") and part in message
+    assert not (tmp_path / "space").exists()

@@ -1,0 +1,168 @@
+"""The page of results: everything inside, everything escaped, a picture or the reason why there is none."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from modeling_pig.retrieval.index import SearchResult
+from modeling_pig.retrieval.search import FileResult
+from modeling_pig.video_decoding_pig import decode_video
+from modeling_pig.visualization.results_page import format_span, printable, write_results_page
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, and the text in them."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def cards(self) -> list[dict]:
+        return [link for link in self.all("a") if link.get("class") == "card"]
+
+
+def picture(source: str) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))) as image:
+        assert image.format == "JPEG" and max(image.size) <= 240
+        return np.asarray(image, dtype=np.float32)
+
+
+def test_cards_show_middle_frames_and_lead_to_the_files(shape_videos, tmp_path):
+    whole = [SearchResult(n, 0.5 - n / 10, str(path), 2.0) for n, path in enumerate(shape_videos[:3], start=1)]
+    window = SearchResult(1, 0.25, str(shape_videos[3]), 2.0, 0.0, 0.5)
+    write_results_page([("a red circle", whole), ("a star", [window])], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    addresses = [urlsplit(card["href"]) for card in page.cards]
+    assert [unquote(address.path) for address in addresses] == [str(path) for path in shape_videos[:4]]
+    assert [address.fragment for address in addresses] == ["", "", "", "t=0,0.5"]
+    assert {address.scheme for address in addresses} == {"file"}
+    for image, result in zip(page.all("img"), [*whole, window], strict=True):
+        frames, _ = decode_video(result.path, 1, start=result.start, end=result.end)
+        assert np.abs(picture(image["src"]) - frames[0]).mean() < 6
+    for text in ("1.", "0.400", "video_0.mp4", "a star", "0:00–0:00.5"):
+        assert text in page.texts
+
+
+def test_large_frames_become_small_pictures(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    PIL.Image.new("RGB", (640, 360), "teal").save(folder / "1.jpg")
+    write_results_page([("a", [SearchResult(1, 0.5, str(folder), None)])], tmp_path / "page.html")
+    assert picture(Page(tmp_path / "page.html").all("img")[0]["src"]).shape == (135, 240, 3)
+
+
+def test_a_page_needs_no_network_and_runs_nothing(shape_videos, tmp_path):
+    write_results_page([("a", [SearchResult(1, 0.5, str(shape_videos[0]), 2.0)])], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert not page.all("script") and not page.all("link")
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    assert "http" not in re.sub(r"http-equiv", "", (tmp_path / "page.html").read_text())
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'")
+
+
+NAMES = ['"><script>alert(1)<!--.mp4', "<b>'x' & y.mp4", "100% #1?.mp4", "日本 語.mp4", "two\nlines\x1b[31m.mp4"]
+
+
+def test_names_and_queries_are_text_whatever_they_hold(tmp_path):
+    results = [SearchResult(n, 0.5, f"/no/{name}", None, 1.0, 2.0) for n, name in enumerate(NAMES, start=1)]
+    queries = ['</h2><script>alert("q")</script>', "<img src=x onerror=alert(1)>"]
+    write_results_page([(query, results) for query in queries], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "img", "b"})
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert all(query in page.texts for query in queries)
+    assert all(printable(name) in page.texts for name in NAMES)
+    assert [unquote(urlsplit(card["href"]).path) for card in page.cards[:5]] == [result.path for result in results]
+    assert {urlsplit(card["href"]).fragment for card in page.cards} == {"t=1,2"}
+    assert "\x1b" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_file_without_a_picture_says_why(shape_videos, tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"junk")
+    results = [
+        SearchResult(1, 0.9, str(tmp_path / "junk.mp4"), 2.0),
+        SearchResult(2, 0.8, "/gone/away.mp4", 2.0),
+        SearchResult(3, 0.7, str(shape_videos[0]), 2.0),
+        SearchResult(4, 0.6, str(shape_videos[1]), 2.0, 30.0, 60.0),  # has become shorter
+    ]
+    write_results_page([("a", results)], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert len(page.cards) == 4 and len(page.all("img")) == 1
+    reasons = [text for text in page.texts if text.startswith("No picture: ")]
+    assert "not a video file" in reasons[0] and "no such file" in reasons[1] and "starts at 30 s" in reasons[2]
+
+
+def test_windows_of_a_file_are_listed_under_it(shape_videos, tmp_path):
+    path = str(shape_videos[0])
+    others = (SearchResult(4, 0.3, path, 2.0, 1.0, 1.5), SearchResult(9, 0.2, path, 2.0, 0.0, 0.5))
+    results = [FileResult(1, 0.5, path, 2.0, 0.5, 1.0, others), FileResult(2, 0.4, str(shape_videos[1]), 2.0)]
+    write_results_page([("a", results)], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert len(page.all("details")) == 1 and "2 more here" in page.texts
+    links = [urlsplit(link["href"]).fragment for link in page.all("a") if "class" not in link]
+    assert links == ["t=1,1.5", "t=0,0.5"]
+
+
+def test_a_page_can_be_found_ones_way_in(shape_videos, tmp_path):
+    """Headings, landmarks and names, for those who hear the page or have no mouse."""
+    results = [SearchResult(1, 0.5, str(shape_videos[0]), 2.0)]
+    write_results_page([("a", results), ("b", results), ("c", [])], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.all("html")[0]["lang"] == "en" and len(page.all("main")) == len(page.all("h1")) == 1
+    headings = [heading["id"] for heading in page.all("h2")]
+    assert [section["aria-labelledby"] for section in page.all("section")] == headings
+    assert [link["href"] for link in page.all("a") if link["href"].startswith("#")] == [f"#{one}" for one in headings]
+    assert "No answers." in page.texts
+    assert all("alt" in image for image in page.all("img"))  # empty: the link around it names the file
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(OSError, match="none"):
+        write_results_page([("a", [])], tmp_path / "none/page.html")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "text"),
+    [
+        (None, None, ""),
+        (0.0, 30.0, "0:00–0:30"),
+        (59.96, 60.04, "1:00–1:00"),
+        (3630.0, 3660.5, "1:00:30–1:01:00.5"),
+        (1.5, None, "0:01.5–"),
+    ],
+)
+def test_time_spans(start, end, text):
+    assert format_span(start, end) == text
+
+
+def test_printable():
+    assert printable("it's [red] 日本\u3000語 é.mp4") == "it's [red] 日本\u3000語 é.mp4"
+    assert printable("a\nb\x1b[2J\x9b\u202e\x00") == r"a\nb\x1b[2J\x9b\u202e\x00"

@@ -1,0 +1,337 @@
+"""Sentences and videos to ranked lists: the text half without torch, and the searcher."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, VideoDecodingError, VideoIndex, VideoSearcher
+from modeling_pig.retrieval.encode import encode_texts, load_pretrained
+from modeling_pig.retrieval.index import IndexInfo, VideoEntry
+from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.retrieval.text_encoder import TextEncoder
+
+
+TEXTS = ["a red circle moves left", "A LARGE  blue\tsquare's <|endoftext|> ring", "日本 語 émigré", "red " * 100, "a"]
+
+
+def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, 32)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def as_stored(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as an index keeps them, in half precision, and of length 1 again."""
+    kept = vectors.astype(np.float16).astype(np.float32)
+    return kept / np.linalg.norm(kept, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def info(model_folder) -> IndexInfo:
+    return IndexInfo(model_folder, model_fingerprint(model_folder), 32)
+
+
+@pytest.fixture
+def make_searcher(info, tmp_path):
+    """A function that indexes vectors under the entries given, in one index for each mapping, and opens a searcher."""
+
+    def make(*contents: dict[VideoEntry, np.ndarray]) -> VideoSearcher:
+        uris = [str(tmp_path / f"{number}.lance") for number in range(len(contents))]
+        for uri, content in zip(uris, contents, strict=True):
+            VideoIndex(uri, info).upsert(list(content), np.stack(list(content.values())))
+        return VideoSearcher.from_pretrained(None, uris)
+
+    return make
+
+
+@pytest.fixture
+def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
+    """A searcher of an index that holds the first four of the five videos."""
+    VideoIndex(tmp_path / "v.lance", info)
+    searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
+    searcher.add(shape_videos[:4])
+    return searcher
+
+
+def names(results) -> list[str]:
+    return [Path(result.path).name for result in results]
+
+
+# the text half without torch
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_text_encoder_computes_what_the_text_model_does(make_config, processor, tmp_path, activation, dtype):
+    torch.manual_seed(1)
+    config = make_config()
+    config.text_config.hidden_act = activation
+    model = PigForRetrieval(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # biases and norms too
+    model.to(dtype).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    expected = encode_texts(PigTextModel.from_pretrained(tmp_path, dtype=torch.float32).eval(), processor, TEXTS)
+    encoder = TextEncoder(str(tmp_path))
+    np.testing.assert_allclose(encoder(TEXTS), expected, atol=2e-6)
+    np.testing.assert_allclose(encoder(TEXTS, batch_size=2), expected, atol=2e-6)
+    assert encoder([]).shape == (0, 32)
+
+
+def test_text_encoder_reads_weights_in_several_files_and_the_text_half_alone(model_folder, tmp_path):
+    expected = TextEncoder(model_folder)(TEXTS)
+    PigForRetrieval.from_pretrained(model_folder).save_pretrained(tmp_path / "parts", max_shard_size="50KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    PigTextModel.from_pretrained(model_folder).save_pretrained(tmp_path / "half")
+    for name in ("parts", "half"):
+        PigProcessor.from_pretrained(model_folder).save_pretrained(tmp_path / name)
+        np.testing.assert_array_equal(TextEncoder(str(tmp_path / name))(TEXTS), expected)
+
+
+def test_text_encoder_holds_the_text_half_only(model_folder):
+    held = TextEncoder(model_folder).weights
+    assert set(held) == set(PigTextModel.from_pretrained(model_folder).state_dict())
+    assert sum(map(np.size, held.values())) < PigForRetrieval.from_pretrained(model_folder).num_parameters() / 2
+
+
+def test_encoding_sentences_loads_no_torch(model_folder):
+    code = f"""if True:
+        import sys
+        import modeling_pig.retrieval.search, modeling_pig.visualization.results_page
+        from modeling_pig.retrieval.text_encoder import TextEncoder
+        TextEncoder({model_folder!r})(["a red circle"])
+        sys.exit(bool({{"torch", "transformers"}} & set(sys.modules)))"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def _leave_out_projection(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["text_projection.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _set_activation(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "silu"
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("message", "spoil"),
+    [
+        ("holds no model", lambda folder: (folder / "config.json").unlink()),
+        ("cannot be loaded", lambda folder: (folder / "config.json").write_text("{")),
+        ("cannot be loaded: no 'silu'", _set_activation),
+        ("no processor that can be loaded", lambda folder: (folder / "tokenizer.json").unlink()),
+        ("is no tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}")),
+        ("no weights that can be read", lambda folder: (folder / "model.safetensors").unlink()),
+        ("is no safetensors file", lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 100)),
+        (
+            "cannot be loaded",
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"{" * 99),
+        ),
+        ("cannot be loaded: no 'text_projection.weight'", _leave_out_projection),
+    ],
+)
+def test_text_encoder_says_what_is_wrong_with_a_model(model_folder, tmp_path, message, spoil):
+    shutil.copytree(model_folder, tmp_path / "model")
+    spoil(tmp_path / "model")
+    with pytest.raises(ValueError, match=message) as caught:
+        TextEncoder(str(tmp_path / "model"))
+    assert "\n" not in str(caught.value) and "model" in str(caught.value)
+
+
+def test_weights_that_are_cut_off_are_refused(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 8])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        TextEncoder(str(tmp_path / "model"))
+
+
+# sentences
+
+
+def test_searcher_takes_the_model_that_made_the_index(indexed, model_folder, shape_videos):
+    results = indexed.search("a red circle moves left", k=3)
+    whole, processor = load_pretrained(PigForRetrieval, model_folder)
+    inputs = processor(text="a red circle moves left", videos=list(map(str, shape_videos[:4])), return_tensors="pt")
+    with torch.inference_mode():
+        cosines = whole(**inputs).logits_per_text[0] / whole.logit_scale.exp()
+    assert [result.path for result in results] == [str(shape_videos[i]) for i in cosines.topk(3).indices.tolist()]
+    assert [result.score for result in results] == pytest.approx(cosines.topk(3).values.tolist(), abs=2e-3)
+    first, second = indexed.search(["a red circle moves left", "a"], k=3)
+    assert names(first) == names(results) and len(second) == 3
+    assert indexed.search([]) == []
+
+
+def test_several_indexes_are_ranked_as_one(make_searcher):
+    vectors = unit_vectors(40)
+    entries = [VideoEntry(f"/v/{number:02}.mp4", duration=float(number)) for number in range(40)]
+    halves = dict(zip(entries[:25], vectors[:25], strict=True)), dict(zip(entries[20:], vectors[20:], strict=True))
+    searcher = make_searcher(*halves)  # five videos are in both
+    query = searcher.text_encoder(["a red circle"])[0]
+    scores = as_stored(vectors) @ query
+    order = np.argsort(-scores).tolist()
+    for k in (1, 12, 40, 100):
+        results = searcher.search("a red circle", k)
+        assert [result.path for result in results] == [entries[i].path for i in order[:k]]
+        assert [result.score for result in results] == pytest.approx(scores[order[:k]].tolist(), abs=1e-5)
+        assert [result.rank for result in results] == list(range(1, min(k, 40) + 1))
+    lowest = float(scores[order[6]])
+    assert len(searcher.search("a red circle", 100, min_score=lowest - 1e-5)) == 7
+    assert len(searcher.search("a red circle", 3, min_score=lowest - 1e-5)) == 3
+    found = searcher.search("a red circle", 100, where="duration < 23")
+    assert {result.duration for result in found} == set(map(float, range(23))) and len(found) == 23
+
+
+def test_windows_of_a_file_are_grouped(make_searcher):
+    vectors = unit_vectors(60, seed=3)
+    # one long file, whose windows outnumber any first page, and short ones
+    entries = [VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 1500.0) for n in range(50)]
+    entries += [VideoEntry(f"/v/{n}.mp4") for n in range(10)]
+    searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
+    scores = as_stored(vectors) @ searcher.text_encoder(["a"])[0]
+    ranked = [entries[i] for i in np.argsort(-scores)]
+    for k in (1, 4, 11, 20):
+        files = list(dict.fromkeys(entry.path for entry in ranked))
+        end = next((n for n, entry in enumerate(ranked) if entry.path in files[k : k + 1]), len(ranked))
+        results = searcher.search("a", k, group=True)
+        assert [(result.rank, result.path) for result in results] == list(enumerate(files[:k], start=1))
+        for result in results:
+            windows = [(entry.start, entry.end) for entry in ranked[:end] if entry.path == result.path]
+            assert [(one.start, one.end) for one in (result, *result.others)] == windows
+            assert all(one.path == result.path for one in result.others)
+
+
+def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
+    make_searcher({VideoEntry("/v/a.mp4"): unit_vectors(1)[0]})
+    VideoIndex(tmp_path / "other.lance", IndexInfo("org/other", "0" * 16, 32))
+    with pytest.raises(ValueError, match=r"other.lance was made by the model org/other .* not by") as caught:
+        VideoSearcher.from_pretrained(None, [tmp_path / "0.lance", tmp_path / "other.lance"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="was made by the model org/other"):
+        VideoSearcher.from_pretrained(info.model, tmp_path / "other.lance")
+    with pytest.raises(ValueError, match="no index to search"):
+        VideoSearcher.from_pretrained(None, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+        ({"where": "duration <"}, "duration <"),
+        ({"texts": ["a", " "]}, "Sentence 2 of 2 is empty"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused(indexed, shape_videos, options, message):
+    with pytest.raises(ValueError, match=message):
+        indexed.search(**{"texts": "a", **options})
+    if "texts" not in options:
+        with pytest.raises(ValueError, match=message):
+            indexed.search_like(shape_videos[0], **options)
+
+
+# videos
+
+
+def test_videos_like_one_that_is_indexed(indexed, shape_videos, tmp_path):
+    stored = {path.name: indexed.indexes[0].get(str(path))[0][1] for path in shape_videos[:4]}
+    for path in shape_videos[:4]:
+        others = sorted(set(stored) - {path.name}, key=lambda name: -float(stored[name] @ stored[path.name]))
+        results = indexed.search_like(path, k=10)
+        assert names(results) == others  # itself not among them
+        assert [result.rank for result in results] == [1, 2, 3]
+        assert names(indexed.search_like(path, k=1)) == others[:1]
+    assert indexed._video_half is not None  # loaded to add
+    fresh = VideoSearcher.from_pretrained(None, indexed.indexes[0].uri)
+    (tmp_path / "link.mp4").symlink_to(shape_videos[0])
+    expected = fresh.search_like(shape_videos[0])
+    assert fresh.search_like(tmp_path / "link.mp4") == expected  # under another name
+    assert fresh._video_half is None  # nothing had to be encoded
+
+
+def test_videos_like_one_that_is_not_indexed(indexed, shape_videos, tmp_path):
+    copy = shutil.copy(shape_videos[2], tmp_path / "copy.mp4")
+    best = indexed.search_like(copy, k=4)[0]
+    assert names([best]) == [shape_videos[2].name] and best.score == pytest.approx(1, abs=2e-3)
+    assert len(indexed.search_like(copy, k=10)) == 4 and len(indexed.indexes[0]) == 4  # it is not kept
+    (tmp_path / "junk.mp4").write_bytes(b"junk")
+    for name in ("junk.mp4", "missing.mp4"):
+        with pytest.raises(VideoDecodingError, match=name):
+            indexed.search_like(tmp_path / name)
+
+
+def test_a_video_of_several_windows_finds_what_is_like_any_of_them(make_searcher):
+    vectors = unit_vectors(30, seed=5)
+    entries = [VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30) for n in range(5)]
+    entries += [VideoEntry(f"/v/{n}.mp4") for n in range(25)]
+    searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
+    kept = as_stored(vectors)
+    likeness = (kept[5:] @ kept[:5].T).max(axis=1)
+    results = searcher.search_like("/v/long.mp4", k=10)
+    assert [result.path for result in results] == [entries[5 + i].path for i in np.argsort(-likeness)[:10]]
+    assert [result.score for result in results] == pytest.approx(np.sort(likeness)[::-1][:10].tolist(), abs=2e-3)
+
+
+# adding
+
+
+def test_add_encodes_what_is_not_there_and_sets_aside_what_cannot_be(indexed, shape_videos, tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"junk")
+    report = indexed.add([*shape_videos, tmp_path / "junk.mp4"])
+    assert (report.new, report.changed, report.unchanged) == (1, 0, 4)
+    assert [Path(failure.path).name for failure in report.failures] == ["junk.mp4"]
+    assert sorted(names(indexed.search("a", 10))) == sorted(path.name for path in shape_videos)
+    two = VideoSearcher.from_pretrained(None, [indexed.indexes[0].uri] * 2)
+    with pytest.raises(ValueError, match="one index"):
+        two.add(shape_videos)
+
+
+def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
+    texts = ["a red circle moves left", "a large blue square", "red " * 90]
+    alone = {text: [result for result in indexed.search(text, 10)] for text in texts}
+    more = tmp_path / "more"
+    more.mkdir()
+    for number in range(6):
+        shutil.copy(shape_videos[4], more / f"{number}.mp4")
+    problems: list = []
+    start = threading.Barrier(5)
+
+    def search(text: str) -> None:
+        try:
+            start.wait()
+            for _ in range(15):
+                results = indexed.search(text, 10)
+                known = [(r.path, r.score) for r in results if r.path not in added]
+                assert known == [(r.path, r.score) for r in alone[text]]
+                assert results == sorted(results, key=lambda result: result.rank)
+        except BaseException as error:
+            problems.append(error)
+
+    def add() -> None:
+        try:
+            start.wait()
+            for path in sorted(added):
+                indexed.add([path])
+        except BaseException as error:
+            problems.append(error)
+
+    added = {str(path) for path in more.iterdir()}
+    threads = [threading.Thread(target=search, args=(text,)) for text in [*texts, texts[0]]]
+    threads.append(threading.Thread(target=add))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert added <= {result.path for result in indexed.search("a", 20)}

@@ -1,0 +1,156 @@
+"""Windows of long videos: where they lie, and that one pass over a file gives what decoding each alone gives."""
+
+import numpy as np
+import pytest
+
+from modeling_pig import video_decoding_pig
+from modeling_pig.retrieval.segments import Segmentation
+from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, decode_windows
+from tests.video_files import cut_file, numbered_frames, read_numbers, write_frame_folder, write_video
+
+
+WHOLE = [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (None, WHOLE),
+        (0.04, WHOLE),
+        (60, WHOLE),
+        (60.5, [(0, 30), (30, 60.5)]),
+        (74.9, [(0, 30), (30, 74.9)]),
+        (75, [(0, 30), (30, 60), (60, 75)]),
+        (90, [(0, 30), (30, 60), (60, 90)]),
+    ],
+)
+def test_by_default_videos_of_a_minute_are_whole(duration, expected):
+    assert Segmentation().windows(duration) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap", "duration", "expected"),
+    [
+        (10, 0, 10, WHOLE),
+        (10, 0, 14.9, WHOLE),
+        (10, 0, 15, [(0, 10), (10, 15)]),
+        (10, 4, 12.9, WHOLE),  # a step is 6 s
+        (10, 4, 13, [(0, 10), (6, 13)]),
+        (10, 4, 25, [(0, 10), (6, 16), (12, 22), (18, 25)]),
+        (30, 0, 59, [(0, 30), (30, 59)]),
+        (0, 0, 100_000, WHOLE),
+        (1 / 3, 0, 1, [(0, 0.333), (0.333, 0.667), (0.667, 1)]),
+    ],
+)
+def test_windows(length, overlap, duration, expected):
+    assert Segmentation(length, overlap).windows(duration) == expected
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 9])
+def test_windows_cover_a_video_and_none_is_short(overlap):
+    for duration in np.arange(10.5, 60, 0.37):
+        windows = Segmentation(10, overlap).windows(duration)
+        if windows == WHOLE:
+            assert duration < 10 + (10 - overlap) / 2
+            continue
+        assert windows[0][0] == 0 and windows[-1][1] == pytest.approx(duration, abs=1e-3)
+        for (start, end), (next_start, next_end) in zip(windows, windows[1:], strict=False):
+            assert next_start - start == 10 - overlap and end - start == 10
+            assert next_end - end >= (10 - overlap) / 2 - 1e-3
+
+
+@pytest.mark.parametrize("arguments", [(-1,), (float("nan"),), (float("inf"),), (10, -1), (10, 10), (9, 8.95), (0, 1)])
+def test_lengths_that_cannot_be(arguments):
+    with pytest.raises(ValueError, match=r"[Ss]egment"):
+        Segmentation(*arguments)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return numbered_frames(200)
+
+
+FILES = [
+    ("key_frames.mp4", "libx264", {"g": "10"}),
+    ("one_key_frame.mp4", "libx264", {"g": "1000"}),
+    ("b_frames.mkv", "libx264", {"bf": "3", "g": "25"}),
+    ("webm.webm", "libvpx", {"g": "20"}),
+    ("old.avi", "mpeg4", {"g": "12"}),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), FILES)
+@pytest.mark.parametrize("segmentation", [Segmentation(1), Segmentation(1.5, 1.3), Segmentation(0)])
+def test_one_pass_decodes_the_frames_of_each_window_alone(tmp_path, frames, name, codec, options, segmentation):
+    path = write_video(tmp_path / name, frames, codec=codec, options=options)
+    parts = list(decode_windows(path, 4, segmentation.windows))
+    windows = segmentation.windows(parts[0][1].duration)
+    assert len(parts) == len(windows) and (len(windows) > 1) == (segmentation.length > 0)
+    for (decoded, metadata), (start, end) in zip(parts, windows, strict=True):
+        alone, expected = decode_video(path, 4, start=start, end=end)
+        np.testing.assert_array_equal(decoded, alone)
+        assert metadata == expected
+        assert read_numbers(decoded) == metadata.frames_indices
+
+
+def test_a_file_is_decoded_once_and_only_the_windows_at_hand_are_kept(tmp_path, frames, monkeypatch):
+    path = write_video(tmp_path / "long.mp4", frames, options={"g": "1000"})
+    decoded, opened = [], []
+    iterate, open_video = video_decoding_pig._iterate_frames, video_decoding_pig._open_video
+
+    def iterate_and_count(*args):
+        for frame in iterate(*args):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
+    monkeypatch.setattr(video_decoding_pig, "_open_video", lambda *args: opened.append(args) or open_video(*args))
+    parts = decode_windows(path, 4, Segmentation(1).windows)
+    next(parts)
+    assert len(decoded) == 25  # nothing of the second window yet
+    for number, _ in enumerate(parts, start=2):
+        assert len(decoded) == 25 * number
+    assert number == 8 and len(opened) == 2  # once for the packets
+
+
+def test_a_webm_that_does_not_tell_its_duration(tmp_path, frames):
+    """As browsers record it: the length is known when it has been read."""
+    path = write_video(tmp_path / "live.webm", frames, codec="libvpx")
+    content = path.read_bytes()
+    at = content.index(b"\x44\x89\x88")  # the element of the duration, 8 bytes long
+    path.write_bytes(content[:at] + b"\xec\x89" + b"\x00" * 9 + content[at + 11 :])  # as long, and void
+    import av
+
+    with av.open(path) as container:
+        assert container.duration is None
+    parts = list(decode_windows(path, 2, Segmentation(2).windows))
+    assert [metadata.frames_indices for _, metadata in parts] == [[0, 49], [50, 99], [100, 149], [150, 199]]
+
+
+def test_a_file_that_is_cut_off_gives_an_error(tmp_path, frames):
+    path = cut_file(write_video(tmp_path / "cut.mkv", frames), 0.5)
+    with pytest.raises(VideoDecodingError, match="truncated"):
+        list(decode_windows(path, 2, Segmentation(1).windows))
+
+
+def test_damage_in_a_later_window(tmp_path, frames):
+    path = write_video(tmp_path / "damaged.mp4", frames, codec="mpeg4", options={"g": "25"})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
+    path.write_bytes(content)
+    parts = decode_windows(path, 4, Segmentation(1).windows)
+    before = 0
+    try:
+        for decoded, metadata in parts:  # as each window alone: an error, or the same frames
+            start = metadata.frames_indices[0] / 25
+            np.testing.assert_array_equal(decoded, decode_video(path, 4, start=start, end=start + 1)[0])
+            before += 1
+    except VideoDecodingError as error:
+        assert "damaged" in error.reason
+    assert before
+
+
+def test_a_folder_of_frames_is_whole(tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", numbered_frames(30))
+    [(decoded, metadata)] = decode_windows(folder, 3, Segmentation(1).windows)
+    assert metadata.frames_indices == [0, 14, 29] and decoded.shape[0] == 3

@@ -1,0 +1,155 @@
+"""The filter language: every operator against what SQLite answers, every mistake with its column, hostile values."""
+
+import sqlite3
+from datetime import datetime
+
+import lancedb
+import pyarrow as pa
+import pytest
+
+from modeling_pig.retrieval.where import FIELDS, parse_where, to_milvus, to_sql
+
+
+ROWS = [
+    # path, name, duration, start, end, size, modified
+    ("/v/a.mp4", "a.mp4", 10.0, None, None, 100, 10**18),
+    ("/v/it's 5%.mp4", "it's 5%.mp4", 60.5, 0.0, 30.0, 2**40, 2 * 10**18),
+    ("/v/holiday_1/b.mov", "b.mov", 60.5, 30.0, 60.0, 0, 3 * 10**18),
+    ("/v/holidayX1/b\n[x].mov", "b\n[x].mov", None, None, None, None, None),
+    ("/v/back\\slash.mkv", "back\\slash.mkv", 0.0, None, None, 7, 0),
+    ("/v/日本🎬.mp4", "日本🎬.mp4", 1e6, 1.5, 2.5, 2**53, 4 * 10**18),
+]
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory):
+    """The same rows in LanceDB, which the index asks, and in SQLite, whose answers are the reference."""
+    columns = dict(zip(FIELDS, map(list, zip(*ROWS, strict=True)), strict=True))
+    table = lancedb.connect(tmp_path_factory.mktemp("where")).create_table("rows", pa.table(columns))
+    reference = sqlite3.connect(":memory:")
+    reference.execute("create table rows ({})".format(", ".join(f'"{field}"' for field in FIELDS)))
+    reference.executemany("insert into rows values (?, ?, ?, ?, ?, ?, ?)", ROWS)
+    reference.execute("pragma case_sensitive_like = on")
+    return table, reference
+
+
+def found_by_lance(table, text: str) -> set[str]:
+    return set(table.search().where(to_sql(parse_where(text))).to_arrow()["path"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "duration < 60",
+        "duration <= 60.5 and size > 0",
+        "duration >= .5e1 or name = 'a.mp4'",
+        "duration != 10",
+        "duration <> 10",
+        "duration = -1",
+        "path = '/v/it''s 5%.mp4'",
+        "path like '%holiday%'",
+        "path like '%holiday_1%'",
+        "path not like '%.mov'",
+        "NAME LIKE 'A%'",
+        "name in ('a.mp4', 'b.mov', 'c')",
+        "not name in ('a.mp4')",
+        "size not in (0, 7, 1e2)",
+        "size between 0 and 100",
+        "duration not between 1 and 100",
+        "start is null",
+        "start is not null and end <= 30",
+        "not (duration < 60 or size = 7)",
+        "not not duration < 60",
+        "duration < 60 or duration > 60 and size = 0",
+        "(duration < 60 or duration > 60) and size = 7",
+        "path like '%\n%'",
+        "name = '日本🎬.mp4'",
+        "path = '/v/back\\slash.mkv'",
+        "modified > 1500000000000000000",
+        "size = 9007199254740992",
+        "path = '''; drop table rows; --'",
+    ],
+)
+def test_answers_are_those_of_sql(databases, text):
+    table, reference = databases
+    sql = "select path from rows where " + text.replace("end ", '"end" ')
+    assert found_by_lance(table, text) == {path for (path,) in reference.execute(sql)}
+
+
+def test_a_backslash_in_like_takes_the_next_character_literally(databases):
+    table, _ = databases
+    assert found_by_lance(table, r"path like '%holiday\_1%'") == {"/v/holiday_1/b.mov"}
+    assert found_by_lance(table, r"path like '%5\%%'") == {"/v/it's 5%.mp4"}
+    assert found_by_lance(table, r"path like '%\\%'") == {"/v/back\\slash.mkv"}
+
+
+def test_times_are_those_of_the_local_clock(databases):
+    table, _ = databases
+    moment = datetime.fromtimestamp(2 * 10**9)
+    assert found_by_lance(table, f"modified = '{moment.isoformat(' ')}'") == {"/v/it's 5%.mp4"}
+    assert found_by_lance(table, "modified < '1980-01-01'") == {"/v/back\\slash.mkv"}
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "problem"),
+    [
+        ("", 1, "expected a field: path, name, duration, start, end, size, modified, found the end"),
+        ("durations < 3", 1, "expected a field"),
+        ("key = 'a'", 1, "expected a field"),
+        ("duration", 9, "expected = != < <= > >=, like, in, between, is or not, found the end"),
+        ("duration <", 11, "expected a number for duration, found the end"),
+        ("duration < '3'", 12, "expected a number for duration, found '3'"),
+        ("duration == 3", 11, "expected a number"),
+        ("duration < 60s", 12, "unexpected '6'"),
+        ("duration < 1e999", 12, "expected a number"),
+        ("size > 2.5", 8, "expected a whole number for size"),
+        ("size > 9223372036854775808", 8, "expected a whole number"),
+        ("path = 3", 8, "expected a string in '...' for path, found 3"),
+        ("path = 'it's'", 12, "expected and, or, or the end, found 's'"),
+        ('path = "a"', 8, "unexpected '\"'"),
+        ("path = 'abc", 8, "a string without its closing quote"),
+        ("path = name", 8, "expected a string in '...' for path, found 'name'"),
+        ("path = 'a'; drop table videos", 11, "unexpected ';'"),
+        ("path = 'a' -- b", 12, "unexpected '-'"),
+        ("duration like '1%'", 10, "like is for path and name"),
+        ("path like 3", 11, "expected a string"),
+        ("path in ()", 10, "expected a string"),
+        ("path in ('a'", 13, "expected a comma or a closing parenthesis, found the end"),
+        ("path in 'a'", 9, "expected an opening parenthesis"),
+        ("duration between 1 or 2", 20, "expected and, found 'or'"),
+        ("start is 3", 10, "expected null"),
+        ("duration not 5", 14, "expected like, in or between"),
+        ("(duration < 3", 14, "expected and, or, or a closing parenthesis, found the end"),
+        ("duration < 3)", 13, "expected and, or, or the end, found ')'"),
+        ("duration < 3 size = 2", 14, "expected and, or, or the end"),
+        ("and duration < 3", 1, "expected a field"),
+        ("lower(path) = 'a'", 1, "expected a field"),
+        ("modified > '2026-13-01'", 12, "expected a time, '2026-01-31 12:00' for modified"),
+        ("modified > '9999-01-01'", 12, "expected a time"),
+        ("(" * 21 + "duration < 3" + ")" * 21, 21, "more than 20 parentheses"),
+    ],
+)
+def test_mistakes_are_told_with_their_column(text, column, problem):
+    with pytest.raises(ValueError) as caught:
+        parse_where(text)
+    assert f"; column {column}: {problem}" in str(caught.value)
+
+
+def test_the_deepest_and_the_longest_conditions_can_be_asked(databases):
+    table, _ = databases
+    text = "duration < 60"
+    for depth in range(10):
+        text = f"not ({text} {'and' if depth % 2 else 'or'} size = 7)"
+    assert found_by_lance(table, text) <= {row[0] for row in ROWS}
+    long = " or ".join(["end<2"] * 5500)
+    assert found_by_lance(table, long) == set()
+    with pytest.raises(ValueError, match="characters; at most"):
+        parse_where(long + " or end<2" * 100)
+
+
+def test_expression_for_milvus():
+    text = "not duration < 60 and (path like '%\"x\"%' or name in ('it''s', 'a\nb')) and start is null and size = 1"
+    assert to_milvus(parse_where(text)) == (
+        r'(not (duration < 60.0)) and ((path like "%\"x\"%") or (name in ["it' + r"'s" + r'", "a\nb"])) '
+        "and (start is null) and (size == 1)"
+    )
