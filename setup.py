@@ -15,6 +15,8 @@ EXTRAS = {
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
     "search": ["lancedb>=0.40", "pyarrow>=16"],
+    # an index on a Milvus server
+    "milvus": ["pymilvus>=3.0", "pyarrow>=16"],
     # `pig app`, which searches in the browser
     "app": ["lancedb>=0.40", "matplotlib>=3.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
     # training with low-rank adapters (`model.lora`)
@@ -27,7 +29,7 @@ EXTRAS = {
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
 TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
-TOOLS += ["playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
+TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

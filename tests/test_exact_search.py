@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from modeling_pig.retrieval import lance_search, lance_store
+from modeling_pig.retrieval import exact, lance_search, lance_store
 from modeling_pig.retrieval.exact import Block, search_exactly
 from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
 
@@ -44,8 +43,9 @@ def hits(index: VideoIndex, held: dict[int, np.ndarray], queries: np.ndarray, wh
     return found, expected
 
 
-@pytest.mark.parametrize("exact_up_to", [10_000, 100])
-def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to):
+@pytest.mark.parametrize(("exact_up_to", "few"), [(10_000, 0), (10_000, 20_000), (100, 0)])
+def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to, few):
+    monkeypatch.setattr(exact, "_FEW", few)  # rows of which a query is scored by NumPy
     for module in (lance_search, lance_store):
         monkeypatch.setattr(module, "EXACT_UP_TO", exact_up_to)
     held: dict[int, np.ndarray] = {}
@@ -100,22 +100,23 @@ def test_ann_index_finds_what_it_says_and_rows_that_came_later(tmp_path, monkeyp
         assert found == expected
 
 
-@pytest.mark.parametrize("queries", [1, 20])
-def test_rounding_hides_no_row(queries):
+@pytest.mark.parametrize(("queries", "few"), [(1, 0), (1, 20_000), (20, 0)])
+def test_rounding_hides_no_row(queries, few, monkeypatch):
     """Rows closer to one another than float16 can tell."""
+    monkeypatch.setattr(exact, "_FEW", few)
     one = draw(1, seed=1)[0]
-    rows = torch.from_numpy(one + 1e-3 * draw(3000, seed=2)).half()
+    rows = (one + 1e-3 * draw(3000, seed=2)).astype(np.float16)
     blocks = [
         Block(np.arange(start, start + 1000, dtype=np.uint64), rows[start : start + 1000]) for start in (0, 1000, 2000)
     ]
-    exact = rows.double().numpy()
-    scores = exact @ one.astype(np.float64) / np.linalg.norm(exact, axis=1) / np.linalg.norm(one.astype(np.float64))
+    wide = rows.astype(np.float64)
+    scores = wide @ one.astype(np.float64) / np.linalg.norm(wide, axis=1) / np.linalg.norm(one.astype(np.float64))
     for ids, found in search_exactly(blocks, np.repeat(one[None], queries, axis=0), 10):
         np.testing.assert_allclose(found[:10], np.sort(scores)[::-1][:10], atol=1e-7)
         np.testing.assert_allclose(found, scores[ids.astype(int)], atol=1e-7)
 
 
 def test_equals_of_the_last_answer_come_with_it():
-    vectors = torch.from_numpy(draw(1, seed=3)).half().expand(50, WIDTH).contiguous()
+    vectors = np.repeat(draw(1, seed=3).astype(np.float16), 50, axis=0)
     ((ids, scores),) = search_exactly([Block(np.arange(50, dtype=np.uint64), vectors)], draw(1, seed=4), 3)
     assert len(ids) == 50 and len(set(scores.tolist())) == 1

@@ -453,11 +453,9 @@ def test_others_search_and_write_while_the_ann_index_is_made(index, monkeypatch)
 # many processes, and other stores
 
 
-@pytest.mark.parametrize("same", [True, False], ids=["the same files", "different files"])
-def test_processes_that_write_at_once_lose_nothing_and_duplicate_nothing(server, same):
+def test_processes_that_write_the_same_files_at_once_lose_nothing_and_duplicate_nothing(server):
     context, uri = multiprocessing.get_context("spawn"), server.uri()
-    parts = [FILES] * 2 if same else [FILES[i::2] for i in range(2)]
-    processes = [context.Process(target=write_all, args=(uri, part)) for part in parts]
+    processes = [context.Process(target=write_all, args=(uri, FILES)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,18 +1,21 @@
 """Exact search over vectors that are held in memory: the k best rows by cosine, as fast as memory is read.
 
 Half precision is what the store keeps, and half the bytes are half the time: a first pass over all rows in float16
-leaves those that its rounding error could hide among the k best, and they are scored again in float64.
+leaves those that its rounding error could hide among the k best, and they are scored again in float64. Few rows are
+scored in float32 by NumPy: importing torch takes longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from .store import cosines
 
 
 # Queries that are scored one at a time: of more, a matrix product in float32 is faster than as many passes in float16.
 _ONE_AT_A_TIME = 8
+_FEW = 20_000  # rows
 _LENGTH_ERROR = 1e-3  # a length that an index takes for 1 may differ from it by so much
 _QUERIES, _ROWS = 64, 8192  # a block of that matrix product: its scores and its rows in float32 take 16 MB each
 
@@ -22,7 +25,7 @@ class Block:
     """Rows that came together: `ids` (N,) uint64 of the store, `vectors` (N, D) float16, C-contiguous."""
 
     ids: np.ndarray
-    vectors: torch.Tensor
+    vectors: np.ndarray
 
 
 def search_exactly(
@@ -43,65 +46,61 @@ def search_exactly(
         blocks, masks = [block for block, _ in masked], [mask for _, mask in masked]
     if not blocks:
         return [(np.empty(0, np.uint64), np.empty(0, np.float32)) for _ in queries]
-    hidden = None if masks is None else ~torch.from_numpy(np.concatenate(masks))  # (N,)
-    k = min(k, sum(len(block.ids) for block in blocks) - (0 if hidden is None else int(hidden.sum())))
+    hidden = None if masks is None else ~np.concatenate(masks)  # (N,)
+    num_rows = sum(len(block.ids) for block in blocks)
+    k = min(k, num_rows - (0 if hidden is None else int(hidden.sum())))
+    score = _scores_in_half if len(queries) <= _ONE_AT_A_TIME and num_rows > _FEW else _scores
     found = []
     for first in range(0, len(queries), _QUERIES):
-        part = torch.nn.functional.normalize(torch.from_numpy(queries[first : first + _QUERIES]))
-        score = _scores_in_half if len(queries) <= _ONE_AT_A_TIME else _scores
+        part = queries[first : first + _QUERIES]
+        part = part / np.linalg.norm(part, axis=1, keepdims=True)
         for query, (scores, error) in zip(part, score(blocks, part), strict=True):
             if hidden is not None:
-                scores.masked_fill_(hidden, -torch.inf)
+                scores[hidden] = -np.inf
             # Two scores that are `error` off at most can trade places only if they are twice that apart, or less.
-            enough = float(scores.topk(k).values[-1]) - 2 * error
-            found.append(_best(blocks, (scores >= enough).nonzero()[:, 0].numpy(), query, k))
+            enough = np.partition(scores, len(scores) - k)[-k] - 2 * error
+            found.append(_best(blocks, np.flatnonzero(scores >= enough), query, k))
     return found
 
 
-def _scores_in_half(blocks: Sequence[Block], queries: torch.Tensor):
-    """For each query its scores (N,) float16, and how far off they can be."""
+def _scores_in_half(blocks: Sequence[Block], queries: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """For each query its scores (N,) float32, and how far off they can be."""
+    import torch
+
     for query in queries:
-        half = query.half()
+        half = torch.from_numpy(query.astype(np.float16))
         scores = torch.empty(sum(len(block.ids) for block in blocks), dtype=torch.float16)
         for block, out in zip(blocks, scores.split([len(block.ids) for block in blocks]), strict=True):
-            torch.mv(block.vectors, half, out=out)  # sums in float32: torch's default on CPUs
+            torch.mv(torch.from_numpy(block.vectors), half, out=out)  # sums in float32: torch's default on CPUs
         # The query's rounding, that of a score of at most 1, and that of the sum.
-        yield scores, float((query - half.float()).norm()) + 2**-11 + len(query) * 2**-23 + _LENGTH_ERROR
+        rounding = float(np.linalg.norm(query - half.float().numpy()))
+        yield scores.float().numpy(), rounding + 2**-11 + len(query) * 2**-23 + _LENGTH_ERROR
 
 
-def _scores(blocks: Sequence[Block], queries: torch.Tensor):
+def _scores(blocks: Sequence[Block], queries: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
     """The same in float32: one pass over the rows for all queries."""
-    scores = torch.empty(len(queries), sum(len(block.ids) for block in blocks))
+    scores = np.empty((len(queries), sum(len(block.ids) for block in blocks)), np.float32)
     first = 0
     for block in blocks:
-        for rows in block.vectors.split(_ROWS):
-            torch.mm(queries, rows.float().t(), out=scores[:, first : first + len(rows)])
+        for start in range(0, len(block.ids), _ROWS):
+            rows = block.vectors[start : start + _ROWS].astype(np.float32)
+            np.matmul(queries, rows.T, out=scores[:, first : first + len(rows)])
             first += len(rows)
     for row in scores:
         yield row, queries.shape[1] * 2**-23 + _LENGTH_ERROR
 
 
-def _best(
-    blocks: Sequence[Block], candidates: np.ndarray, query: torch.Tensor, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _best(blocks: Sequence[Block], candidates: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and scores of the k best of some rows (positions in all blocks, ascending), and of the last one's equals."""
     ends = np.cumsum([len(block.ids) for block in blocks])
     parts = np.split(candidates, np.searchsorted(candidates, ends[:-1]))
     starts = ends - [len(block.ids) for block in blocks]
     chosen = [(block, part - start) for block, part, start in zip(blocks, parts, starts, strict=True) if len(part)]
     ids = np.concatenate([block.ids[part] for block, part in chosen])
-    vectors = torch.cat([block.vectors[torch.from_numpy(part)] for block, part in chosen])
-    scores = cosines(vectors.numpy(), query.numpy())
+    scores = cosines(np.concatenate([block.vectors[part] for block, part in chosen]), query)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= scores[order[k - 1]]]
     return ids[order], scores[order]
-
-
-def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Scores (N,) float32 of vectors (N, D) with a query (D,): equal vectors get equal scores, wherever they stand."""
-    rows, vector = vectors.astype(np.float64), query.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.linalg.norm(vector)
-    return (np.einsum("ij,j->i", rows, vector) / lengths).astype(np.float32)
 
 
 def where_in(ids: np.ndarray, some: np.ndarray) -> np.ndarray:
@@ -111,4 +110,4 @@ def where_in(ids: np.ndarray, some: np.ndarray) -> np.ndarray:
     return some[np.searchsorted(some, ids).clip(max=len(some) - 1)] == ids
 
 
-__all__ = ["Block", "cosines", "search_exactly", "where_in"]
+__all__ = ["Block", "search_exactly", "where_in"]

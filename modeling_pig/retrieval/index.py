@@ -237,8 +237,10 @@ class VideoIndex:
         for batch in self._store.scan(["path", "size", "modified", "content_hash"], 100_000):
             columns = (batch[name].to_pylist() for name in ("path", "size", "modified", "content_hash"))
             for path, size, modified, content_hash in zip(*columns, strict=True):
-                segments = found[path].segments if path in found else 0
-                found[path] = FileState(size, modified, content_hash, segments + 1)
+                state, known = (size, modified, content_hash), found.get(path)
+                if known is not None and known[:3] != state:
+                    state = (None, None, None)  # writing it was interrupted: it counts as changed
+                found[path] = FileState(*state, (known.segments if known else 0) + 1)
         return found
 
     def batches(self, size: int = 10_000) -> Iterator[tuple[list[VideoEntry], np.ndarray]]:

@@ -5,10 +5,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from .exact import Block, cosines, search_exactly, where_in
-from .store import embeddings_of
+from .exact import Block, search_exactly, where_in
+from .store import cosines, embeddings_of
 from .where import Condition, to_sql
 
 
@@ -80,18 +79,18 @@ def _load(table: Any, held: dict[int, Block]) -> dict[int, Block]:
     for number, start, count in zip(numbers.tolist(), starts, counts, strict=True):
         own, block = ids[start : start + count], held.get(number)
         if block is None:
-            missing[number] = Block(own, torch.empty(len(own), width, dtype=torch.float16))
+            missing[number] = Block(own, np.empty((len(own), width), np.float16))
         elif len(block.ids) == len(own):
             blocks[number] = block
         else:  # some were deleted
-            blocks[number] = Block(own, block.vectors[torch.from_numpy(where_in(block.ids, own))])
+            blocks[number] = Block(own, block.vectors[where_in(block.ids, own)])
     if missing:
         newer = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
         for batch in newer.select([_COLUMN]).with_row_id(True).to_batches(8192):
             row_ids, vectors = batch["_rowid"].to_numpy(), embeddings_of(batch)
             for number in missing.keys() & np.unique(row_ids >> 32).tolist():
                 block, rows = missing[number], np.flatnonzero(row_ids >> 32 == number)
-                block.vectors.numpy()[np.searchsorted(block.ids, row_ids[rows])] = vectors[rows]
+                block.vectors[np.searchsorted(block.ids, row_ids[rows])] = vectors[rows]
     return blocks | missing
 
 
@@ -203,8 +202,9 @@ def _exactly_on_disk(
     scan = table.search().select([_COLUMN]).with_row_id(True)
     scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.uint64)
     for batch in (scan if condition is None else scan.where(condition)).to_batches(8192):
-        vectors = torch.nn.functional.normalize(torch.from_numpy(embeddings_of(batch).astype(np.float32)))
-        scores = np.concatenate([scores, queries @ vectors.numpy().T], axis=1)
+        vectors = embeddings_of(batch).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
         ids = np.concatenate([ids, np.tile(batch["_rowid"].to_numpy(), (len(queries), 1))], axis=1)
         best = np.argsort(-scores, axis=1)[:, :k]
         scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)

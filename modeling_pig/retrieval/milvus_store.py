@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .store import embeddings_of, row_schema
+from .store import cosines, embeddings_of, row_schema
 from .where import Condition, In, milvus_string, to_milvus
 
 
@@ -213,10 +213,9 @@ class MilvusStore:
         arrays = {name: [row.get(name) for row in rows] for name in columns if name != _VECTOR}
         if _VECTOR in columns:
             vector_type = schema.field(_VECTOR).type
-            numbers = [_numbers(row[_VECTOR]) for row in rows]
-            flat = np.concatenate(numbers) if numbers else []
-            flat = np.asarray(flat, vector_type.value_type.to_pandas_dtype())
-            arrays[_VECTOR] = pa.FixedSizeListArray.from_arrays(pa.array(flat), vector_type.list_size)
+            kind = vector_type.value_type.to_pandas_dtype()
+            numbers = np.concatenate([np.empty(0, kind), *(_numbers(row[_VECTOR]) for row in rows)])
+            arrays[_VECTOR] = pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(kind)), vector_type.list_size)
         return pa.table(arrays, schema=schema)
 
     # Making and searching
@@ -246,7 +245,7 @@ class MilvusStore:
     def _make_searchable(self) -> None:
         """Makes the index for searching, if there is none, and loads the collection."""
         if _VECTOR not in self._ask("list_indexes"):
-            kind = {"index_type": "FLAT"}
+            kind: dict[str, Any] = {"index_type": "FLAT"}
             if int(self._ask("get_collection_stats")["row_count"]) > EXACT_UP_TO:
                 kind = {"index_type": "HNSW", "params": _HNSW}
             indexes = self._client.prepare_index_params()
@@ -310,8 +309,6 @@ class MilvusStore:
         self, vector: np.ndarray, hits: list[dict[str, Any]], k: int, limit: int, expression: str
     ) -> tuple[np.ndarray, "pa.Table"]:
         """Scores and rows of the k best hits, from their stored vectors."""
-        from .exact import cosines
-
         rounding = 1e-3 if self.metadata["storage"] == "float16" else 1e-5  # of the query, as the server sees it
         while True:
             rows = self._table(hits, self._schema.names)

@@ -89,4 +89,11 @@ def embeddings_of(rows: "pa.Table | pa.RecordBatch") -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-__all__ = ["VideoStore", "embeddings_of", "row_schema"]
+def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Scores (N,) float32 of vectors (N, D) with a query (D,): equal vectors get equal scores, wherever they stand."""
+    rows, vector = vectors.astype(np.float64), query.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.linalg.norm(vector)
+    return (np.einsum("ij,j->i", rows, vector) / lengths).astype(np.float32)
+
+
+__all__ = ["VideoStore", "cosines", "embeddings_of", "row_schema"]

@@ -69,6 +69,7 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
         with pq.ParquetFile(path) as file:
             index = VideoIndex(uri, _info_of(file, path))
             _import(file, index)
+        index.optimize()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
     return index
