@@ -15,14 +15,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import requires
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from hub_repository import Content, add_push_arguments, check_push_arguments, print_files, push
 from huggingface_hub import SpaceCardData
 from packaging.requirements import Requirement
@@ -31,8 +31,8 @@ from push_model import MODEL_FILES
 
 import modeling_pig
 from modeling_pig import VideoSearcher, __version__
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex, make_rows
-from modeling_pig.retrieval.store import row_schema
+from modeling_pig.retrieval.index import VideoEntry, VideoIndex
+from modeling_pig.retrieval.transfer import write_export
 from modeling_pig.visualization.tokens import read_captions
 
 
@@ -42,6 +42,7 @@ PARTS = ("", "app", "retrieval", "visualization")  # of the package: what the ap
 CODE_SUFFIXES = {".py", ".html", ".css", ".js"}
 EXTRAS = ("search", "app")
 PORT = 7860
+FILES_AT_ONCE = 1000  # of which the entries are in memory
 # What a push puts into a repository. Files of this kind that a push lacks are those of an earlier one: they go.
 OURS = ["index.parquet", "model/*", "modeling_pig/*", "modeling_pig/*/*", *("videos" + "/*" * n for n in range(1, 9))]
 
@@ -123,16 +124,23 @@ def _places(paths: Iterable[str]) -> dict[str, str]:
 
 def _write_index(indexes: Sequence[VideoIndex], places: dict[str, str], model: str, path: Path) -> None:
     """Writes what [`import_index`] reads, the same bytes for the same embeddings: in order, and without times."""
-    rows: dict[str, tuple[VideoEntry, np.ndarray]] = {}
-    for index in indexes:
-        for entries, vectors in index.batches():
-            for entry, vector in zip(entries, vectors, strict=True):
+    write_export(path, replace(indexes[0].info, model=model, created=""), _moved(indexes, places))
+
+
+def _moved(indexes: Sequence[VideoIndex], places: dict[str, str]) -> Iterator[tuple[list[VideoEntry], np.ndarray]]:
+    """All entries as those of files in the Space, in order of place and key; of several indexes, those of the last."""
+    paths = sorted(places, key=places.__getitem__)
+    for first in range(0, len(paths), FILES_AT_ONCE):
+        rows: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
+        for index in indexes:
+            held: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
+            for entry, vector in zip(*index.entries(paths[first : first + FILES_AT_ONCE]), strict=True):
                 moved = replace(entry, path=places[entry.path], modified=None)
-                rows[moved.key] = (moved, vector)
-    info: IndexInfo = replace(indexes[0].info, model=model, created="")
-    schema = row_schema(info.width, "float32").with_metadata({b"pig": json.dumps(asdict(info))})
-    ordered, vectors = zip(*(rows[key] for key in sorted(rows)), strict=True)
-    pq.write_table(make_rows(ordered, np.stack(vectors), schema), path)
+                held.setdefault(moved.path, []).append((moved, vector))
+            rows |= held
+        if pairs := sorted(chain.from_iterable(rows.values()), key=lambda pair: (pair[0].path, pair[0].key)):
+            entries, vectors = zip(*pairs, strict=True)
+            yield list(entries), np.stack(vectors)
 
 
 def _requirements() -> list[str]:

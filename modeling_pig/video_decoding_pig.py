@@ -41,6 +41,10 @@ OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 # Seconds by which a time may miss a timestamp and still mean that frame: more than what rounding adds.
 TIME_TOLERANCE = 1e-6
 
+# Slides may stay for half a minute. At more than this on average a timestamp is wrong, and the duration that it gives
+# would make any number of windows of a few frames.
+MAX_SECONDS_A_FRAME = 60.0
+
 # A frame in a folder: the last digits of the name number it. Hidden files are none of ours.
 JPEG_FRAME = re.compile(r"(?!\.)(?:.*\D)?(\d+)\.jpe?g", re.IGNORECASE)
 
@@ -124,8 +128,9 @@ def decode_video(
         frame in it, ... All frames have the size of the first of them.
 
     Raises:
-        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ..., or has nothing
-            between `start` and `end`; if a part is asked of a folder, which has no frame rate.
+        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ..., has times that cannot
+            be right, or has nothing between `start` and `end`; if a part is asked of a folder, which has no frame
+            rate.
         `ValueError`: If `num_frames` is less than 1.
         `ImportError`: If PyAV is not installed, and `path` is a file.
     """
@@ -157,7 +162,7 @@ def decode_windows(
         `VideoDecodingError`, `ValueError`, `ImportError`: As [`decode_video`] does; some parts may have come before.
     """
     path = os.fsdecode(path)
-    if names := _list_frames(path):
+    if names := list_frames(path):
         metadata = VideoMetadata(total_num_frames=len(names), video_backend="pil")
         spans = [_all_frames_of_folder(path, metadata, *window) for window in choose_windows(None)]
         read_images = partial(_read_frames, path, names)
@@ -185,7 +190,7 @@ def ensure_opens(path: str | os.PathLike) -> None:
         `ImportError`: If PyAV is not installed, and `path` is a file.
     """
     path = os.fsdecode(path)
-    if names := _list_frames(path):
+    if names := list_frames(path):
         with _open_frame(path, names[0]):
             return
     with _open_video(_import_av(), path):
@@ -200,7 +205,7 @@ def _import_av() -> ModuleType:
     return av
 
 
-def _list_frames(path: str) -> list[str]:
+def list_frames(path: str) -> list[str]:
     """The names of the numbered JPEG files in a folder, in the order of their numbers; none if it is a file."""
     if not os.path.isdir(path):
         return []
@@ -346,6 +351,9 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
         if not is_avi:  # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
             pts = np.array([time for time, _, _ in shown], dtype=np.int64)
             keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
+    if duration and duration > MAX_SECONDS_A_FRAME * num_frames:
+        frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
+        raise VideoDecodingError(path, f"its times cannot be right: {frames} in {float(duration):.0f} s")
     metadata = VideoMetadata(
         total_num_frames=num_frames,
         fps=float(num_frames / duration) if duration else None,

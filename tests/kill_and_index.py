@@ -18,9 +18,17 @@ import numpy as np
 
 
 ROOT = Path(__file__).parent.parent
-PROCESSES = get_context("forkserver")  # which imports torch once for all
+PROCESSES = get_context("forkserver")  # which imports once for all; not LanceDB, which starts threads
 PROCESSES.set_forkserver_preload(
-    ["modeling_pig.retrieval.indexing", "modeling_pig.modeling_pig", "modeling_pig.processing_pig", "modeling_pig.cli"]
+    [
+        "modeling_pig.retrieval.indexing",
+        "modeling_pig.modeling_pig",
+        "modeling_pig.processing_pig",
+        "modeling_pig.cli",
+        "av",
+        "lance_namespace",
+        "pyarrow.dataset",
+    ]
 )
 
 

@@ -3,13 +3,16 @@
 Screenshots go to the folder that PIG_TEST_OUTPUT names, or to the test's own.
 """
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from playwright import sync_api as playwright
 
 from modeling_pig.retrieval.encode import VideoSegment
 
@@ -17,7 +20,6 @@ from .test_app import CAPTIONS, HOSTILE_NAME, make_index, pig_app
 
 
 CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")
 expect = playwright.expect
 expect.set_options(timeout=120_000)  # milliseconds, of which a busy machine needs many
@@ -242,6 +244,41 @@ def test_errors_are_told(page):
     page.get_by_label("Only clips for which").fill("name = 'nothing'")
     search(page, "a star")
     expect(page.get_by_role("status").first).to_have_text("No clip for “a star”.")
+
+
+def test_more_is_more_of_what_is_shown(page):
+    """Whatever stands in the box by then."""
+    asked = []
+
+    def answer(route) -> None:
+        parameters = parse_qs(urlsplit(route.request.url).query)
+        asked.append([*parameters["text"], *parameters.get("where", []), *parameters["k"]])
+        clip = {"score": 0.5, "duration": 2, "start": None, "end": None, "folder": "", "others": []}
+        count = min(int(parameters["k"][0]), 15)
+        results = [{**clip, "rank": n + 1, "id": str(n), "name": f"{n}.mp4"} for n in range(count)]
+        route.fulfill(content_type="application/json", body=json.dumps({"results": results}))
+
+    page.route("**/search?*", answer)
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("Only clips for which").fill("duration < 9")
+    search(page, "a star")
+    expect(page.locator(".card")).to_have_count(12)
+    page.get_by_label("Describe what happens").fill("a red circle")
+    page.get_by_label("Only clips for which").fill("")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".card")).to_have_count(15)
+    expect(page.get_by_role("status").first).to_have_text(re.compile("“a star”"))
+    assert asked == [["a star", "duration < 9", "12"], ["a star", "duration < 9", "24"]]
+
+
+def test_a_search_that_an_upload_aborts(page, shape_videos):
+    page.route("**/search?*", lambda route: None)  # no answer comes
+    search(page, "a star")
+    gallery = page.locator("#results")
+    expect(gallery).to_have_attribute("aria-busy", "true")
+    upload(page, "mine.mp4", shape_videos[2].read_bytes())
+    expect(page.locator(".card")).to_have_count(5)
+    expect(gallery).not_to_have_attribute("aria-busy", "true")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -152,6 +152,35 @@ def test_the_screen_names_some_and_the_report_all(pig, folder, model_folder, tmp
     assert len((tmp_path / "aside.csv").read_text().splitlines()) == 26
 
 
+def test_file_names_cannot_command_a_terminal(pig, folder, model_folder):
+    name, shown = "\x1b]0;title\x07\u202egpj.mp4", r"\x1b]0;title\x07\u202egpj.mp4"
+    (folder / name).touch()
+    _, _, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
+    assert f"/{shown}: the file is empty" in error and not {"\x1b", "\x07", "\u202e"} & set(error)
+    result = pig("index", f"missing{name}", "--model", model_folder, "--index", "v.lance")
+    assert_one_line_error(result, f"no file or folder missing{shown}")
+    assert not {"\x1b", "\x07", "\u202e"} & set(result[2])
+
+
+def test_a_disk_that_is_not_mounted_is_not_pruned(pig, folder, model_folder, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())[:2]):
+        path.rename(disk / path.name)
+        if number == 0:
+            path.symlink_to(disk / path.name)
+    (disk / "more").mkdir()
+    shutil.copy(next(disk.glob("*1.mp4")), disk / "more")
+    (folder / "more").symlink_to(disk / "more")
+    command = ("index", folder, "--model", model_folder, "--index", "v.lance")
+    assert pig(*command)[1].startswith(summary(new=5))
+    disk.rename(tmp_path / "elsewhere")
+    for options in ([], ["--prune"]):
+        status, output, _ = pig(*command, *options)
+        holds = "v.lance holds 5 entries of 5 videos; search: exact\n"
+        assert (status, output) == (3, summary(unchanged=3, set_aside=2) + holds)
+
+
 def test_a_folder_of_broken_files_makes_no_index(pig, model_folder, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/junk.mp4").write_bytes(b"junk")

@@ -1,12 +1,26 @@
 """Files and sentences to embeddings, and what tells one model from another."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
-from modeling_pig.retrieval.encode import VideoSegment, encode_texts, encode_videos, load_pretrained
+from modeling_pig.retrieval import encode
+from modeling_pig.retrieval.encode import (
+    VideoSegment,
+    encode_files,
+    encode_texts,
+    encode_videos,
+    file_hash,
+    load_pretrained,
+)
 from modeling_pig.retrieval.model_files import model_fingerprint
-from modeling_pig.video_decoding_pig import decode_video
+from modeling_pig.retrieval.segments import Segmentation
+from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
+
+from .video_files import numbered_frames, write_frame_folder
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -48,6 +62,41 @@ def test_segments_are_encoded_and_placed_in_the_input(model_folder, shape_videos
             alone = torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
         torch.testing.assert_close(embed, alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(embeds[0], embeds[1], atol=1e-4)
+
+
+def test_windows_of_all_files_fill_the_batches(model_folder, shape_videos, tmp_path, monkeypatch):
+    def in_turns(read, paths, ahead, num_threads):
+        """Three threads that are equally fast."""
+        waiting = [read(path) for path in paths]
+        active, waiting = waiting[:3], waiting[3:]
+        while active:
+            for reader in list(active):
+                if (event := next(reader, None)) is not None:
+                    yield event
+                else:
+                    active.remove(reader)
+                    active += [waiting.pop(0)] if waiting else []
+
+    model, processor = load_pretrained(PigVideoModel, model_folder)
+    (tmp_path / "broken.mp4").write_bytes(b"junk")
+    sizes, embed = [], encode._embed
+    monkeypatch.setattr(encode, "_embed", lambda model, clips: sizes.append(len(clips)) or embed(model, clips))
+    monkeypatch.setattr(encode, "_in_threads", in_turns)
+    paths = [str(path) for path in [*shape_videos, tmp_path / "broken.mp4", shape_videos[0]]]
+    files = encode_files(model, processor, paths, [], Segmentation(0.5), batch_size=5)
+    assert [len(file.entries) for file in files] == [4] * 6
+    assert sizes == [5, 5, 5, 5, 4]
+
+
+def test_the_hash_of_a_folder_of_frames_is_that_of_its_frames(tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", numbered_frames(3))
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy/notes.txt").touch()
+    assert file_hash(str(folder)) == file_hash(str(tmp_path / "copy"))
+    os.rename(folder / "000003.jpg", folder / "000004.jpg")
+    assert file_hash(str(folder)) != file_hash(str(tmp_path / "copy"))
+    with pytest.raises(VideoDecodingError, match="cannot be read"):
+        file_hash(str(tmp_path))
 
 
 def test_text_half_and_whole_model_encode_texts_alike(model_folder):

@@ -1,11 +1,14 @@
 """Search of a folder's index against brute force: exact in memory and on disk, by the ANN index, under updates."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from modeling_pig.retrieval import exact, lance_search, lance_store
 from modeling_pig.retrieval.exact import Block, search_exactly
 from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.retrieval.store import synthetic_queries
 
 
 WIDTH = 32
@@ -17,8 +20,8 @@ CONDITIONS = {
 }
 
 
-def draw(rows: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((rows, WIDTH)).astype(np.float32)
+def draw(rows: int, seed: int, width: int = WIDTH) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -43,7 +46,7 @@ def hits(index: VideoIndex, held: dict[int, np.ndarray], queries: np.ndarray, wh
     return found, expected
 
 
-@pytest.mark.parametrize(("exact_up_to", "few"), [(10_000, 0), (10_000, 20_000), (100, 0)])
+@pytest.mark.parametrize(("exact_up_to", "few"), [(10_000, 0), (10_000, 20_000), (100, 20_000)])
 def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to, few):
     monkeypatch.setattr(exact, "_FEW", few)  # rows of which a query is scored by NumPy
     for module in (lance_search, lance_store):
@@ -51,7 +54,7 @@ def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to, few):
     held: dict[int, np.ndarray] = {}
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
     other = VideoIndex(tmp_path / "videos.lance")  # as another process opens it
-    queries = draw(12, seed=99)
+    queries = 3 * draw(12, seed=99)  # of any length
 
     def check() -> None:
         for where in CONDITIONS:
@@ -73,6 +76,55 @@ def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to, few):
     for first in range(500, 515, 5):
         put(other, range(first, first + 5), held)
     check()
+
+
+def test_an_index_that_was_made_anew_is_searched_as_it_is_now(tmp_path):
+    uri = tmp_path / "videos.lance"
+    for writes in (4, 2, 2, 6):  # fewer versions than before, as many, more
+        if uri.exists():
+            shutil.rmtree(uri)
+        held: dict[int, np.ndarray] = {}
+        index = VideoIndex(uri, IndexInfo("m", "f", WIDTH))
+        for first in range(0, 5 * writes, 5):
+            put(index, range(first + writes, first + writes + 5), held)
+        if writes == 4:
+            opened = VideoIndex(uri)
+        found, expected = hits(opened, held, draw(5, seed=96 + writes), None)
+        assert found == expected
+
+
+def test_equal_scores_on_disk_come_in_order_of_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(lance_search, "EXACT_UP_TO", 0)
+    index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
+    for part in np.array_split(np.random.default_rng(0).permutation(9000), 3):  # more than a batch of the scan
+        index.upsert([VideoEntry(f"/{row:04}.mp4") for row in part], np.repeat(draw(1, seed=1), len(part), axis=0))
+    (results,) = index.search(draw(1, seed=2), 5)
+    assert [result.path for result in results] == [f"/{row:04}.mp4" for row in range(5)]
+
+
+def test_faults_of_the_computation_are_no_errors_of_the_disk(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("a fault")
+
+    for name in ("search_exactly", "search_in_parts"):
+        monkeypatch.setattr(lance_search, name, fail)
+    index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
+    for exact_up_to in (100, -1):
+        monkeypatch.setattr(lance_search, "EXACT_UP_TO", exact_up_to)
+        with pytest.raises(ValueError, match="a fault"):
+            VideoIndex(index.uri).search(draw(1, seed=1))
+
+
+def test_ann_index_finds_k_where_the_nearest_cells_hold_fewer(tmp_path, monkeypatch):
+    for module in (lance_search, lance_store):
+        monkeypatch.setattr(module, "EXACT_UP_TO", 400)
+    monkeypatch.setattr(lance_search, "_ROWS_A_CELL", 64)
+    monkeypatch.setattr(lance_search, "_SHARES", (0.1,))  # one cell
+    index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
+    put(index, range(600), {})
+    assert index.optimize()["nprobes"] == 1
+    assert [len(results) for results in index.search(draw(5, seed=1), 450)] == [450] * 5
+    assert [len(results) for results in index.search(draw(5, seed=1), 450, "duration < 80")] == [450] * 5
 
 
 def test_ann_index_finds_what_it_says_and_rows_that_came_later(tmp_path, monkeypatch):
@@ -114,6 +166,29 @@ def test_rounding_hides_no_row(queries, few, monkeypatch):
     for ids, found in search_exactly(blocks, np.repeat(one[None], queries, axis=0), 10):
         np.testing.assert_allclose(found[:10], np.sort(scores)[::-1][:10], atol=1e-7)
         np.testing.assert_allclose(found, scores[ids.astype(int)], atol=1e-7)
+
+
+@pytest.mark.parametrize(("queries", "few"), [(1, 0), (1, 20_000), (20, 0)])
+def test_rounding_hides_no_row_of_many_numbers(queries, few, monkeypatch):
+    """Rows that differ from one another by their own rounding alone, which that of the query and of scores exceeds."""
+    monkeypatch.setattr(exact, "_FEW", few)
+    monkeypatch.setattr(exact, "_LENGTH_ERROR", 0)  # else it would make up for what rounding is not allowed for
+    query = draw(1, seed=1, width=512)[0]
+    across = draw(3000, seed=2, width=512)
+    across -= (across @ query)[:, None] * query
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    rows = (0.05 * query + np.sqrt(1 - 0.05**2) * across).astype(np.float16)
+    wide = rows.astype(np.float64)
+    scores = wide @ query.astype(np.float64) / np.linalg.norm(wide, axis=1) / np.linalg.norm(query.astype(np.float64))
+    for ids, found in search_exactly([Block(np.arange(3000, dtype=np.uint64), rows)], np.array([query] * queries), 10):
+        assert set(ids[:10].tolist()) == set(np.argsort(-scores)[:10].tolist())
+        np.testing.assert_allclose(found[:10], np.sort(scores)[::-1][:10], atol=1e-7)
+
+
+def test_synthetic_queries_are_sums_beyond_the_mean():
+    vectors = np.array([[3.0, 0], [1, 2], [1, 0], [-1, 2]], np.float16)  # of mean (1, 1)
+    np.testing.assert_allclose(synthetic_queries(vectors), [[2 / 8**0.5, -2 / 8**0.5], [-2 / 8**0.5, 2 / 8**0.5]])
+    assert synthetic_queries(vectors[:3]).shape == (1, 2)
 
 
 def test_equals_of_the_last_answer_come_with_it():

@@ -1,5 +1,6 @@
 """Finding video files: folders, globs, links, odd names, and what is missing."""
 
+import errno
 import os
 
 import pytest
@@ -72,7 +73,6 @@ def test_links_are_followed_without_loops_or_doubles(tmp_path):
     touch(tmp_path, "videos/b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4")
     videos = tmp_path / "videos"
     (videos / "b/loop").symlink_to(videos)
-    (videos / "itself").symlink_to("itself")
     (videos / "a_link_to_b").symlink_to("b")  # sorts before b, and still gives way to it
     (videos / "outside").symlink_to(tmp_path / "outside")
     (videos / "outside_again").symlink_to(tmp_path / "outside/deep")
@@ -98,7 +98,61 @@ def test_links_that_lead_nowhere_are_set_aside(tmp_path):
     assert [(os.path.basename(f.path), "leads nowhere" in f.reason) for f in found.failures] == [
         ("gone.mp4", True),
         ("loop.mp4", True),
+        ("notes", True),  # it may have been a folder
     ]
+
+
+def test_what_lies_behind_links_that_lead_nowhere_is_not_gone(tmp_path):
+    """As when the disk that they lead to is not mounted."""
+    touch(tmp_path, "a.mp4", "sub/a.mp4")
+    (tmp_path / "b.mp4").symlink_to("/nowhere/x.mp4")
+    (tmp_path / "disk").symlink_to("/nowhere")
+    found = find_videos(tmp_path)
+    assert [failure.path for failure in found.failures] == [str(tmp_path / "b.mp4"), str(tmp_path / "disk")]
+    for name in ("b.mp4", "disk/x.mp4", "disk/deep/x.mp4"):
+        assert not found.would_hold(str(tmp_path / name))
+    for name in ("c.mp4", "disk2/x.mp4"):
+        assert found.would_hold(str(tmp_path / name))
+    assert [failure.path for failure in find_videos(tmp_path / "*.mp4").failures] == [str(tmp_path / "b.mp4")]
+    found = find_videos(tmp_path / "*/?.mp4")
+    assert str(tmp_path / "disk") in [failure.path for failure in found.failures]
+    assert found.would_hold(str(tmp_path / "sub/b.mp4")) and not found.would_hold(str(tmp_path / "disk/b.mp4"))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("name", ["b.mp4", "sub"])
+def test_what_a_disk_does_not_tell_is_not_gone(tmp_path, monkeypatch, name, number):
+    touch(tmp_path, "a.mp4", "b.mp4", "sub/c.mp4")
+    bad, stat = str(tmp_path / name), os.stat
+
+    def fail(path, *args, **kwargs):
+        if path == bad:
+            raise OSError(number, os.strerror(number))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", fail)
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == sorted({"a.mp4", "b.mp4", "sub/c.mp4"} - {name, f"{name}/c.mp4"})
+    assert [(failure.path, failure.reason) for failure in found.failures] == [
+        (bad, f"cannot be read ({os.strerror(number)})")
+    ]
+    assert not found.would_hold(bad if name.endswith("mp4") else f"{bad}/c.mp4")
+    assert found.would_hold(str(tmp_path / "d.mp4"))
+
+
+def test_a_file_that_is_deleted_during_the_search_is_gone(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    stat = os.stat
+
+    def delete(path, *args, **kwargs):
+        if path == str(tmp_path / "b.mp4"):
+            (tmp_path / "b.mp4").unlink()
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", delete)
+    found = find_videos(tmp_path)
+    assert names_below(tmp_path, found) == ["a.mp4"] and not found.failures
+    assert found.would_hold(str(tmp_path / "b.mp4"))
 
 
 def test_odd_names(tmp_path):

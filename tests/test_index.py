@@ -1,6 +1,7 @@
 """The index on LanceDB: answers against brute force, replacing by file, refusals, processes at once, full disks."""
 
 import json
+import logging
 import multiprocessing
 import sys
 import time
@@ -88,6 +89,7 @@ def test_search_where(index):
 def test_an_empty_index_answers(index):
     assert len(index) == 0
     assert index.search(random_embeddings(2)) == [[], []]
+    assert index.search(np.empty((0, 8))) == []
     assert (index.files(), index.get("a"), list(index.batches()), index.delete(["a"])) == ({}, [], [], 0)
     index.upsert([], torch.empty(0, 8))
     index.optimize()
@@ -191,8 +193,9 @@ def test_search_refuses_what_cannot_be(index):
         index.search(random_embeddings(1), k=0)
     with pytest.raises(ValueError, match="shape"):
         index.search(np.ones((1, 3)), k=1)
-    with pytest.raises(ValueError, match="finite"):
-        index.search(np.full((1, 8), np.nan))
+    for value in (np.nan, np.inf, 0.0):
+        with pytest.raises(ValueError, match="to search for must be finite and not zero"):
+            index.search(np.array([[1.0] * 8, [value] * 8]))
 
 
 def test_places_that_hold_no_index(tmp_path):
@@ -250,7 +253,7 @@ def test_small_files_are_merged_in_time(index):
     for i in range(200):
         index.upsert(entries_of(str(i)), videos[i : i + 1])
     assert number_of_fragments(index) < 100
-    assert index.optimize()["compacted"]
+    index.optimize()
     assert number_of_fragments(index) == 1
     assert len(index) == len(index.files()) == 200
 
@@ -335,6 +338,64 @@ def test_a_write_that_is_overtaken_again_and_again_is_repeated(index, monkeypatc
     monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", overtaken)
     index.upsert(entries_of("a"), random_embeddings(1))
     assert (errors, len(index)) == ([], 1)
+
+
+def make_compaction_due(monkeypatch, error: Exception | None) -> None:
+    """After each write; it raises `error` once."""
+    errors, optimize = [error], lancedb.table.LanceTable.optimize
+
+    def failing(table, **options):
+        if errors:
+            raise errors.pop()
+        return optimize(table, **options)
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "optimize", failing)
+    monkeypatch.setattr(lance_store.random, "uniform", lambda *_: 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("No space left on device (os error 28)\nmore"), ["its small files not merged: the disk is full"]),
+        (RuntimeError("something else\nmore"), ["its small files not merged: something else"]),
+        (OSError("Retryable commit conflict for version 3"), []),
+        (RuntimeError("Too many concurrent writers"), []),
+    ],
+)
+def test_a_write_stays_written_where_merging_fails(index, monkeypatch, caplog, error, told):
+    make_compaction_due(monkeypatch, error)
+    with caplog.at_level(logging.WARNING):
+        index.upsert(entries_of("a"), random_embeddings(1))
+    assert index.files().keys() == {"a"}
+    assert len(caplog.messages) == len(told)
+    for message, part in zip(caplog.messages, told, strict=True):
+        assert part in message and "more" not in message
+
+
+def test_optimize_is_repeated_where_others_overtake_it(index, monkeypatch):
+    index.upsert(entries_of("a"), random_embeddings(1))
+    index.upsert(entries_of("b"), random_embeddings(1))
+    make_compaction_due(monkeypatch, RuntimeError("lance error: Commit conflict for version 3"))
+    assert index.optimize() == {"method": "exact"}
+    assert number_of_fragments(index) == 1
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_an_error_is_no_conflict_because_of_the_words_in_a_path(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lance_store, "_GIVE_UP_AFTER", 2.0)
+    folder = "my concurrent conflict/v.lance"
+    index = VideoIndex(folder if relative else tmp_path / folder, INFO)
+    calls = []
+
+    def refused(*_):
+        calls.append(1)
+        raise OSError(f"lance error: Permission denied: {tmp_path / folder}/videos.lance/data/conflict.lance")
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", refused)
+    with pytest.raises(OSError, match="cannot be written: .*Permission denied"):
+        index.upsert(entries_of("a"), random_embeddings(1))
+    assert len(calls) == 1
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_index_stays(index, monkeypatch):

@@ -23,7 +23,7 @@ from modeling_pig.video_decoding_pig import decode_video
 
 from .cli_helpers import folder  # noqa: F401 - a fixture
 from .kill_and_index import compare_with_fresh_encodings, index_with_kills, start_pig
-from .video_files import numbered_frames, write_video
+from .video_files import numbered_frames, write_frame_folder, write_video
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +88,21 @@ def test_a_long_file_is_never_in_memory(model_and_processor, tmp_path, monkeypat
     model, processor = model_and_processor
     path = write_video(tmp_path / "long.mp4", numbered_frames(400))
     made, used, most = 0, 0, 0
+    lock = threading.Lock()
     pixels, embed = encode._pixels, encode._embed
 
     def count_made(*args):
         nonlocal made, most
-        made += 1
-        most = max(most, made - used)
+        with lock:
+            made += 1
+            most = max(most, made - used)
         return pixels(*args)
 
     def count_used(model, clips):
         nonlocal used
         time.sleep(0.05)  # the model is slower than decoding
-        used += len(clips)
+        with lock:
+            used += len(clips)
         return embed(model, clips)
 
     monkeypatch.setattr(encode, "_pixels", count_made)
@@ -166,6 +169,56 @@ def test_hashes_of_files_that_were_indexed_without(update, index):
     update()
     assert counts(update(by_hash=True)) == (0, 0, 5)
     assert all(len(state.content_hash) == 64 for state in index.files().values())
+
+
+def test_only_what_the_index_holds_is_hashed_to_compare_it(update, folder, monkeypatch):  # noqa: F811
+    update(by_hash=True)
+    hashed, file_hash = [], indexing.file_hash
+    monkeypatch.setattr(indexing, "file_hash", lambda path: hashed.append(path) or file_hash(path))
+    held = sorted(str(path) for path in folder.iterdir())
+    shutil.copy(held[0], folder / "new.mp4")
+    assert counts(update(by_hash=True)) == (1, 0, 5)
+    assert sorted(hashed) == held
+
+
+def test_touched_files_are_set_right_in_one_pass(update, index, folder, monkeypatch):  # noqa: F811
+    def everything() -> dict:
+        return {
+            entry.key: (entry, embed)
+            for entries, embeds in batches(3)
+            for entry, embed in zip(entries, embeds, strict=True)
+        }
+
+    passes, writes, batches, upsert = [], [], index.batches, index.upsert
+    paths = sorted(str(path) for path in folder.iterdir())
+    update(by_hash=True, segmentation=Segmentation(0.5))
+    before = everything()
+    for path in paths[:4]:
+        os.utime(path, ns=(0, 1))
+    monkeypatch.setattr(indexing, "FILES_PER_WRITE", 8)
+    monkeypatch.setattr(index, "batches", lambda: passes.append(None) or batches(3))
+    monkeypatch.setattr(
+        index, "upsert", lambda entries, embeds: writes.append(len(entries)) or upsert(entries, embeds)
+    )
+    monkeypatch.setattr(index, "get", None)  # looks through the whole index for one file
+    assert counts(update(by_hash=True)) == (0, 0, 5)
+    assert len(passes) == 1 and writes == [8, 8]
+    after = everything()
+    assert before.keys() == after.keys()
+    for key, (entry, embed) in after.items():
+        np.testing.assert_array_equal(embed, before[key][1])
+        assert entry.modified == (1 if entry.path in paths[:4] else before[key][0].modified)
+        assert entry.content_hash == before[key][0].content_hash
+
+
+def test_folders_of_frames_are_told_by_their_hash(update, folder):  # noqa: F811
+    frames = write_frame_folder(folder / "frames.mp4", numbered_frames(4))
+    report = update(by_hash=True)
+    assert counts(report) == (6, 0, 0) and not report.failures
+    assert counts(update(by_hash=True)) == (0, 0, 6)
+    shutil.copy(frames / "000001.jpg", frames / "000004.jpg")  # which leaves the folder its time
+    assert counts(update()) == (0, 0, 6)
+    assert counts(update(by_hash=True)) == (0, 1, 5)
 
 
 def test_a_changed_file_loses_the_windows_that_it_had(update, index, folder):  # noqa: F811
@@ -253,11 +306,11 @@ def command(folder, model_folder, tmp_path) -> tuple:  # noqa: F811
 
 
 def test_nothing_is_lost_or_doubled_by_kills(folder, model_folder, tmp_path):  # noqa: F811
-    make_many(folder, 24)
-    kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=3)
+    make_many(folder, 16)
+    kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=2)
     assert kills
     num_entries, _, largest = compare_with_fresh_encodings(tmp_path / "p.lance", folder, model_folder)
-    assert num_entries == 24 and largest < 1e-3  # half precision, in batches of other neighbours
+    assert num_entries == 16 and largest < 1e-3  # half precision, in batches of other neighbours
 
 
 def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
@@ -276,27 +329,48 @@ def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
 
 
 def test_two_runs_at_once(folder, command, tmp_path):  # noqa: F811
-    make_many(folder, 40)
+    make_many(folder, 20)
     logs = [tmp_path / "log0", tmp_path / "log1"]
     processes = [start_pig(*command, "--batch-size", 2, log=log) for log in logs]
     for process, log in zip(processes, logs, strict=True):
         process.join()
         assert process.exitcode == 0, log.read_text()
     index = VideoIndex(tmp_path / "p.lance")
-    assert len(index) == len(index.files()) == 40
+    assert len(index) == len(index.files()) == 20
 
 
-def test_a_process_that_fails_is_told_by_the_first(folder, command, tmp_path, free_port):  # noqa: F811
-    make_many(folder, 20)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
-    logs = [tmp_path / "log0", tmp_path / "log1"]
-    processes = [
-        start_pig(*command, log=log, environment={**shared, "RANK": str(rank)}, disk_is_full=rank == 1)
-        for rank, log in enumerate(logs)
-    ]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 1
-    assert "error: Another process failed: no space" in logs[0].read_text()
-    assert "error: no space" in logs[1].read_text()
-    assert 0 < len(VideoIndex(tmp_path / "p.lance")) < 20
+@pytest.fixture
+def run_two(command, tmp_path, free_port):
+    """Runs the command in two processes, as torchrun would: the exit status and the output of each."""
+
+    def run(**options_of_second) -> list[tuple[int, str]]:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
+        logs = [tmp_path / "log0", tmp_path / "log1"]
+        processes = [
+            start_pig(
+                *command, log=log, environment={**shared, "RANK": str(rank)}, **(options_of_second if rank else {})
+            )
+            for rank, log in enumerate(logs)
+        ]
+        for process in processes:
+            process.join()
+        return [(process.exitcode, log.read_text()) for process, log in zip(processes, logs, strict=True)]
+
+    return run
+
+
+def test_a_process_that_fails_is_told_by_the_first(folder, run_two, tmp_path):  # noqa: F811
+    make_many(folder, 12)
+    first, second = run_two(disk_is_full=True)
+    assert first[0] == second[0] == 1
+    assert "error: Another process failed: no space" in first[1]
+    assert "error: no space" in second[1]
+    assert 0 < len(VideoIndex(tmp_path / "p.lance")) < 12
+
+
+def test_two_processes_that_find_only_broken_files_leave_no_index(folder, run_two, tmp_path):  # noqa: F811
+    for path in folder.iterdir():
+        path.write_bytes(b"junk")
+    (status, output), _ = run_two()
+    assert status == 1 and "error: none of the 5 videos in" in output
+    assert not (tmp_path / "p.lance").exists()

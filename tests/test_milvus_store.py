@@ -14,20 +14,17 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pymilvus
 import pytest
 
 from modeling_pig.retrieval import milvus_store
 from modeling_pig.retrieval.index import FORMAT, VideoEntry, VideoIndex
 from modeling_pig.retrieval.transfer import export_index, import_index
-from modeling_pig.retrieval.where import parse_where, to_milvus
 
 from . import test_index
 from .test_index import AWKWARD, FILES, INFO, entries_of, is_complete, random_embeddings, windows_of, write_all
 from .test_where import ROWS
 
-
-pymilvus = pytest.importorskip("pymilvus")
-pytest.importorskip("milvus_lite")
 
 _names = itertools.count()
 
@@ -209,14 +206,6 @@ def test_answers_to_conditions_are_those_of_sql(databases, text):
     found = {result.path for result in index.search(random_embeddings(1), k=10, where=text)[0]}
     sql = "select path from rows where " + text.replace("end ", '"end" ')
     assert found == {path for (path,) in reference.execute(sql)}
-
-
-def test_expressions_are_rendered_with_escapes():
-    text = "not duration < 60 and (path like '%\"x\"%' or name in ('it''s', 'a\nb\\c')) and start is null and size = 1"
-    assert to_milvus(parse_where(text)) == (
-        r'(not (duration < 60.0)) and ((path like "%\"x\"%") or (name in ["it' + r"'s" + r'", "a\nb\\c"])) '
-        "and (start is null) and (size == 1)"
-    )
 
 
 # places that hold no index
@@ -411,22 +400,43 @@ def test_an_ann_index_takes_over_where_there_are_many(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 300)
     videos = random_embeddings(400)
     index.upsert(entries_of(*map(str, range(300))), videos[:300])
-    assert index.optimize() == {"flushed": True}
-    assert index.search_method == {"method": "exact"}
+    assert index.optimize() == index.search_method == {"method": "exact"}
     index.upsert(entries_of(*map(str, range(300, 400))), videos[300:])
     done = index.optimize()
-    assert done["index"] == "HNSW" and done["recall@10"] > 0.95
+    assert done["method"] == "HNSW" and done["recall@10"] > 0.95
     method = VideoIndex(index.uri).search_method
     assert method == {"method": "HNSW", "M": 16, "efConstruction": 200, "ef": 256} | {
         "recall@10": done["recall@10"],
         "queries": 100,
     }
-    assert index.optimize() == {"flushed": True}
+    assert index.optimize() == method
     index.upsert(entries_of("new"), -videos[:1])
     assert index.search(-videos[:1], k=1)[0][0].path == "new"
     found = [results[0].path for results in index.search(videos, k=1)]
     assert np.mean([path == str(i) for i, path in enumerate(found)]) > 0.95
     assert len(index) == 401
+
+
+def test_vectors_to_measure_with_come_from_all_over(index, monkeypatch):
+    monkeypatch.setattr(milvus_store, "_MAX_ROWS", 10)
+    videos = random_embeddings(120)
+    index.upsert(entries_of(*(f"{i:03}" for i in range(120))), videos)
+    rows = [int((videos.numpy() == vector).all(axis=1).argmax()) for vector in index._store._draw_vectors(40)]
+    assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
+    assert len(index._store._draw_vectors(200)) == 120
+
+
+def test_the_ann_index_of_a_few_is_measured_with_what_is_there(index, monkeypatch):
+    monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 50)
+    index.upsert(entries_of(*map(str, range(60))), random_embeddings(60))
+    assert index.optimize()["queries"] == 30
+
+
+def test_optimize_leaves_it_to_a_process_that_makes_the_ann_index(index, monkeypatch):
+    monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 0)
+    index.upsert(entries_of("a"), random_embeddings(1))
+    monkeypatch.setattr(index._store._client, "describe_index", lambda *_, **__: None)
+    assert index.optimize() == {"method": "none"}
 
 
 def test_others_search_and_write_while_the_ann_index_is_made(index, monkeypatch):
@@ -443,7 +453,7 @@ def test_others_search_and_write_while_the_ann_index_is_made(index, monkeypatch)
     searching.start()
     writing = threading.Thread(target=lambda: others.upsert(entries_of(*map(str, range(250, 300))), videos[250:]))
     writing.start()
-    assert index.optimize()["index"] == "HNSW"
+    assert index.optimize()["method"] == "HNSW"
     writing.join()
     stop.set()
     searching.join()

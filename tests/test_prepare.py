@@ -366,6 +366,14 @@ def test_the_command_names_what_it_sets_aside(pig, videos):  # noqa: F811
     assert "test_0001.mp4: not a video file" in line
 
 
+def test_file_names_cannot_command_a_terminal(pig, videos, tmp_path):  # noqa: F811
+    (videos / "test/test_0001.mp4").write_bytes(b"junk")
+    odd = videos.rename(tmp_path / "\x1b]0;title\x07\u202e")
+    _, _, error = pig("prepare", "moving_shapes", "--videos", odd, "--output", "out", *OPTIONS)
+    assert r"/\x1b]0;title\x07\u202e/test/test_0001.mp4: not a video file" in error
+    assert not {"\x1b", "\x07", "\u202e"} & set(error)
+
+
 def test_a_missing_library(pig, videos, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "datasets", None)
     result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS)

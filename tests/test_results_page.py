@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from modeling_pig.retrieval.index import SearchResult
 from modeling_pig.retrieval.search import FileResult
 from modeling_pig.video_decoding_pig import decode_video
-from modeling_pig.visualization.results_page import format_span, printable, write_results_page
+from modeling_pig.visualization import results_page
+from modeling_pig.visualization.results_page import write_results_page
+from modeling_pig.visualization.text import format_span, printable
 
 
 class Page(HTMLParser):
@@ -142,6 +145,29 @@ def test_a_page_can_be_found_ones_way_in(shape_videos, tmp_path):
     assert [link["href"] for link in page.all("a") if link["href"].startswith("#")] == [f"#{one}" for one in headings]
     assert "No answers." in page.texts
     assert all("alt" in image for image in page.all("img"))  # empty: the link around it names the file
+
+
+def test_a_page_of_many_pictures_is_never_in_memory(tmp_path, monkeypatch):
+    page, size, ahead = tmp_path / "page.html", 100_000, []
+
+    def picture(path, start, end):
+        ahead.append(int(start) - os.path.getsize(page) // size)
+        return True, "data:image/jpeg;base64," + "A" * size
+
+    monkeypatch.setattr(results_page, "_picture", picture)
+    monkeypatch.setattr(results_page, "NUM_AHEAD", 4)
+    results = [SearchResult(n, 0.5, "/v/a.mp4", None, float(n), n + 1.0) for n in range(60)]
+    write_results_page([("a", results[:40]), *((str(n), [results[n]]) for n in range(40, 60))], page, num_threads=2)
+    assert len(ahead) == 60 and max(ahead) <= 4 + 1  # and what the file's buffer holds
+    assert len(Page(page).all("img")) == 60
+
+
+def test_a_picture_that_several_queries_share_is_made_once(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(results_page, "_picture", lambda *window: made.append(window) or (False, "none"))
+    results = [SearchResult(n, 0.5, f"/v/{n}.mp4", None) for n in range(3)]
+    write_results_page([("a", results), ("b", results[::-1])], tmp_path / "page.html", num_threads=1)
+    assert sorted(made) == [(f"/v/{n}.mp4", None, None) for n in range(3)]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

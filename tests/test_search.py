@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, VideoDecodingError, VideoIndex, VideoSearcher
+from modeling_pig.retrieval import search
 from modeling_pig.retrieval.encode import encode_texts, load_pretrained
 from modeling_pig.retrieval.index import IndexInfo, VideoEntry
 from modeling_pig.retrieval.model_files import model_fingerprint
@@ -58,6 +59,19 @@ def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
     searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
     searcher.add(shape_videos[:4])
     return searcher
+
+
+@pytest.fixture
+def fetched(monkeypatch) -> list[int]:
+    """How many entries each search of an index asked for."""
+    asked, ask = [], VideoIndex.search
+
+    def searching(index, embeddings, k, where):
+        asked.append(k)
+        return ask(index, embeddings, k, where)
+
+    monkeypatch.setattr(VideoIndex, "search", searching)
+    return asked
 
 
 def names(results) -> list[str]:
@@ -212,6 +226,22 @@ def test_windows_of_a_file_are_grouped(make_searcher):
             assert all(one.path == result.path for one in result.others)
 
 
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_files_are_made_of_so_many_entries_and_no_more(make_searcher, fetched, monkeypatch, k):
+    monkeypatch.setattr(search, "MAX_FETCHED", 20)
+    vectors = unit_vectors(60, seed=3)
+    entries = [VideoEntry(f"/v/{n % 5}.mp4", 30.0 * n, 30.0 * n + 30) for n in range(60)]
+    searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
+    scores = as_stored(vectors) @ searcher.text_encoder(["a"])[0]
+    results = searcher.search("a", k, group=True)
+    assert max(fetched) <= max(k, 20)
+    best = [entries[i] for i in np.argsort(-scores)[: max(k, 20)]]
+    assert [result.path for result in results] == list(dict.fromkeys(entry.path for entry in best))[:k]
+    if k > 5:
+        assert sum(1 + len(result.others) for result in results) == 30
+    assert len(searcher.search("a", 60)) == 60  # without files, k is the bound
+
+
 def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
     make_searcher({VideoEntry("/v/a.mp4"): unit_vectors(1)[0]})
     VideoIndex(tmp_path / "other.lance", IndexInfo("org/other", "0" * 16, 32))
@@ -281,6 +311,20 @@ def test_a_video_of_several_windows_finds_what_is_like_any_of_them(make_searcher
     results = searcher.search_like("/v/long.mp4", k=10)
     assert [result.path for result in results] == [entries[5 + i].path for i in np.argsort(-likeness)[:10]]
     assert [result.score for result in results] == pytest.approx(np.sort(likeness)[::-1][:10].tolist(), abs=2e-3)
+
+
+def test_the_own_windows_of_a_long_video_are_not_fetched(make_searcher, fetched):
+    vectors = unit_vectors(260, seed=6)
+    vectors[:200] = vectors[0]  # each is most like all the others
+    entries = [VideoEntry("/v/it's long.mp4", 30.0 * n, 30.0 * n + 30, 6000.0) for n in range(200)]
+    entries += [VideoEntry(f"/v/{n}.mp4", duration=float(n)) for n in range(60)]
+    searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
+    order = np.argsort(-as_stored(vectors[200:]) @ vectors[0])
+    results = searcher.search_like("/v/it's long.mp4", k=3)
+    assert [result.path for result in results] == [f"/v/{n}.mp4" for n in order[:3]]
+    assert fetched == [3]
+    found = searcher.search_like("/v/it's long.mp4", k=100, where="duration < 10 or duration > 50")
+    assert {result.duration for result in found} == {*range(10), *range(51, 60)}
 
 
 # adding

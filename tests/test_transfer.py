@@ -118,3 +118,30 @@ def test_an_export_that_fails_keeps_the_one_before(index, tmp_path, monkeypatch)
         export_index(index, tmp_path / "v.parquet")
     assert (tmp_path / "v.parquet").read_bytes() == before
     assert not (tmp_path / "v.parquet.partial").exists()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_index(index, tmp_path / "v.parquet")
+    assert (tmp_path / "v.parquet").read_bytes() == before
+    assert not (tmp_path / "v.parquet.partial").exists()
+
+
+def test_an_export_tells_what_cannot_be_read_and_what_not_written(index, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "missing/v.parquet", tmp_path / "file/v.parquet", tmp_path):
+        with pytest.raises(OSError) as caught:
+            export_index(index, place)
+        assert str(caught.value).startswith(f"{place} cannot be written: ")
+
+    def unreadable(*_):
+        yield from ()
+        raise OSError("The index videos.lance cannot be read: the disk has gone")
+
+    monkeypatch.setattr(VideoIndex, "batches", unreadable)
+    with pytest.raises(OSError) as caught:
+        export_index(index, tmp_path / "v.parquet")
+    assert str(caught.value) == "The index videos.lance cannot be read: the disk has gone"
+    assert not [path for path in tmp_path.iterdir() if "parquet" in path.name]

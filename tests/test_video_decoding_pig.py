@@ -174,6 +174,16 @@ def test_variable_frame_rate(tmp_path, frames, suffix):
     assert metadata.fps == pytest.approx(40 / metadata.duration)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_slides_that_stay_for_half_a_minute(tmp_path, frames, suffix, num_frames):
+    pts = list(range(0, 30 * 25 * num_frames, 30 * 25))
+    path = write_video(tmp_path / f"slides{suffix}", frames[:num_frames], pts=pts)
+    chosen, metadata = decode_video(path, num_frames)
+    assert read_numbers(chosen) == list(range(num_frames))
+    assert metadata.duration >= 30 * (num_frames - 1)
+
+
 def test_frames_that_an_avi_repeats_are_not_missing(tmp_path, frames):
     path = write_video(tmp_path / "video.avi", frames[:20], codec="mpeg4", pts=range(0, 100, 5))
     chosen, metadata = decode_video(path, 20)
@@ -477,6 +487,13 @@ def test_the_loss_of_the_very_last_packet_is_forgiven(tmp_path, frames, codec, o
     chosen, metadata = decode_video(path, 72)
     assert metadata.total_num_frames == 72
     assert read_numbers(chosen) == [number for number in range(73) if number != lost]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_timestamp_far_away(tmp_path, frames, suffix):
+    """A file of a few hundred bytes must not become a hundred thousand windows."""
+    path = write_video(tmp_path / f"video{suffix}", frames[:3], pts=[0, 1, 25 * 10**4])
+    assert_refused(path, r"its times cannot be right: 3 frames in [12]\d{4} s")
 
 
 def test_a_damaged_file(tmp_path, frames):

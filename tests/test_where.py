@@ -102,6 +102,10 @@ def test_times_are_those_of_the_local_clock(databases):
         ("duration == 3", 11, "expected a number"),
         ("duration < 60s", 12, "unexpected '6'"),
         ("duration < 1e999", 12, "expected a number"),
+        ("duration < " + "9" * 400, 12, "expected a number for duration"),
+        ("duration < -" + "9" * 5000, 12, "expected a number for duration"),
+        ("size = " + "9" * 5000, 8, "expected a whole number for size"),
+        ("modified > " + "9" * 400, 12, "expected a time"),
         ("size > 2.5", 8, "expected a whole number for size"),
         ("size > 9223372036854775808", 8, "expected a whole number"),
         ("path = 3", 8, "expected a string in '...' for path, found 3"),
@@ -148,8 +152,8 @@ def test_the_deepest_and_the_longest_conditions_can_be_asked(databases):
 
 
 def test_expression_for_milvus():
-    text = "not duration < 60 and (path like '%\"x\"%' or name in ('it''s', 'a\nb')) and start is null and size = 1"
+    text = "not duration < 60 and (path like '%\"x\"%' or name in ('it''s', 'a\nb\\c')) and start is null and size = 1"
     assert to_milvus(parse_where(text)) == (
-        r'(not (duration < 60.0)) and ((path like "%\"x\"%") or (name in ["it' + r"'s" + r'", "a\nb"])) '
+        r'(not (duration < 60.0)) and ((path like "%\"x\"%") or (name in ["it' + r"'s" + r'", "a\nb\\c"])) '
         "and (start is null) and (size == 1)"
     )

@@ -21,7 +21,7 @@ with tempfile.TemporaryDirectory() as folder:
         service,
         max_upload_bytes=settings["max_upload_bytes"],
         is_public=True,
-        host_names=filter(None, [os.environ.get("SPACE_HOST")]),
+        host_names=[space_host] if (space_host := os.environ.get("SPACE_HOST")) else [],
         frame_ancestors="'self' https://huggingface.co",
     )
     listener = bind(os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "7860")))

@@ -33,15 +33,16 @@ function fail(message) {
 function clear() {
   byId("error").textContent = "";
   byId("results").replaceChildren();
+  byId("results").removeAttribute("aria-busy"); // of a search that was aborted
   byId("sentences").replaceChildren();
   byId("sentences").hidden = byId("more").hidden = byId("pause").hidden = true;
 }
 
 // --- searching with a sentence
 
-async function search(k = PAGE_SIZE) {
-  const text = byId("text").value.trim();
-  const where = byId("where").value.trim();
+function typed() { return { text: byId("text").value.trim(), where: byId("where").value.trim() }; }
+
+async function search({ text, where }, k = PAGE_SIZE) {
   upload?.abort();
   searching?.abort();
   searching = new AbortController();
@@ -308,9 +309,10 @@ function megabytes(bytes) { return `${(bytes / 1e6).toLocaleString("en", { maxim
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  search();
+  search(typed());
 });
-byId("more").addEventListener("click", () => search(Math.min(asked.k + PAGE_SIZE, about.max_results)));
+// More of what is shown, whatever stands in the box by now.
+byId("more").addEventListener("click", () => search(asked, Math.min(asked.k + PAGE_SIZE, about.max_results)));
 byId("upload").addEventListener("submit", (event) => {
   event.preventDefault();
   lookAt(byId("file").files[0]);
@@ -322,13 +324,14 @@ try {
   byId("about").textContent = `${count(about.clips, "clip")}, ranked by ${about.model}`;
   byId("limit").textContent = megabytes(about.max_upload_bytes);
   byId("want").hidden = !about.captions;
+  byId("path-help").hidden = about.is_public;
   for (const example of about.examples) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = example;
     button.addEventListener("click", () => {
       byId("text").value = example;
-      search();
+      search(typed());
     });
     byId("examples").append(button);
   }
@@ -336,7 +339,7 @@ try {
   byId("text").value = address.get("text") ?? "";
   byId("where").value = address.get("where") ?? "";
   byId("more-options").open = address.has("where");
-  if (address.has("text")) search();
+  if (address.has("text")) search(typed());
 } catch (error) {
   fail(error.message);
 }

@@ -10,13 +10,17 @@ import functools
 import hashlib
 import ipaddress
 import json
+import logging
 import os
+import re
+import secrets
 import socket
 import stat
 import tempfile
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -31,7 +35,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..retrieval.index import SearchResult
-from .service import SearchService
+from ..retrieval.where import And, Condition, Not, Or, parse_where
+from .service import Clip, SearchService
 
 
 HERE = Path(__file__).parent
@@ -42,7 +47,11 @@ MAX_RESULTS = 96
 MAX_OTHERS = 8  # further windows of a file
 MAX_TEXT = 1000  # characters of a sentence or of a filter
 MAX_UPLOADS = 8  # at a time; they are looked at one after the other
+MAX_RECEIVING = 600.0  # seconds in which an upload must have come, or its place goes to another
+MAX_EXPLANATIONS = 8  # at a time: each holds one of the 40 threads that answer everything else as well
 MAX_KNOWN = 50_000  # clips whose id is remembered; whoever looks at an older page searches again
+# That a file is in the index is believed for so long: a player asks for a video many times, and each look scans paths.
+TRUSTED_FOR = 10.0  # seconds
 # Of a video that is asked for from some place to its end, so much is sent at a time. A browser asks for the rest when
 # it needs it; the dozen connections that clips would hold open otherwise leave it none to search with.
 PART_BYTES = 4 * 1024 * 1024
@@ -50,6 +59,10 @@ VIDEO_TYPES = {".avi": "video/x-msvideo", ".mkv": "video/x-matroska", ".mov": "v
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 USER_ERRORS = (ImportError, OSError, ValueError)
 INTERNAL = "Something went wrong in the server; its terminal says what."
+UNREADABLE = "The index or the model cannot be read; the server's terminal says why."
+TOO_MANY = "Too many videos are being looked at: try again in a while."
+
+logger = logging.getLogger(__name__)
 
 
 class AppServer:
@@ -59,7 +72,8 @@ class AppServer:
         service (`SearchService`): what answers.
         max_upload_bytes (`int`): of an uploaded video.
         examples (`Sequence[str]`): sentences to begin with; by default a few of the captions, if there are any.
-        is_public (`bool`): whether other machines may ask. The page does not tell the folders of the videos then.
+        is_public (`bool`): whether other machines may ask. The folders of the videos are not told then, nor can a
+            filter ask for them.
         host_names (`Collection[str]`): names by which the server may be asked besides this machine's own. Others are
             refused: a site that makes its name point here could read the videos through a visitor's browser.
         frame_ancestors (`str`): sites that may show the page in a frame, as in the header of that name.
@@ -79,9 +93,11 @@ class AppServer:
         self.max_upload_bytes = max_upload_bytes
         self.examples = list(examples or _short_ones(service.captions) or EXAMPLES)
         self.is_public = is_public
-        self._known: OrderedDict[str, SearchResult] = OrderedDict()  # by id, the latest last
+        self._known: OrderedDict[str, tuple[Clip, float]] = OrderedDict()  # by id, the latest last; with the time
         self._lock = threading.Lock()  # around it
-        self._num_uploads = 0  # changed in the event loop only
+        self._id_key = secrets.token_bytes(32)  # without it an id would confirm a guess of the path
+        self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
+        self._explanations = threading.BoundedSemaphore(MAX_EXPLANATIONS)
         routes = [Route(f"/{name}", functools.partial(_page_file, name)) for name in PAGE_FILES]
         routes += [
             Route("/", functools.partial(_page_file, "page.html")),
@@ -104,15 +120,16 @@ class AppServer:
                 "max_results": MAX_RESULTS,
                 "max_upload_bytes": self.max_upload_bytes,
                 "captions": len(self.service.captions),
+                "is_public": self.is_public,
             }
         )
 
     def search(self, request: Request) -> Response:
-        text, k, where = _text(request, "text"), _count(request), _text(request, "where")
+        text, k, where = _text(request, "text"), _count(request), self._where(request)
         try:
-            results = self.service.search(text, k, where or None)
+            results = self.service.search(text, k, where)
         except USER_ERRORS as error:
-            raise _bad_request(error) from error
+            raise _answer_to(error) from error
         return JSONResponse({"results": self._described(results)})
 
     def video(self, request: Request) -> Response:
@@ -129,24 +146,27 @@ class AppServer:
 
     def why(self, request: Request) -> Response:
         clip, text = self._clip(request.query_params.get("id", "")), _text(request, "text")
+        if not self._explanations.acquire(blocking=False):
+            raise HTTPException(503, TOO_MANY)
         try:
             return JSONResponse(self.service.explain(clip, text))
         except USER_ERRORS as error:
-            raise _bad_request(error) from error
+            raise _answer_to(error) from error
+        finally:
+            self._explanations.release()
 
     async def upload(self, request: Request) -> Response:
         """Answers with lines of JSON: `{"stage": ...}` for each stage of the work, then `results`, `captions` or
         `error`."""
-        want, k, where = request.query_params.get("want", "videos"), _count(request), _text(request, "where")
+        want, k, where = request.query_params.get("want", "videos"), _count(request), self._where(request)
         if want not in ("videos", "captions"):
             raise HTTPException(400, f"want is {want!r}; expected videos or captions.")
-        if self._num_uploads == MAX_UPLOADS:
-            raise HTTPException(503, "Too many videos are being looked at: try again in a while.")
-        self._num_uploads += 1
+        if not self._uploads.acquire(blocking=False):
+            raise HTTPException(503, TOO_MANY)
         try:
             file = await self._receive(request)
         except BaseException:
-            self._num_uploads -= 1
+            self._uploads.release()
             raise
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -164,7 +184,7 @@ class AppServer:
                     if want == "captions":
                         message = {"captions": self.service.fitting_captions(_path_of(file), k, tell_stage)}
                     else:
-                        results = self.service.like(_path_of(file), k, where or None, tell_stage)
+                        results = self.service.like(_path_of(file), k, where, tell_stage)
                         message = {"results": self._described(results)}
             except USER_ERRORS as error:
                 message = {"error": _one_line(error)}
@@ -176,10 +196,7 @@ class AppServer:
             while (message := await messages.get()) is not None:
                 yield json.dumps(message) + "\n"
 
-        def count_down(_: Any) -> None:
-            self._num_uploads -= 1
-
-        loop.run_in_executor(None, look).add_done_callback(count_down)
+        loop.run_in_executor(None, look).add_done_callback(lambda _: self._uploads.release())
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def _receive(self, request: Request) -> IO[bytes]:
@@ -190,16 +207,21 @@ class AppServer:
             raise too_large
         file = _unnamed_file()
         try:
-            async for chunk in request.stream():
-                file.write(chunk)
-                if file.tell() > limit:
-                    raise too_large
+            async with asyncio.timeout(MAX_RECEIVING):
+                async for chunk in request.stream():
+                    file.write(chunk)
+                    if file.tell() > limit:
+                        raise too_large
             file.flush()
             if file.tell() == 0:
                 raise HTTPException(400, "The file is empty: choose a video.")
         except ClientDisconnect as error:
             file.close()
             raise HTTPException(400, "The upload was broken off.") from error
+        except TimeoutError as error:
+            file.close()
+            reason = f"The video did not come within {MAX_RECEIVING:g} s: send a smaller one."
+            raise HTTPException(408, reason, {"Connection": "close"}) from error
         except OSError as error:
             file.close()
             raise HTTPException(507, f"The file cannot be received: {error.strerror}.") from error
@@ -212,32 +234,67 @@ class AppServer:
         """Results for the page, which may ask for these clips from now on."""
         described = []
         for result in results:
-            clip_id = hashlib.sha256(repr((result.path, result.start, result.end)).encode()).hexdigest()[:32]
-            with self._lock:
-                self._known[clip_id] = result
-                self._known.move_to_end(clip_id)
-                if len(self._known) > MAX_KNOWN:
-                    self._known.popitem(last=False)
+            clip = Clip(result.path, result.start, result.end)
+            clip_id = hashlib.blake2b(repr(clip).encode(), key=self._id_key, digest_size=16).hexdigest()
+            self._remember(clip_id, clip)
             folder, name = os.path.split(result.path)
             facts = {key: getattr(result, key) for key in ("rank", "score", "duration", "start", "end")}
             facts |= {"id": clip_id, "name": name, "folder": "" if self.is_public else folder}
             described.append({**facts, "others": self._described(getattr(result, "others", ())[:MAX_OTHERS])})
         return described
 
-    def _clip(self, clip_id: str) -> SearchResult:
+    def _remember(self, clip_id: str, clip: Clip) -> None:
+        """Keeps a clip that is in the index now."""
         with self._lock:
-            clip = self._known.get(clip_id)
-        if clip is None:
+            self._known[clip_id] = clip, time.monotonic()
+            self._known.move_to_end(clip_id)
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+
+    def _clip(self, clip_id: str) -> Clip:
+        with self._lock:
+            known = self._known.get(clip_id)
+        if known is None:
             raise HTTPException(404, "No search has found such a video: search again.")
-        if not self.service.holds(clip.path):
-            raise HTTPException(404, "This video is no longer in the index: search again.")
+        clip, seen = known
+        if time.monotonic() - seen > TRUSTED_FOR:
+            try:
+                is_held = self.service.holds(clip.path)
+            except USER_ERRORS as error:
+                raise _answer_to(error) from error
+            if not is_held:
+                raise HTTPException(404, "This video is no longer in the index: search again.")
+            self._remember(clip_id, clip)
         return clip
+
+    def _where(self, request: Request) -> str | None:
+        where = _text(request, "where")
+        if not where:
+            return None
+        try:
+            fields = set(_fields(parse_where(where)))
+        except ValueError as error:
+            raise _answer_to(error) from error
+        if self.is_public and "path" in fields:  # "like" would tell it letter by letter
+            raise HTTPException(400, "This server tells no folders, so path is no filter here: filter by name.")
+        return where
 
 
 def _short_ones(captions: Sequence[str]) -> list[str]:
     """The shortest caption of each part of the list, so that they differ."""
     size = -(-len(captions) // NUM_EXAMPLES) or 1
     return [min(captions[first : first + size], key=len) for first in range(0, len(captions), size)]
+
+
+def _fields(condition: Condition) -> Iterator[str]:
+    match condition:
+        case Not(negated):
+            yield from _fields(negated)
+        case And(conditions) | Or(conditions):
+            for part in conditions:
+                yield from _fields(part)
+        case _:
+            yield condition.field
 
 
 def _page_file(name: str, request: Request) -> Response:
@@ -253,20 +310,23 @@ def _text(request: Request, name: str) -> str:
 
 def _count(request: Request) -> int:
     k = request.query_params.get("k", "12")
-    if not (k.isascii() and k.isdigit() and 1 <= int(k[:9]) <= MAX_RESULTS):
-        raise HTTPException(400, f"k is {k!r}; expected a number from 1 to {MAX_RESULTS}.")
+    if not (re.fullmatch("[0-9]{1,4}", k) and 1 <= int(k) <= MAX_RESULTS):
+        raise HTTPException(400, f"k is {k[:20]!r}; expected a number from 1 to {MAX_RESULTS}.")
     return int(k)
 
 
 def _one_line(error: BaseException) -> str:
     from ..video_decoding_pig import VideoDecodingError  # loads transformers, which searching does without
 
+    if isinstance(error, OSError):  # no fault of who asks, and it names places of this machine
+        logger.error("%s", error)
+        return UNREADABLE
     # The reason alone: the path of an upload means nothing, that of a video need not be told to everyone.
     return error.reason if isinstance(error, VideoDecodingError) else str(error)
 
 
-def _bad_request(error: BaseException) -> HTTPException:
-    return HTTPException(400, _one_line(error))
+def _answer_to(error: BaseException) -> HTTPException:
+    return HTTPException(500 if isinstance(error, OSError) else 400, _one_line(error))
 
 
 def _refused(request: Request, error: HTTPException) -> Response:
@@ -296,9 +356,9 @@ class _VideoResponse(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = MutableHeaders(raw=list(scope["headers"]))
-        unit, _, first = headers.get("range", "").partition("=")
-        if unit.strip().lower() == "bytes" and first.endswith("-") and first[:-1].isdigit():
-            headers["range"] = f"bytes={first}{int(first[:-1]) + PART_BYTES - 1}"
+        if asked := re.fullmatch(r"\s*bytes\s*=([0-9]{1,18})-", headers.get("range", ""), re.IGNORECASE):
+            first = int(asked[1])
+            headers["range"] = f"bytes={first}-{first + PART_BYTES - 1}"
         await super().__call__({**scope, "headers": headers.raw}, receive, send)
 
 
@@ -310,6 +370,7 @@ class _Guard:
 
     def __init__(self, app: ASGIApp, names: set[str], is_public: bool, frame_ancestors: str):
         self.app = app
+        self.allowed = names
         self.names = names | set(LOOPBACK)
         self.is_public = is_public
         if is_public:
@@ -347,10 +408,15 @@ class _Guard:
         if not self._is_ours(_host_name(host)):
             error = f"This server does not answer to the name {host!r}: start it with --allow-host NAME."
             await JSONResponse({"error": error}, 421)(scope, receive, send_guarded)
-        elif origin and origin.partition("//")[2].lower() != host.lower() and _host_name(origin) not in self.names:
+        elif origin and not self._is_same_site(origin, host):
             await JSONResponse({"error": "Another site may not ask this server."}, 403)(scope, receive, send_guarded)
         else:
             await self.app(scope, receive, send_guarded)
+
+    def _is_same_site(self, origin: str, host: str) -> bool:
+        """By name and port, as another port of this machine is another site. Of a name that was allowed by hand the
+        port does not count: a proxy that has this name may put another one into `Host`."""
+        return origin.partition("//")[2].lower() == host.lower() or _host_name(origin) in self.allowed
 
     def _is_ours(self, name: str) -> bool:
         if name in self.names:
@@ -382,9 +448,13 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise OSError(
             f"The app cannot listen on {host}, port {port} ({error.strerror}): choose another one."
@@ -399,8 +469,15 @@ def is_loopback(listener: socket.socket) -> bool:
 def make_server(app: ASGIApp) -> uvicorn.Server:
     """What runs the app: `make_server(app).run(sockets=[listener])` answers until it is interrupted."""
     # No log of requests: it would keep what people looked for.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-    config.lifespan, config.timeout_graceful_shutdown = "off", 5  # seconds
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,  # seconds
+    )
     return uvicorn.Server(config)
 
 

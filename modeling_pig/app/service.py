@@ -1,7 +1,8 @@
 """What the app's page asks for, without the web: searches by sentence and by video, and why a video was found.
 
-Objects are shared by the threads of the server. Searching loads the text half of the model only; the whole model is
-loaded when the first video is looked at. One video is looked at at a time; searches go on meanwhile.
+Objects are shared by the threads of the server. Searching loads the text half of the model only, without torch; the
+whole model is loaded, once, when the first video is looked at. One video is looked at at a time; searches go on
+meanwhile.
 """
 
 import base64
@@ -12,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..retrieval.index import SearchResult
 from ..retrieval.search import FileResult, VideoSearcher
+from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 
 
 if TYPE_CHECKING:  # what looks at videos is imported when it is needed, as torch takes its time
@@ -28,15 +29,34 @@ if TYPE_CHECKING:  # what looks at videos is imported when it is needed, as torc
 
 
 NUM_NEAREST = 5  # captions beside an explanation
+MAX_WINDOWS = 64  # of an uploaded video
 
 Progress = Callable[[str], None]  # is told in words what is being done
+
+
+class Clip(NamedTuple):
+    """A file, or the window of it between `start` and `end` seconds after its first frame."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+
+class UploadSegmentation(Segmentation):
+    """The windows that an index has by default, but at most `MAX_WINDOWS` of a video: they are longer where that is
+    long, so that the work does not grow with it."""
+
+    def windows(self, duration: float | None) -> list[tuple[float | None, float | None]]:
+        if duration is None or duration <= MAX_WINDOWS * DEFAULT_LENGTH:
+            return super().windows(duration)
+        return Segmentation(duration / MAX_WINDOWS).windows(duration)
 
 
 @dataclass
 class _WholeModel:
     model: "PigForRetrieval"
     processor: "PigProcessor"
-    caption_embeds: "torch.Tensor"  # (captions, D), normalised
+    caption_embeds: "torch.Tensor | None" = None  # (captions, D), normalised, once they have been asked for
 
 
 class SearchService:
@@ -72,10 +92,27 @@ class SearchService:
         return self.searcher.search(text, k, where, group=True)
 
     def like(self, video: str, k: int, where: str | None, tell: Progress) -> list[FileResult]:
-        """The k files most like a video file. Raises `VideoDecodingError` for a file that is no video."""
+        """The k files most like a video file; where it is long, most like one of its windows, of which there are up
+        to `MAX_WINDOWS`, each of 30 s or, beyond 32 minutes of video, longer ones.
+
+        Raises:
+            VideoDecodingError: the file is no video.
+            ValueError: a `where` that is none.
+            OSError: the index or the model cannot be read.
+        """
+        from ..retrieval.encode import encode_files
+
         with self._one_at_a_time(tell):
+            whole = self._load(tell)
             tell("Looking at the video")
-            return self.searcher.search_like(video, k, where, group=True)
+            failures: list[VideoDecodingError] = []
+            encoded = list(
+                encode_files(whole.model, whole.processor, [video], failures, UploadSegmentation(), num_threads=1)
+            )
+        if failures:
+            raise failures[0]
+        found: list[Any] = self.searcher._answers(encoded[0].embeds.numpy(), k, where, None, group=True, together=True)
+        return found[0]
 
     def fitting_captions(self, video: str, k: int, tell: Progress) -> list[dict[str, Any]]:
         """The k captions that fit a video file best: `text` and `score`, the cosine that ranks videos.
@@ -83,6 +120,7 @@ class SearchService:
         Raises:
             ValueError: there are no captions to choose from.
             VideoDecodingError: the file is no video.
+            OSError: the model cannot be read.
         """
         from ..retrieval.encode import encode_videos
 
@@ -95,9 +133,9 @@ class SearchService:
             batches = list(encode_videos(whole.model, whole.processor, [video], failures, batch_size=1, num_threads=1))
             if failures:
                 raise failures[0]
-            return self._nearest_captions(whole, batches[0].embeds[0], k)
+            return self._nearest_captions(whole, batches[0].embeds[0], k, tell)
 
-    def explain(self, clip: SearchResult, text: str) -> dict[str, Any]:
+    def explain(self, clip: Clip, text: str) -> dict[str, Any]:
         """Why a clip was found for a sentence.
 
         Returns:
@@ -108,6 +146,7 @@ class SearchService:
             ValueError: an empty sentence.
             VideoDecodingError: the file cannot be decoded any more.
             ImportError: matplotlib is missing.
+            OSError: the model cannot be read.
         """
         if not find_spec("matplotlib"):
             raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
@@ -145,22 +184,25 @@ class SearchService:
     def _load(self, tell: Progress = lambda stage: None) -> _WholeModel:
         if self._whole is None:
             tell("Loading the model")
-            import torch
-
             from modeling_pig import PigForRetrieval
 
-            from ..retrieval.encode import encode_texts, load_pretrained
+            from ..retrieval.encode import load_pretrained
 
-            model, processor = load_pretrained(PigForRetrieval, self.searcher.name)
-            embeds = torch.empty(0, model.config.projection_dim)
-            if self.captions:
-                tell("Reading the captions")
-                embeds = encode_texts(model, processor, self.captions)
-            self._whole = _WholeModel(model, processor, embeds)
+            try:
+                self._whole = _WholeModel(*load_pretrained(PigForRetrieval, self.searcher.name))
+            except ValueError as error:  # no fault of the sentence or video that was sent
+                raise OSError(str(error)) from error
         return self._whole
 
-    def _nearest_captions(self, whole: _WholeModel, embedding: "torch.Tensor", k: int) -> list[dict[str, Any]]:
+    def _nearest_captions(
+        self, whole: _WholeModel, embedding: "torch.Tensor", k: int, tell: Progress = lambda stage: None
+    ) -> list[dict[str, Any]]:
         """The k captions nearest to a normalised embedding, (D,)."""
+        from ..retrieval.encode import encode_texts
+
+        if whole.caption_embeds is None:
+            tell("Reading the captions")
+            whole.caption_embeds = encode_texts(whole.model, whole.processor, self.captions)
         best = (whole.caption_embeds @ embedding).topk(min(k, len(self.captions)))
         found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"text": self.captions[number], "score": cosine} for number, cosine in found]
@@ -190,4 +232,4 @@ def _in_words(explanation: "VideoExplanation") -> str:
     return f"{frames}, and the {selected}: {', '.join(listed)}."
 
 
-__all__ = ["SearchService"]
+__all__ = ["MAX_WINDOWS", "Clip", "SearchService", "UploadSegmentation"]

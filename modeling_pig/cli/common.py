@@ -1,9 +1,11 @@
 """What the commands share: the exit statuses, and errors in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
+
+from ..visualization.text import printable
 
 
 EXIT_ERROR = 1  # nothing was done; standard error says why
@@ -18,5 +20,13 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
+
+
+def tell_set_aside(lines: Sequence[str], all_in: str) -> None:
+    """Names files that were set aside, `NUM_LISTED` at most; `all_in` says where all of them stand."""
+    for line in lines[:NUM_LISTED]:
+        typer.echo(f"set aside: {printable(line)}", err=True)
+    if len(lines) > NUM_LISTED:
+        typer.echo(f"set aside: {len(lines) - NUM_LISTED} more, {all_in}", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SET_ASIDE, NUM_LISTED, one_line_errors
+from .common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SET_ASIDE, one_line_errors, tell_set_aside
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ def index(
     index: Annotated[str, typer.Option(help="The index: a folder, made if it is not there, or a Milvus server.")] = "",
     model: Annotated[str | None, typer.Option(help="Model folder, or its name on the Hub.")] = None,
     segment: Annotated[
-        float | None, typer.Option(help="Seconds a window of a longer video; 0: none. By default 30, from 60 s on.")
+        float | None,
+        typer.Option(
+            help="Seconds a window of a longer video; 0: none. By default 30, from 60 s on. "
+            "Unchanged files keep the windows they have."
+        ),
     ] = None,
     overlap: Annotated[float, typer.Option(help="Seconds that a window shares with the next one.")] = 0.0,
     by_hash: Annotated[bool, typer.Option("--hash", help="Tell changed files by content, not size and time.")] = False,
@@ -79,7 +83,12 @@ def index(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         if rank > 0:
             return
-        _tell_failures(result.failures, report)
+        tell_set_aside(
+            [str(failure) for failure in result.failures],
+            f"see {report}" if report else "--report FILE.csv lists all",
+        )
+        if report:
+            _write_report(report, result.failures)
         if not (result.new or result.changed or result.unchanged or result.interrupted):
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
@@ -162,19 +171,7 @@ def _open(index: str, info: "IndexInfo", rank: int, num_processes: int) -> "Vide
         raise problem
     if answer[0] is not None:
         raise typer.Exit(EXIT_ERROR)  # the first process tells why
-    return store or VideoIndex(index, info)
-
-
-def _tell_failures(failures: list, report: Path | None) -> None:
-    for failure in failures[:NUM_LISTED]:
-        # A name may hold line breaks, or bytes that are no text.
-        line = str(failure).replace("\n", "\\n").replace("\r", "\\r")
-        typer.echo(f"set aside: {line.encode(errors='backslashreplace').decode()}", err=True)
-    if len(failures) > NUM_LISTED:
-        where = f"see {report}" if report else "--report FILE.csv lists all"
-        typer.echo(f"set aside: {len(failures) - NUM_LISTED} more, {where}", err=True)
-    if report:
-        _write_report(report, failures)
+    return VideoIndex(index, info) if store is None else store  # an empty one is false
 
 
 def _write_report(report: Path, failures: list) -> None:

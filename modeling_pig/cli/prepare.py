@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import EXIT_INTERRUPTED, EXIT_SET_ASIDE, NUM_LISTED, one_line_errors
+from .common import EXIT_INTERRUPTED, EXIT_SET_ASIDE, one_line_errors, tell_set_aside
 
 
 def prepare(
@@ -45,11 +45,8 @@ def prepare(
         except KeyboardInterrupt:
             typer.echo("stopped; what is done is kept, and the same command goes on from there", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        for entry in result.set_aside[:NUM_LISTED]:
-            typer.echo(f"set aside: {entry.source or entry.video_id}: {entry.problem}", err=True)
-        if len(result.set_aside) > NUM_LISTED:
-            more = len(result.set_aside) - NUM_LISTED
-            typer.echo(f"set aside: {more} more, see {output / PROBLEMS}", err=True)
+        lines = [f"{entry.source or entry.video_id}: {entry.problem}" for entry in result.set_aside]
+        tell_set_aside(lines, f"see {output / PROBLEMS}")
         if not result.good:
             raise ValueError(f"none of the {len(result.entries)} videos of {benchmark} in {videos} can be decoded")
         typer.echo(f"{result.summary()} in {time.monotonic() - started:.0f} s; {output / MANIFEST}")

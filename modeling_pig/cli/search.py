@@ -108,7 +108,7 @@ def print_results(
     from rich.console import Console
     from rich.table import Table
 
-    from ..visualization.results_page import format_span, printable
+    from ..visualization.text import format_span, printable
 
     rows = list(_with_others(results))
     has_windows = any(result.start is not None for _, result in rows)

@@ -22,13 +22,11 @@ from transformers import PreTrainedModel
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
 
-from ..video_decoding_pig import VideoDecodingError, decode_video, decode_windows
+from ..video_decoding_pig import VideoDecodingError, decode_video, decode_windows, list_frames
 from .index import VideoEntry
 from .model_files import check_model_name
 from .segments import Segmentation
-
-
-_READINGS = count()  # numbers for the readings of files, all different
+from .text_encoder import check_sentences
 
 
 class VideoSegment(NamedTuple):
@@ -108,9 +106,7 @@ def encode_texts(
     Raises:
         ValueError: an empty sentence.
     """
-    for number, text in enumerate(texts):
-        if not text.strip():
-            raise ValueError(f"Sentence {number + 1} of {len(texts)} is empty: say what to look for.")
+    check_sentences(texts)
     embeds = []
     for start in range(0, len(texts), batch_size):
         batch = list(texts[start : start + batch_size])
@@ -214,20 +210,22 @@ def encode_files(
         failures (`list[VideoDecodingError]`): gets one entry for each file that cannot be decoded, or that changed
             while it was read and did so again when it was read once more; the rest goes on.
         segmentation (`Segmentation`, *optional*): what makes windows of long videos.
-        with_hash (`bool`): compute the SHA-256 of each file.
+        with_hash (`bool`): compute the hash of each file, see [`file_hash`].
         batch_size (`int`): windows a forward pass.
         num_threads (`int`, *optional*): files decoded at a time, while the model works; by default one a core.
     """
-    read = partial(_read_file, processor, segmentation or Segmentation(), with_hash)
+    read = partial(_read_file, processor, segmentation or Segmentation(), with_hash, count())
     batch: list[tuple[int, torch.Tensor]] = []  # windows to encode next, each with the number of its reading
     encoded: dict[int, list[torch.Tensor]] = {}  # the embeddings (D,) of each reading that goes on
     entries_of: dict[int, list[VideoEntry]] = {}  # of readings that have come to their end
 
-    def encode_batch() -> Iterator[EncodedFile]:
-        embeds = _embed(model, [clip for _, clip in batch]) if batch else ()
+    def encode_batch() -> None:
+        embeds = _embed(model, [clip for _, clip in batch])
         for (reading, _), embed in zip(batch, embeds, strict=True):
             encoded[reading].append(embed)
         batch.clear()
+
+    def finished() -> Iterator[EncodedFile]:
         for reading in [r for r, entries in entries_of.items() if len(entries) == len(encoded[r])]:
             yield EncodedFile(entries_of.pop(reading), torch.stack(encoded.pop(reading)))
 
@@ -237,33 +235,35 @@ def encode_files(
                 encoded.setdefault(reading, [])
                 batch.append((reading, event))
                 if len(batch) == batch_size:
-                    yield from encode_batch()
+                    encode_batch()
             elif isinstance(event, list):
                 entries_of[reading] = event
-                if len(event) == len(encoded[reading]):
-                    yield from encode_batch()
             else:  # what came of this reading is void
                 encoded.pop(reading, None)
                 batch[:] = [window for window in batch if window[0] != reading]
                 failures += [] if event is None else [event]
-        yield from encode_batch()
+            yield from finished()
+    if batch:
+        encode_batch()
+        yield from finished()
+    assert not (batch or encoded or entries_of), "a file was begun and not finished"
 
 
 def _read_file(
-    processor: PigProcessor, segmentation: Segmentation, with_hash: bool, path: str
+    processor: PigProcessor, segmentation: Segmentation, with_hash: bool, readings: Iterator[int], path: str
 ) -> Iterator[tuple[int, torch.Tensor | list[VideoEntry] | VideoDecodingError | None]]:
     """Decodes a file: the pixels (1, T, 3, height, width) of each window, then the entries of all; or an error, or
-    `None` where the file is going to be read again. Each comes with a number that is that of this reading alone."""
+    `None` where the file is going to be read again. Each comes with the number of this reading, next of `readings`."""
     num_frames = processor.video_processor.num_frames
     for _ in range(2):
-        reading, state = next(_READINGS), _state(path)
+        reading, state = next(readings), _state(path)
         problem: VideoDecodingError | None = None
-        duration = None
+        duration = content_hash = None
         try:
-            content_hash = file_hash(path) if with_hash else None
             for frames, metadata in decode_windows(path, num_frames, segmentation.windows):
                 yield reading, _pixels(processor, frames)
                 duration = metadata.duration
+            content_hash = file_hash(path) if with_hash else None
         except VideoDecodingError as error:
             problem = error
         if _state(path) != state:  # replaced or still being written: then a problem means nothing either
@@ -288,11 +288,14 @@ def _state(path: str) -> tuple[int, int, int] | None:
 
 
 def file_hash(path: str) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    """The SHA-256 of a file, in hexadecimal; of a folder of frames, that of the list of their hashes and names.
 
     Raises:
         VideoDecodingError: a file that cannot be read.
     """
+    if names := list_frames(path):
+        lines = [f"{file_hash(os.path.join(path, name))}  {name}\n" for name in names]
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ leaves those that its rounding error could hide among the k best, and they are s
 scored in float32 by NumPy: importing torch takes longer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ from .store import cosines
 # Queries that are scored one at a time: of more, a matrix product in float32 is faster than as many passes in float16.
 _ONE_AT_A_TIME = 8
 _FEW = 20_000  # rows
-_LENGTH_ERROR = 1e-3  # a length that an index takes for 1 may differ from it by so much
-_QUERIES, _ROWS = 64, 8192  # a block of that matrix product: its scores and its rows in float32 take 16 MB each
+# A length that an index takes for 1 may differ from it by 1e-3, and rounding the vector to halves may add its share.
+_LENGTH_ERROR = 1e-3 + 2**-11
+# A part of that matrix product: so many queries, whose scores of all rows are held (64 MB at 250,000 rows), by so many
+# rows, which take 16 MB in float32 at width 512.
+_QUERIES, _ROWS = 64, 8192
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ def search_exactly(
     found = []
     for first in range(0, len(queries), _QUERIES):
         part = queries[first : first + _QUERIES]
-        part = part / np.linalg.norm(part, axis=1, keepdims=True)
         for query, (scores, error) in zip(part, score(blocks, part), strict=True):
             if hidden is not None:
                 scores[hidden] = -np.inf
@@ -61,6 +63,19 @@ def search_exactly(
             enough = np.partition(scores, len(scores) - k)[-k] - 2 * error
             found.append(_best(blocks, np.flatnonzero(scores >= enough), query, k))
     return found
+
+
+def search_in_parts(blocks: Iterable[Block], queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[`search_exactly`] over rows of which one block at a time is held; the best come in any order."""
+    best = [(np.empty(0, np.uint64), np.empty(0, np.float32)) for _ in queries]
+    for block in blocks:
+        for number, (own_ids, own_scores) in enumerate(search_exactly([block], queries, k)):
+            ids, scores = np.append(best[number][0], own_ids), np.append(best[number][1], own_scores)
+            if len(scores) > k:
+                enough = scores >= np.partition(scores, len(scores) - k)[-k]
+                ids, scores = ids[enough], scores[enough]
+            best[number] = ids, scores
+    return best
 
 
 def _scores_in_half(blocks: Sequence[Block], queries: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
@@ -110,4 +125,4 @@ def where_in(ids: np.ndarray, some: np.ndarray) -> np.ndarray:
     return some[np.searchsorted(some, ids).clip(max=len(some) - 1)] == ids
 
 
-__all__ = ["Block", "search_exactly", "where_in"]
+__all__ = ["Block", "search_exactly", "search_in_parts", "where_in"]

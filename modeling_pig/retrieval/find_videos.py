@@ -38,7 +38,8 @@ class FoundVideos:
     """What [`find_videos`] found.
 
     videos (`list[FoundVideo]`): in order of path, no file twice.
-    failures (`list[VideoDecodingError]`): files that no index can hold, and folders that cannot be read.
+    failures (`list[VideoDecodingError]`): files that no index can hold, and files, folders and links that cannot be
+        read.
     """
 
     videos: list[FoundVideo] = field(default_factory=list)
@@ -48,8 +49,8 @@ class FoundVideos:
 
     def would_hold(self, path: str) -> bool:
         """Whether the video of this absolute path would have been found, were it there: if it was not, it is gone.
-        Of other places, and of folders that cannot be read, the search knows nothing."""
-        if not _is_video_name(path) or any(_parts_below(folder, path) for folder in self._unreadable):
+        Of other places, and of what cannot be read with all that lies in it, the search knows nothing."""
+        if not _is_video_name(path) or any(path == one or _parts_below(one, path) for one in self._unreadable):
             return False
         for place in self._places:
             parts = _parts_below(place.root, path)
@@ -85,7 +86,7 @@ def find_videos(places: str | bytes | os.PathLike | Iterable[str | bytes | os.Pa
         _take(place, path, parts, found, listed, links)
     for place in found._places:
         if place.root in found._unreadable:
-            raise ValueError(f"{place.name} cannot be read: you need the permission to list it.")
+            raise ValueError(f"{place.name} cannot be read: you need its disk, and the permission to list it.")
         if not place.num_met:
             verb = "matches" if place.pattern else "holds"
             known = ", ".join(sorted(VIDEO_EXTENSIONS))
@@ -126,8 +127,13 @@ def _take(
         try:
             status = os.stat(path)
         except OSError as error:
-            if is_wanted and os.path.islink(path):
-                found.failures.append(VideoDecodingError(path, f"a link that leads nowhere ({error.strerror})"))
+            is_link = os.path.islink(path)
+            if is_link or not isinstance(error, FileNotFoundError):  # otherwise it was deleted just now
+                found._unreadable.append(path)
+                what = "a link that leads nowhere" if is_link else "cannot be read"
+                # Behind a link of any name may have been a folder, of a disk that is not mounted now.
+                if is_wanted or _matches(parts, place.pattern, partly=True):
+                    found.failures.append(VideoDecodingError(path, f"{what} ({error.strerror})"))
             continue
         identity = status.st_dev, status.st_ino
         is_folder = stat.S_ISDIR(status.st_mode)
@@ -142,12 +148,12 @@ def _take(
             try:
                 with os.scandir(path) as entries:
                     visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+                own = [e for e in visible if not e.is_symlink() and (_is_video_name(e.name) or e.is_dir())]
             except OSError as error:
                 found._unreadable.append(path)
                 found.failures.append(VideoDecodingError(path, f"the folder cannot be read ({error.strerror})"))
                 continue
             links += [(place, e.path, [*parts, e.name]) for e in visible if e.is_symlink()]
-            own = [e for e in visible if not e.is_symlink() and (_is_video_name(e.name) or e.is_dir())]
             pending += [(e.path, [*parts, e.name]) for e in reversed(own)]  # which is taken from its end
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from modeling_pig import __version__
 
 from .store import VideoStore, embeddings_of, row_schema
-from .where import parse_where
+from .where import Condition, parse_where
 
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class IndexInfo:
     model_fingerprint (`str`): of its weights, see [`model_fingerprint`].
     width (`int`): numbers an embedding, D.
     num_frames (`int`, *optional*): frames that an embedding was made from.
-    model_revision (`str`, *optional*): commit on the Hub, where the model came from there.
+    model_revision (`str`, *optional*): commit on the Hub, where the model came from there. For the record: models are
+        loaded by name, and held to the fingerprint.
     storage (`str`): numbers as they are kept, "float16" or "float32". Filled in by the index, as are the rest.
     created (`str`): time in UTC, ISO 8601.
     version (`str`): of this package.
@@ -137,7 +138,7 @@ class VideoIndex:
         self.uri = os.fspath(uri)
         metadata = None
         if info is not None:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
             metadata = asdict(replace(info, created=now, version=__version__, format=FORMAT))
         self._store = _open_store(self.uri, metadata)
         self.is_new = self._store.is_new
@@ -195,26 +196,30 @@ class VideoIndex:
         return self._store.delete(paths) if paths else 0
 
     def search(
-        self, embeddings: "torch.Tensor | np.ndarray", k: int = 10, where: str | None = None
+        self, embeddings: "torch.Tensor | np.ndarray", k: int = 10, where: str | Condition | None = None
     ) -> list[list[SearchResult]]:
         """The k entries nearest to each embedding, best first; all of them if there are fewer. Equal scores come in
-        order of path and start.
+        order of key: of all entries where the search is exact, of those found where it is approximate.
 
         Args:
-            embeddings (`torch.Tensor` of shape `(Q, D)`): normalised.
+            embeddings (`torch.Tensor` of shape `(Q, D)`): of any length but zero.
             k (`int`): 1 or more.
-            where (`str`, *optional*): search only entries for which this holds, `"duration < 60 and path like
-                '%holiday%'"`: see [`parse_where`].
+            where (`str` or `Condition`, *optional*): search only entries for which this holds, `"duration < 60 and
+                path like '%holiday%'"`: see [`parse_where`].
 
         Raises:
-            ValueError: k under 1, embeddings of another width or not finite, a `where` that is none.
+            ValueError: k under 1, embeddings of another width, not finite or zero, a `where` that is none.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 answer or more.")
         vectors = self._checked(embeddings)
-        if not np.isfinite(vectors).all():
-            raise ValueError("Embeddings to search for must be finite.")
-        condition = parse_where(where) if where is not None else None
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        if not np.all((lengths > 0) & np.isfinite(lengths)):
+            raise ValueError("Embeddings to search for must be finite and not zero.")
+        condition = parse_where(where) if isinstance(where, str) else where
+        if not len(vectors):
+            return []
+        vectors = (vectors / lengths).astype(np.float32)
         return [
             [
                 SearchResult(rank, float(score), **row)
@@ -243,6 +248,11 @@ class VideoIndex:
                 found[path] = FileState(*state, (known.segments if known else 0) + 1)
         return found
 
+    def entries(self, paths: Sequence[str]) -> tuple[list[VideoEntry], np.ndarray]:
+        """All entries of some files, in any order, with their embeddings (N, D) as they are stored."""
+        rows = self._store.rows(paths)
+        return entries_of(rows), embeddings_of(rows)
+
     def batches(self, size: int = 10_000) -> Iterator[tuple[list[VideoEntry], np.ndarray]]:
         """Everything that the index holds: entries with their embeddings (at most `size`, D), as they are stored."""
         for batch in self._store.scan([*_ENTRY_COLUMNS, "embedding"], size):
@@ -250,8 +260,9 @@ class VideoIndex:
 
     def optimize(self) -> dict[str, Any]:
         """Merges the small files that many writes leave behind, and makes the index for approximate search where the
-        size calls for one. Tells what was done. Others may write meanwhile."""
-        return self._store.optimize()
+        size calls for one. Others may write meanwhile. Returns the [`search_method`] from then on."""
+        self._store.optimize()
+        return self.search_method
 
     def drop_if_new(self) -> None:
         """Removes the index again if this object made it: for when there turned out to be nothing to put in."""

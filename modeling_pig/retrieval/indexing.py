@@ -37,7 +37,6 @@ class IndexingReport:
     gone (`int`): files that are gone and still in the index.
     failures (`list[VideoDecodingError]`): files that were set aside. What the index held of them, it still holds.
     interrupted (`bool`): by Ctrl-C; what was not reached is in none of the counts.
-    optimized (`dict`): what [`VideoIndex.optimize`] did.
     """
 
     new: int = 0
@@ -47,7 +46,6 @@ class IndexingReport:
     gone: int = 0
     failures: list[VideoDecodingError] = field(default_factory=list)
     interrupted: bool = False
-    optimized: dict = field(default_factory=dict)
 
 
 def index_videos(
@@ -72,7 +70,8 @@ def index_videos(
         index (`VideoIndex`): made for the same model.
         videos (`FoundVideos`, or what [`find_videos`] takes): the videos that the index is to hold.
         segmentation (`Segmentation`, *optional*): what makes windows of long videos. Unchanged files keep theirs.
-        by_hash (`bool`): tell by its content whether a file has changed, not by size and time. Reads all files.
+        by_hash (`bool`): tell by its content whether a file has changed, not by size and time. Reads all files that
+            the index holds.
         prune (`bool`): remove files from the index that are gone from the places searched. Others stay in any case.
         batch_size (`int`): windows a forward pass.
         num_threads (`int`, *optional*): files decoded at a time; by default one a core.
@@ -133,22 +132,49 @@ def _compare(
     """The videos that are to be encoded. With hashes, what is otherwise known of the unchanged ones is set right."""
     if not by_hash:
         return [v.path for v in videos if v.path not in held or held[v.path][:2] != (v.size, v.modified)]
-    wanted: list[str] = []
-    renewed: list[tuple[VideoEntry, np.ndarray]] = []
+    known = [video for video in videos if video.path in held]
+    wanted = [video.path for video in videos if video.path not in held]
+    facts: dict[str, dict] = {}  # of unchanged files, where the index holds others
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(_hash_or_none, [video.path for video in videos])
-        for video, digest in zip(tqdm(videos, "hashing", unit="video", disable=not progress), hashes, strict=True):
-            known = held.get(video.path)
-            if known is None or digest is None or not _is_same(known, video, digest):
-                wanted.append(video.path)
-            elif known[:3] != (video.size, video.modified, digest):
-                facts = {"size": video.size, "modified": video.modified, "content_hash": digest}
-                renewed += [(replace(entry, **facts), embed) for entry, embed in index.get(video.path)]
-            if renewed and (len(renewed) >= FILES_PER_WRITE or video is videos[-1]):
-                entries, embeds = zip(*renewed, strict=True)
-                index.upsert(entries, np.stack(embeds))
-                renewed = []
+        try:
+            hashes = pool.map(_hash_or_none, [video.path for video in known])
+            for video, digest in zip(tqdm(known, "hashing", unit="video", disable=not progress), hashes, strict=True):
+                state = held[video.path]
+                if digest is None or not _is_same(state, video, digest):
+                    wanted.append(video.path)
+                elif state[:3] != (video.size, video.modified, digest):
+                    facts[video.path] = {"size": video.size, "modified": video.modified, "content_hash": digest}
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if facts:
+        _renew(index, held, facts)
     return wanted
+
+
+def _renew(index: VideoIndex, held: dict[str, FileState], facts: dict[str, dict]) -> None:
+    """Sets right what is known of these files, in one pass over the index. All entries of a file are written at once;
+    one that another process is writing meanwhile may be passed over, for the next run."""
+    gathered: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
+    complete: list[tuple[VideoEntry, np.ndarray]] = []
+
+    def write() -> None:
+        entries, embeds = zip(*complete, strict=True)
+        index.upsert(entries, np.stack(embeds))
+        complete.clear()
+
+    for batch in index.batches():
+        for entry, embed in zip(*batch, strict=True):
+            if entry.path not in facts:
+                continue
+            pairs = gathered.setdefault(entry.path, [])
+            pairs.append((replace(entry, **facts[entry.path]), embed.copy()))  # not a view that keeps its batch
+            if len(pairs) == held[entry.path].segments:
+                complete += gathered.pop(entry.path)
+                del facts[entry.path]
+        if len(complete) >= FILES_PER_WRITE:
+            write()
+    if complete:
+        write()
 
 
 def _is_same(known: FileState, video: FoundVideo, digest: str) -> bool:
@@ -248,7 +274,7 @@ def _finish(
             index.delete(gone[start : start + FILES_PER_WRITE])
         report.removed = len(gone)
     if not report.interrupted:
-        report.optimized = index.optimize()
+        index.optimize()
 
 
 __all__ = ["IndexingReport", "index_videos"]

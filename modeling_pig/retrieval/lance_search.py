@@ -2,12 +2,14 @@
 
 import json
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .exact import Block, search_exactly, where_in
-from .store import cosines, embeddings_of
+from .exact import Block, search_exactly, search_in_parts, where_in
+from .store import cosines, embeddings_of, synthetic_queries
 from .where import Condition, to_sql
 
 
@@ -38,40 +40,58 @@ class LanceSearch:
 
     database (`lancedb.DBConnection`): without `read_consistency_interval`, so that a table stays at the version at
         which it was opened.
+    errors: makes a context in which LanceDB's errors become `OSError`. Faults of the computation stay what they are.
     """
 
-    def __init__(self, database: Any, table_name: str):
+    def __init__(self, database: Any, table_name: str, errors: Callable[[], AbstractContextManager[None]]):
         self._database = database
         self._table_name = table_name
+        self._errors = errors
         self._lock = threading.Lock()
         self._snapshot: tuple[Any, dict[int, Block] | None] | None = None
 
     def search(
-        self, version: int, vectors: np.ndarray, k: int, where: Condition | None
+        self, newest: Any, vectors: np.ndarray, k: int, where: Condition | None
     ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        """See [`VideoStore.search`]. `version` is the table's newest."""
-        table, blocks = self._at(version)
+        """See [`VideoStore.search`]. `newest` is the same table, which follows what is written."""
         condition = None if where is None else to_sql(where)
+        with self._errors():
+            table, blocks = self._at(newest)
+            parameters = ann_parameters(table) if blocks is None else None
+            # Exactly where a condition leaves few.
+            if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
+                return _search_index(table, vectors, k, condition, parameters)
+            allowed = None if blocks is None or condition is None else _row_ids(table, condition)
         if blocks is None:
-            return _search_on_disk(table, vectors, k, condition)
-        allowed = None if condition is None else _row_ids(table, condition)
-        return _with_rows(table, search_exactly(list(blocks.values()), vectors, k, allowed), k)
+            best = search_in_parts(self._scan(table, condition), vectors, k)
+        else:
+            best = search_exactly(list(blocks.values()), vectors, k, allowed)
+        with self._errors():
+            return _with_rows(table, best, k)
 
-    def _at(self, version: int) -> tuple[Any, dict[int, Block] | None]:
-        """The table at this version or a later one, and its vectors by fragment, unless there are too many."""
+    def _scan(self, table: Any, condition: str | None) -> Iterator[Block]:
+        with self._errors():
+            yield from _scan(table, condition)
+
+    def _at(self, newest: Any) -> tuple[Any, dict[int, Block] | None]:
+        """The table at the newest version, and its vectors by fragment, unless there are too many."""
         with self._lock:
-            if self._snapshot is None or self._snapshot[0].version < version:
-                held = (self._snapshot and self._snapshot[1]) or {}
+            version, metadata, snapshot = newest.version, newest.schema.metadata, self._snapshot
+            if snapshot is not None and snapshot[0].schema.metadata != metadata:
+                snapshot = None  # it was deleted and made anew, and numbers versions and fragments as before
+            if snapshot is None or snapshot[0].version != version:
+                held = (snapshot and snapshot[1]) or {}
                 table = self._database.open_table(self._table_name)
-                self._snapshot = table, _load(table, held) if table.count_rows() <= EXACT_UP_TO else None
-            return self._snapshot
+                snapshot = table, _load(table, held) if table.count_rows() <= EXACT_UP_TO else None
+                self._snapshot = snapshot
+            return snapshot
 
 
 def _load(table: Any, held: dict[int, Block]) -> dict[int, Block]:
     """The table's vectors by fragment, of which those are read that are not held yet.
 
     Without stable row ids, which LanceDB does not make by itself, a row's id is its address, the number of its
-    fragment and its place in there: a row that changes gets a new one, and none is given twice.
+    fragment and its place in there: a row that changes gets a new one, and none is given twice in a table's life.
     """
     ids, width = _row_ids(table), table.schema.field(_COLUMN).type.list_size
     numbers, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
@@ -119,13 +139,10 @@ def _with_rows(
     return scores, found
 
 
-def _search_on_disk(
-    table: Any, vectors: np.ndarray, k: int, condition: str | None
+def _search_index(
+    table: Any, vectors: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
 ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-    """By the ANN index, and exactly for rows that it does not know yet; all exactly where a condition leaves few."""
-    parameters = ann_parameters(table)
-    if parameters is None or (condition is not None and table.count_rows(condition) <= EXACT_UP_TO):
-        return _with_rows(table, _exactly_on_disk(table, vectors, k, condition), k)
+    """By the ANN index, and exactly for rows that it does not know yet."""
     scores, found = [], []
     for vector in vectors:
         query = _query_index(table, vector, k, parameters)
@@ -139,7 +156,9 @@ def _search_on_disk(
 
 def _query_index(table: Any, vector: np.ndarray, k: int, parameters: dict[str, Any]) -> Any:
     query = table.search(vector, vector_column_name=_COLUMN).distance_type("cosine").limit(k)
-    return query.nprobes(parameters["nprobes"]).refine_factor(parameters["refine_factor"])
+    # More cells, up to all, where these hold fewer than k rows, as under a condition.
+    query = query.minimum_nprobes(parameters["nprobes"]).maximum_nprobes(0)
+    return query.refine_factor(parameters["refine_factor"])
 
 
 def ann_parameters(table: Any) -> dict[str, Any] | None:
@@ -148,17 +167,12 @@ def ann_parameters(table: Any) -> dict[str, Any] | None:
     return json.loads(parameters) if parameters else None
 
 
-def refresh_index(table: Any) -> dict[str, Any]:
-    """Makes the table's ANN index if the size calls for one, or makes it anew if the table has outgrown it.
-
-    Returns how the table is now searched, with the share of the true answers that the index was measured to find.
-    """
-    count = table.count_rows()
-    if count <= EXACT_UP_TO:
-        return {"method": "exact"}
-    known = ann_parameters(table)
-    if known is not None and count < _RETRAIN_AT * known["rows"]:
-        return known  # `optimize` of LanceDB has put new rows into their cells
+def refresh_index(table: Any) -> None:
+    """Makes the table's ANN index if the size calls for one, or makes it anew if the table has outgrown it. How it is
+    searched, and the share of the true answers that this was measured to find, are kept with the column."""
+    count, known = table.count_rows(), ann_parameters(table)
+    if count <= EXACT_UP_TO or (known is not None and count < _RETRAIN_AT * known["rows"]):
+        return  # `optimize` of LanceDB has put new rows into their cells
     from lancedb.index import IvfRq
 
     cells = count // _ROWS_A_CELL
@@ -166,13 +180,13 @@ def refresh_index(table: Any) -> dict[str, Any]:
     table.create_index(_COLUMN, config=IvfRq("cosine", num_partitions=cells, max_iterations=10, sample_rate=64))
     parameters = {"method": "IVF_RQ", "rows": count, "num_partitions": cells, **_measure(table, cells)}
     table.update_field_metadata({"path": _COLUMN, "metadata": {_METADATA_KEY: json.dumps(parameters)}})
-    return parameters
 
 
 def _measure(table: Any, cells: int) -> dict[str, Any]:
     """How many cells to look into, and what that finds: recall against exact search."""
-    queries = _made_up_queries(table)
-    truth = [ids for ids, _ in _exactly_on_disk(table, queries, _AT)]
+    queries = synthetic_queries(_draw_vectors(table, 2 * _QUERIES))
+    best = search_in_parts(_scan(table), queries, _AT)
+    truth = [ids[np.argsort(-scores, kind="stable")[:_AT]] for ids, scores in best]
     for share in _SHARES:
         parameters = {"nprobes": max(int(share * cells), 1), "refine_factor": _REFINE_FACTOR}
         found = [_query_index(table, query, _AT, parameters).with_row_id(True).to_arrow() for query in queries]
@@ -183,32 +197,19 @@ def _measure(table: Any, cells: int) -> dict[str, Any]:
     return {**parameters, f"recall@{_AT}": recall, "queries": len(queries)}
 
 
-def _made_up_queries(table: Any) -> np.ndarray:
-    """What two stored vectors have beyond the mean of all, added: sentences are not where videos are, and a stored
-    vector itself would be found too easily."""
-    ids = _row_ids(table)
-    some = np.random.default_rng(0).choice(ids, 2 * _QUERIES, replace=False)
-    vectors = embeddings_of(table.take_row_ids(some.tolist()).select([_COLUMN]).to_arrow()).astype(np.float32)
-    np.random.default_rng(1).shuffle(vectors)  # they come in the order of their ids
-    vectors -= vectors.mean(0)
-    queries = vectors[:_QUERIES] + vectors[_QUERIES:]
-    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+def _draw_vectors(table: Any, count: int) -> np.ndarray:
+    """Vectors (at most `count`, D) of rows drawn at random, in random order."""
+    ids, rng = _row_ids(table), np.random.default_rng(0)
+    drawn = rng.choice(ids, min(count, len(ids)), replace=False)
+    vectors = embeddings_of(table.take_row_ids(drawn.tolist()).select([_COLUMN]).to_arrow())
+    return rng.permutation(vectors)  # they come in the order of their ids
 
 
-def _exactly_on_disk(
-    table: Any, queries: np.ndarray, k: int, condition: str | None = None
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each query ids and scores of the k best rows, in one pass over the table and little memory."""
-    scan = table.search().select([_COLUMN]).with_row_id(True)
-    scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.uint64)
-    for batch in (scan if condition is None else scan.where(condition)).to_batches(8192):
-        vectors = embeddings_of(batch).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
-        ids = np.concatenate([ids, np.tile(batch["_rowid"].to_numpy(), (len(queries), 1))], axis=1)
-        best = np.argsort(-scores, axis=1)[:, :k]
-        scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
-    return list(zip(ids, scores, strict=True))
+def _scan(table: Any, condition: str | None = None) -> Iterator[Block]:
+    """The rows that meet a condition, by default all, some at a time."""
+    query = table.search().select([_COLUMN]).with_row_id(True)
+    for batch in (query if condition is None else query.where(condition)).to_batches(8192):
+        yield Block(batch["_rowid"].to_numpy(), embeddings_of(batch))
 
 
 __all__ = ["EXACT_UP_TO", "LanceSearch", "ann_parameters", "refresh_index"]

@@ -1,14 +1,16 @@
 """The store behind an index that is a folder: a LanceDB table, written and read by any number of processes at once."""
 
 import json
+import logging
 import os
 import random
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +23,8 @@ from .where import Condition
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -57,7 +61,7 @@ class LanceStore:
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
             self.is_new = metadata is not None and _create(database, metadata)
             self._table = database.open_table(_TABLE)
-            self._searcher = LanceSearch(lancedb.connect(uri), _TABLE)
+            self._searcher = LanceSearch(lancedb.connect(uri), _TABLE, partial(_errors_in_one_line, uri, "searched"))
             metadata_here = (self._table.schema.metadata or {}).get(_METADATA_KEY)
         if metadata_here is None:
             raise ValueError(f"{uri} holds a LanceDB table of something else: choose another place.")
@@ -79,8 +83,8 @@ class LanceStore:
             merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             if self._holds_others(paths, rows["key"]):  # makes LanceDB join whole rows, which takes some 20 x longer
                 merge = merge.when_not_matched_by_source_delete(_one_of(paths))
-            _until_not_overtaken(lambda: merge.execute(rows))
-            self._compact_in_time()
+            self._until_not_overtaken(lambda: merge.execute(rows))
+        self._compact_in_time()
 
     def _holds_others(self, paths: Sequence[str], keys: "pa.ChunkedArray") -> bool:
         """Whether entries of these files are there that are none of these."""
@@ -92,23 +96,21 @@ class LanceStore:
     def _compact_in_time(self) -> None:
         """Each write leaves a small file and a list of all files: merges them before they make everything slow.
         Rewriting takes time that grows with the index: the larger that is, the rarer."""
-        small_files = self._table.stats()["fragment_stats"]["num_small_fragments"]
-        # Drawn at random, so that many processes do not all start at once.
-        if small_files > random.uniform(1, 1.5) * min(64 + self._table.count_rows() // 1000, 1000):
-            self._compact()
-
-    def _compact(self) -> bool:
         try:
-            self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
-        except RuntimeError as error:
-            if not _is_conflict(error):
-                raise
-            return False  # others wrote meanwhile: the next one will do it
-        return True
+            small_files = self._table.stats()["fragment_stats"]["num_small_fragments"]
+            # Drawn at random, so that many processes do not all start at once.
+            if small_files > random.uniform(1, 1.5) * min(64 + self._table.count_rows() // 1000, 1000):
+                self._compact()
+        except (OSError, RuntimeError) as error:  # what came before is written, and the next write tries again
+            level = logging.DEBUG if _is_conflict(error, self.uri) else logging.WARNING
+            logger.log(level, f"The index {self.uri} was written, its small files not merged: {_reason(error)}")
+
+    def _compact(self) -> None:
+        self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
     def delete(self, paths: Sequence[str]) -> int:
         with self._errors_in_one_line("written"):
-            return _until_not_overtaken(lambda: self._table.delete(_one_of(paths))).num_deleted_rows
+            return self._until_not_overtaken(lambda: self._table.delete(_one_of(paths))).num_deleted_rows
 
     def rows(self, paths: Sequence[str]) -> "pa.Table":
         with self._errors_in_one_line("read"):
@@ -121,13 +123,12 @@ class LanceStore:
     def search(
         self, vectors: np.ndarray, k: int, where: Condition | None
     ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        with self._errors_in_one_line("searched"):
-            return self._searcher.search(self._table.version, vectors, k, where)
+        return self._searcher.search(self._table, vectors, k, where)
 
-    def optimize(self) -> dict[str, Any]:
+    def optimize(self) -> None:
         with self._errors_in_one_line("written"):
-            compacted = _until_not_overtaken(self._compact)
-            return {"compacted": compacted, **_until_not_overtaken(lambda: refresh_index(self._table))}
+            self._until_not_overtaken(self._compact)
+            self._until_not_overtaken(lambda: refresh_index(self._table))
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # others may have found it and filled it
@@ -135,16 +136,34 @@ class LanceStore:
             if self._made_folder:
                 os.rmdir(self.uri)
 
-    @contextmanager
-    def _errors_in_one_line(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            reason = re.sub(r",? ?\S+\.rs:\d+:\d+", "", reason)  # places in LanceDB's source
-            if "os error 28" in reason:
-                reason = "the disk is full. What was written before is kept"
-            raise OSError(f"The index {self.uri} cannot be {verb}: {reason}") from error
+    def _until_not_overtaken(self, write: Callable[[], Result]) -> Result:
+        """LanceDB tries a write that others overtook a few times itself, too few where there are many others."""
+        pause, give_up = 0.05, time.monotonic() + _GIVE_UP_AFTER
+        while True:
+            try:
+                return write()
+            except (OSError, RuntimeError) as error:
+                if not _is_conflict(error, self.uri) or time.monotonic() > give_up:
+                    raise
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, 5.0)
+
+    def _errors_in_one_line(self, verb: str) -> AbstractContextManager[None]:
+        return _errors_in_one_line(self.uri, verb)
+
+
+@contextmanager
+def _errors_in_one_line(uri: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise OSError(f"The index {uri} cannot be {verb}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    reason = re.sub(r",? ?\S+\.rs:\d+:\d+", "", reason)  # places in LanceDB's source
+    return "the disk is full. What was written before is kept" if "os error 28" in reason else reason
 
 
 def _one_of(paths: Sequence[str]) -> Any:
@@ -169,21 +188,11 @@ def _create(database: Any, metadata: dict[str, Any]) -> bool:
     return True
 
 
-def _is_conflict(error: Exception) -> bool:
-    return re.search("conflict|concurrent", str(error), re.IGNORECASE) is not None
-
-
-def _until_not_overtaken(write: Callable[[], Result]) -> Result:
-    """LanceDB tries a write that others overtook a few times itself, too few where there are many others."""
-    pause, give_up = 0.05, time.monotonic() + _GIVE_UP_AFTER
-    while True:
-        try:
-            return write()
-        except (OSError, RuntimeError) as error:
-            if not _is_conflict(error) or time.monotonic() > give_up:
-                raise
-        time.sleep(random.uniform(0, pause))
-        pause = min(2 * pause, 5.0)
+def _is_conflict(error: Exception, uri: str) -> bool:
+    """LanceDB has no type for it, only words; those of paths, which may hold spaces, tell nothing."""
+    message = str(error).replace(os.path.abspath(uri), "/")
+    message = re.sub(r"\S*[/\\]\S*", "", message)
+    return re.search("conflict|concurrent", message, re.IGNORECASE) is not None
 
 
 def _import_lancedb():

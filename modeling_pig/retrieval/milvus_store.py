@@ -1,5 +1,6 @@
 """The store behind an index on a Milvus server: a collection, written and read by any number of processes at once."""
 
+import itertools
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .store import cosines, embeddings_of, row_schema
+from .store import cosines, embeddings_of, row_schema, synthetic_queries
 from .where import Condition, In, milvus_string, to_milvus
 
 
@@ -75,11 +76,11 @@ class MilvusStore:
     @property
     def search_method(self) -> dict[str, Any]:
         with self._errors_in_one_line("read"):
-            index = self._ask("describe_index", index_name=_VECTOR) or {}
-            if index.get("index_type") == "FLAT":
+            kind = self._index_type()
+            if kind == "FLAT":
                 return {"method": "exact"}
             measured = json.loads(self._properties().get(_ANN_KEY, "{}"))
-        return {"method": index.get("index_type", "none"), **measured}
+        return {"method": kind, **measured}
 
     def count(self) -> int:
         with self._errors_in_one_line("read"):
@@ -118,14 +119,11 @@ class MilvusStore:
         with self._errors_in_one_line("searched"):
             return self._search(vectors, k, expression)
 
-    def optimize(self) -> dict[str, Any]:
+    def optimize(self) -> None:
         with self._errors_in_one_line("written"):
             self._ask("flush")
-            count, index = self._count(), self._ask("describe_index", index_name=_VECTOR)
-            if count <= EXACT_UP_TO or index["index_type"] != "FLAT":
-                return {"flushed": True}
-            measured = self._make_ann_index()
-        return {"flushed": True, "index": "HNSW", **measured}
+            if self._count() > EXACT_UP_TO and self._index_type() == "FLAT":
+                self._make_ann_index()
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # others may have found it and filled it
@@ -165,6 +163,10 @@ class MilvusStore:
 
     def _properties(self) -> dict[str, str]:
         return self._ask("describe_collection")["properties"]
+
+    def _index_type(self) -> str:
+        """Of the vectors; "none" while another process makes one in the place of another."""
+        return (self._ask("describe_index", index_name=_VECTOR) or {}).get("index_type", "none")
 
     def _count(self) -> int:
         return self._ask("query", output_fields=["count(*)"])[0]["count(*)"]
@@ -260,9 +262,9 @@ class MilvusStore:
                     raise
         self._ask("load_collection", timeout=_INDEX_TIMEOUT)
 
-    def _make_ann_index(self) -> dict[str, Any]:
+    def _make_ann_index(self) -> None:
         """HNSW in the place of exact search. Milvus knows one index at a time: whoever searches meanwhile waits."""
-        queries = self._made_up_queries()
+        queries = synthetic_queries(self._draw_vectors(2 * _QUERIES))
         exact = self._keys_of_best(queries)
         for remaining in range(5)[::-1]:
             self._ask("release_collection")
@@ -277,17 +279,15 @@ class MilvusStore:
         hits = [len(set(some) & set(others)) / len(others) for some, others in zip(found, exact, strict=True)]
         measured = {**_HNSW, "ef": _EF, f"recall@{_AT}": round(float(np.mean(hits)), 4), "queries": len(queries)}
         self._ask("alter_collection_properties", properties={_ANN_KEY: json.dumps(measured)})
-        return measured
 
-    def _made_up_queries(self) -> np.ndarray:
-        """What two stored vectors have beyond the mean, added: sentences are not where videos are, and a stored vector
-        itself would be found too easily."""
-        rows = next(self._pages(None, [_VECTOR], _MAX_ROWS))
-        vectors = np.stack([_numbers(row[_VECTOR]) for row in rows]).astype(np.float32)
-        some = np.random.default_rng(0).choice(len(vectors), 2 * _QUERIES, replace=False)
-        vectors = vectors[some] - vectors.mean(0)
-        queries = vectors[:_QUERIES] + vectors[_QUERIES:]
-        return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    def _draw_vectors(self, count: int) -> np.ndarray:
+        """Vectors (at most `count`, D) of rows drawn at random, in random order."""
+        rng, total = np.random.default_rng(0), self._count()
+        places = set(rng.choice(total, min(count, total), replace=False).tolist())
+        rows = itertools.chain.from_iterable(self._pages(None, ["key"], _MAX_ROWS))
+        keys = [row["key"] for place, row in enumerate(rows) if place in places]
+        vectors = [_numbers(row[_VECTOR]) for row in self._select("key", keys, [_VECTOR])]
+        return rng.permutation(np.stack(vectors))
 
     def _keys_of_best(self, queries: np.ndarray) -> list[list[str]]:
         return [rows["key"].to_pylist() for rows in self._search(queries, _AT, "")[1]]

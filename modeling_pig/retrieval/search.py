@@ -12,23 +12,29 @@ import numpy as np
 from .index import IndexInfo, SearchResult, VideoIndex
 from .model_files import model_fingerprint
 from .text_encoder import TextEncoder
+from .where import And, Comparison, Condition, parse_where
 
 
 if TYPE_CHECKING:
     from .indexing import IndexingReport
 
 
+MAX_FETCHED = 10_000  # entries of an index that one query looks at, to make files of them
+
+
 @dataclass(frozen=True)
 class FileResult(SearchResult):
     """A file as one answer: the fields are those of its best window, and `rank` counts files. `others` are its further
-    windows that were found, best first: those that rank before the first window of a file that is no answer."""
+    windows that were found, best first: those that rank before the first window of a file that is no answer, and among
+    the 10,000 best entries of an index."""
 
     others: tuple[SearchResult, ...] = ()
 
 
 class VideoSearcher:
-    """Answers sentences, and videos, from indexes. Only the text half of the model is loaded, and without torch; the
-    video half follows when a video that is not in an index is searched for or added.
+    """Answers sentences, and videos, from indexes. Only the text half of the model is loaded, and without torch, which
+    an index in a folder imports when it searches more than 20,000 entries; the video half follows when a video that is
+    not in an index is searched for or added.
 
     Threads may share one, to search while others add.
 
@@ -96,7 +102,8 @@ class VideoSearcher:
             k (`int`): 1 or more.
             where (`str`, *optional*): search only what this holds for, `"duration < 60"`: see [`parse_where`].
             min_score (`float`, *optional*): leave out answers whose cosine is less.
-            group (`bool`): k files, each with the windows of it that were found: lists of [`FileResult`].
+            group (`bool`): k files, each with the windows of it that were found: lists of [`FileResult`]. Fewer where
+                the 10,000 best entries of an index are windows of fewer files.
 
         Raises:
             ValueError: an empty sentence, k under 1, a `where` that is none.
@@ -128,7 +135,7 @@ class VideoSearcher:
         path = os.fspath(video)
         if stored := self._stored(path):
             embeds = np.stack([embedding for _, embedding in stored])
-            return self._answers(embeds, k, where, min_score, group, together=True, own=[e.path for e, _ in stored])[0]
+            return self._answers(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
         from .encode import encode_files
 
         failures: list = []
@@ -184,39 +191,47 @@ class VideoSearcher:
         min_score: float | None,
         group: bool,
         together: bool = False,
-        own: Sequence[str] = (),
+        without: str | None = None,
     ) -> list[list[SearchResult]]:
-        """Answers to each of `embeds` (Q, D), or one list for all of them together; without the entries of `own`, the
-        path of each."""
+        """Answers to each of `embeds` (Q, D), or one list for all of them together; without the file of that path."""
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 answer or more.")
         if min_score is not None and not math.isfinite(min_score):
             raise ValueError(f"min_score is {min_score}; scores are cosines, from -1 to 1.")
-        fetch = k + len(own)
+        condition = _condition(where, without)
+        fetch, most = k, max(k, MAX_FETCHED)
         while True:
-            found = [index.search(embeds, fetch, where) for index in self.indexes]  # by index, then by query
+            found = [index.search(embeds, fetch, condition) for index in self.indexes]  # by index, then by query
             queries = [[lists for index in found for lists in index]] if together else list(zip(*found, strict=True))
             answers, complete = [], True
             for lists in queries:
                 # What scores less than the last that one of the indexes gave may have rivals that it did not give.
                 floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
                 lowest = floor if min_score is None else max(floor, min_score)
-                ranked = _merge((r for results in lists for r in results), lowest, leave_out=set(own))
+                ranked = _merge((r for results in lists for r in results), lowest)
                 answer = _group(ranked, k + 1) if group else ranked
                 # A file is complete when the next has begun.
                 complete &= len(answer) >= k + group or lowest > floor or floor == -math.inf
                 answers.append(answer[:k])
-            if complete:
+            if complete or fetch == most:
                 return answers
-            fetch *= 2
+            fetch = min(4 * fetch, most)
 
 
-def _merge(results: Iterable[SearchResult], lowest: float, leave_out: set[str]) -> list[SearchResult]:
+def _condition(where: str | None, without: str | None) -> Condition | None:
+    condition = None if where is None else parse_where(where)
+    if without is None:
+        return condition
+    another = Comparison("path", "!=", without)
+    return another if condition is None else And((condition, another))
+
+
+def _merge(results: Iterable[SearchResult], lowest: float) -> list[SearchResult]:
     """One ranking of several: no entry twice, with its best score."""
     ordered = sorted(results, key=lambda result: (-result.score, result.path, result.start or 0.0))
     best: dict[tuple, SearchResult] = {}
     for result in ordered:
-        if result.score >= lowest and result.path not in leave_out:
+        if result.score >= lowest:
             best.setdefault((result.path, result.start, result.end), result)
     return [replace(result, rank=rank) for rank, result in enumerate(best.values(), start=1)]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 MAX_WHOLE = 60.0  # seconds: by default a longer video is indexed in windows
 DEFAULT_LENGTH = 30.0  # seconds, of these windows
-MIN_STEP = 0.1  # seconds from one window to the next: of shorter ones there would be more than frames
+MIN_STEP = 0.1  # seconds from one window to the next: closer ones would hold nearly the same frames
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,11 @@ class VideoStore(Protocol):
     def search(
         self, vectors: np.ndarray, k: int, where: "Condition | None"
     ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        """For each of `vectors` (Q, D) float32: scores (at most k) and rows without the embedding, best first; equal
-        scores in order of key. Scores are cosines with the stored vectors, whatever found them."""
+        """For each of `vectors` (Q, D) float32, normalised, 1 or more: scores (at most k) and rows without the
+        embedding, best first; equal scores of those found in order of key. Scores are cosines with the stored vectors,
+        whatever found them."""
 
-    def optimize(self) -> dict[str, Any]:
+    def optimize(self) -> None:
         """Merges what many writes left behind, and makes or refreshes the ANN index where the size calls for it."""
 
     def drop(self) -> None:
@@ -96,4 +97,15 @@ def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     return (np.einsum("ij,j->i", rows, vector) / lengths).astype(np.float32)
 
 
-__all__ = ["VideoStore", "cosines", "embeddings_of", "row_schema"]
+def synthetic_queries(vectors: np.ndarray) -> np.ndarray:
+    """Queries (Q, D) float32, normalised, to measure recall with, from stored vectors (2 Q, D) in random order: what
+    two of them have beyond the mean, added. Sentences are not where videos are, and a stored vector itself would be
+    found too easily."""
+    centred = vectors.astype(np.float32)
+    centred -= centred.mean(axis=0)
+    count = len(centred) // 2
+    queries = centred[:count] + centred[count : 2 * count]
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+
+
+__all__ = ["VideoStore", "cosines", "embeddings_of", "row_schema", "synthetic_queries"]

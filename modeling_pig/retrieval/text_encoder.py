@@ -79,9 +79,7 @@ class TextEncoder:
         Raises:
             ValueError: an empty sentence.
         """
-        for number, text in enumerate(texts):
-            if not text.strip():
-                raise ValueError(f"Sentence {number + 1} of {len(texts)} is empty: say what to look for.")
+        check_sentences(texts)
         tokens = [self._tokenize(text) for text in texts]
         batches = [self._encode(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
         return np.concatenate([np.empty((0, self.width), np.float32), *batches])
@@ -140,6 +138,13 @@ class TextEncoder:
         return self.weights[f"text_model.{name}.{kind}"]
 
 
+def check_sentences(texts: Sequence[str]) -> None:
+    """Raises `ValueError` if one of them is empty."""
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise ValueError(f"Sentence {number} of {len(texts)} is empty: say what to look for.")
+
+
 def _quick_gelu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(np.float32(-1.702) * x))
 
@@ -183,4 +188,4 @@ def _read_json(path: str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-__all__ = ["TextEncoder"]
+__all__ = ["TextEncoder", "check_sentences"]

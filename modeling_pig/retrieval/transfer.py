@@ -3,7 +3,8 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +24,7 @@ _BATCH_SIZE = 10_000  # rows in memory, as a row group, and a write
 
 
 def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
-    """Writes everything that an index holds into a Parquet file: a row an entry, with the columns of [`VideoEntry`],
-    `key`, `name` and `embedding` (D) in float32, which every tool reads; what made the index as JSON in the file's
-    metadata, under `pig`. In the memory of a batch; a file that is there is replaced once the new one is complete.
+    """Writes everything that an index holds into a Parquet file, see [`write_export`]. Memory: a batch of rows.
 
     Returns:
         `int`: the number of rows.
@@ -33,27 +32,61 @@ def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
     Raises:
         OSError: the index cannot be read, or the file not written.
     """
+    return write_export(path, index.info, index.batches(_BATCH_SIZE))
+
+
+def write_export(
+    path: str | os.PathLike, info: IndexInfo, batches: Iterable[tuple[Sequence[VideoEntry], np.ndarray]]
+) -> int:
+    """Writes entries with their embeddings (N, D) into a Parquet file, a batch a row group: a row an entry, with the
+    columns of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads; `info` as JSON in
+    the file's metadata, under `pig`. A file that is there is replaced once the new one is complete.
+
+    Returns:
+        `int`: the number of rows.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     import pyarrow.parquet as pq
 
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    schema = row_schema(index.info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(index.info))})
+    schema = row_schema(info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(info))})
     count = 0
     try:
-        with pq.ParquetWriter(partial, schema) as writer:
-            for entries, vectors in index.batches(_BATCH_SIZE):
-                writer.write_table(make_rows(entries, vectors, schema))
-                count += len(entries)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {str(error).strip().splitlines()[0]}") from error
+        with _errors_of_writing(path):
+            writer = pq.ParquetWriter(partial, schema)
+        try:
+            for entries, vectors in batches:  # an index that cannot be read says so itself
+                rows = make_rows(entries, vectors, schema)
+                with _errors_of_writing(path):
+                    writer.write_table(rows)
+                count += len(rows)
+        finally:
+            with _errors_of_writing(path):
+                writer.close()
+        with _errors_of_writing(path):
+            os.replace(partial, path)
+    except BaseException:  # among them Ctrl-C
+        with suppress(OSError):
+            partial.unlink()
+        raise
     return count
+
+
+@contextmanager
+def _errors_of_writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {str(error).strip().splitlines()[0]}") from error
 
 
 def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
     """Writes what [`export_index`] wrote into an index, made if it is not there; what that holds of other files stays.
-    May be repeated after an interruption. Memory: a batch of rows, and the names of the files.
+    May be repeated after an interruption. Memory: a batch of rows, the names of the files, and the rows of files whose
+    rows stand apart, from the first to the last.
 
     Raises:
         FileNotFoundError: no such file.
@@ -114,4 +147,4 @@ def _write(index: VideoIndex, pairs: list[tuple[VideoEntry, np.ndarray]]) -> Non
         index.upsert(entries, np.stack(vectors))
 
 
-__all__ = ["export_index", "import_index"]
+__all__ = ["export_index", "import_index", "write_export"]

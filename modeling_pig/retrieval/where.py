@@ -5,8 +5,8 @@
 Nothing of the text is ever pasted into a query: fields and operators are known ones, values are written as literals.
 """
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,7 +136,9 @@ class _Parser:
             if kind == "string":
                 yield _Token(kind, value[1:-1].replace("''", "'"), column)
             elif kind == "number":
-                yield _Token(kind, float(value) if re.search(r"[.eE]", value) else int(value), column)
+                # No field holds a whole number of that many digits, and `int` reads no more than 4300.
+                whole = not re.search(r"[.eE]", value) and len(value) <= 400
+                yield _Token(kind, int(value) if whole else float(value), column)
             elif kind == "word":
                 word = value.lower()
                 yield _Token(word if word in _KEYWORDS else kind, word, column)
@@ -254,7 +256,7 @@ def _as_value(value: str | int | float, expected: str) -> str | int | float | No
             value = int(datetime.fromisoformat(value).timestamp()) * 10**9
         except (ValueError, OverflowError, OSError):
             return None
-    if isinstance(value, str) or not math.isfinite(value):
+    if isinstance(value, str) or not abs(value) <= sys.float_info.max:  # infinite, or no float holds it
         return None
     if expected == NUMBER:
         return float(value)

@@ -3,15 +3,22 @@
 import base64
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import TypeAlias
 
 from ..retrieval.index import SearchResult
+from .text import format_span, printable
 
 
 THUMBNAIL_SIDE = 240  # pixels, of the longer side
+NUM_AHEAD = 100  # answers whose pictures are made while those before them are written
+NUM_KEPT = 1000  # pictures, some 10 kB each, of which a later query may need some again
+
+Pictures: TypeAlias = Callable[[Sequence[SearchResult]], Iterator[tuple[bool, str]]]
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --text: #1c1c1a; --quiet: #5f5f5a; --line: #dcdcd6;
@@ -61,7 +68,8 @@ def write_results_page(
 ) -> None:
     """Writes a page with a row of cards a query: middle frame of the video or window, rank, score, name, time span.
 
-    A card links to its file, a window's to its start. Where a frame cannot be decoded, the card says why.
+    A card links to its file, a window's to its start. Where a frame cannot be decoded, the card says why. The page is
+    written as it is made, in bounded memory.
 
     Args:
         answers (`Sequence[tuple[str, Sequence[SearchResult]]]`): queries, each with its results, best first;
@@ -72,39 +80,14 @@ def write_results_page(
     Raises:
         OSError: the page cannot be written.
     """
-    windows = {(r.path, r.start, r.end): None for _, results in answers for r in results}
-    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
-        pictures = dict(zip(windows, pool.map(lambda window: _picture(*window), windows), strict=True))
-    page = "".join(_page(answers, pictures))
-    Path(output).write_text(page, encoding="utf-8")
-
-
-def format_span(start: float | None, end: float | None) -> str:
-    """A time span as people read it, `0:30–1:00`; nothing for a whole file.
-
-    Example:
-
-    ```python
-    >>> format_span(3630, 3660.5)
-    '1:00:30–1:01:00.5'
-    ```"""
-    if start is None and end is None:
-        return ""
-    return f"{_clock(start or 0.0)}–{'' if end is None else _clock(end)}"
-
-
-def printable(text: str) -> str:
-    r"""A text in which what no screen should be sent stands escaped: a newline as `\n`, the start of a terminal's
-    command as `\x1b`, the reversal of the direction of writing as `\u202e`."""
-    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _clock(seconds: float) -> str:
-    tenths = round(seconds * 10)
-    minutes, tenths = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{clock}:{tenths // 10:02}" + (f".{tenths % 10}" if tenths % 10 else "")
+    picture = lru_cache(NUM_KEPT)(_picture)
+    with open(output, "w", encoding="utf-8") as page, ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
+        try:
+            page.writelines(
+                _page(answers, lambda results: pool.map(lambda r: picture(r.path, r.start, r.end), results))
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _picture(path: str, start: float | None, end: float | None) -> tuple[bool, str]:
@@ -124,7 +107,7 @@ def _picture(path: str, start: float | None, end: float | None) -> tuple[bool, s
     return True, f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
 
 
-def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures: dict) -> Iterator[str]:
+def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures_of: Pictures) -> Iterator[str]:
     title = f"{answers[0][0]} – video search" if len(answers) == 1 else f"{len(answers)} video searches"
     yield f"""<!doctype html>
 <html lang="en">
@@ -148,8 +131,10 @@ def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures: dict)
         yield f'<section aria-labelledby="query-{number}">\n<h2 id="query-{number}">{_shown(query)}</h2>\n'
         if results:
             yield '<ol class="answers" role="list">\n'  # Safari drops the role of a list without bullets
-            for result in results:
-                yield _card(result, *pictures[result.path, result.start, result.end])
+            for start in range(0, len(results), NUM_AHEAD):
+                some = results[start : start + NUM_AHEAD]
+                for result, picture in zip(some, pictures_of(some), strict=True):
+                    yield _card(result, *picture)
             yield "</ol>\n"
         else:
             yield "<p>No answers.</p>\n"
@@ -196,4 +181,4 @@ def _address(result: SearchResult) -> str:
     return escape(f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}"))
 
 
-__all__ = ["format_span", "printable", "write_results_page"]
+__all__ = ["write_results_page"]
