@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -374,3 +375,8 @@ def test_two_processes_that_find_only_broken_files_leave_no_index(folder, run_tw
     (status, output), _ = run_two()
     assert status == 1 and "error: none of the 5 videos in" in output
     assert not (tmp_path / "p.lance").exists()
+
+
+def test_processes_have_shares_alike_of_consecutive_names():
+    shares = Counter(indexing._hash(f"/clips/video_{number:04}.mp4") % 8 for number in range(800))
+    assert len(shares) == 8 and min(shares.values()) > 70 and max(shares.values()) < 130
