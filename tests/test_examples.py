@@ -54,7 +54,7 @@ def test_the_whole_path(run_folder):
     assert figures["num_bootstrap"] == 100 and "text_to_video_dual_softmax" in figures
     assert figures["recipe"] == yaml.safe_load((run_folder / "run/recipe.yaml").read_text())
 
-    assert "indexed 6 of 6" in pig(
+    assert "indexed 6 new, 0 changed, 0 unchanged, 0 set aside" in pig(
         run_folder, "index", "videos/test", "--model", "run/model", "--index", "run/videos.lance"
     )
     assert len(pig(run_folder, "search", "a red circle moves left", "--index", "run/videos.lance").splitlines()) == 7
