@@ -12,8 +12,9 @@ from typing import get_args
 
 from modeling_pig import PigForRetrieval
 from modeling_pig.retrieval.encode import load_pretrained
+from modeling_pig.visualization.text import read_captions
 from modeling_pig.visualization.token_figure import check_output, draw_explanation
-from modeling_pig.visualization.tokens import Matching, explain_video, read_captions
+from modeling_pig.visualization.tokens import Matching, explain_video
 
 
 def main() -> None:

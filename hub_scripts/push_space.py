@@ -33,7 +33,7 @@ import modeling_pig
 from modeling_pig import VideoSearcher, __version__
 from modeling_pig.retrieval.index import VideoEntry, VideoIndex
 from modeling_pig.retrieval.transfer import write_export
-from modeling_pig.visualization.tokens import read_captions
+from modeling_pig.visualization.text import read_captions
 
 
 INSTALLED = Path(modeling_pig.__file__).parent

@@ -20,8 +20,9 @@ from modeling_pig.benchmarks.shapes_drawing import draw_masks
 from modeling_pig.cli import app
 from modeling_pig.retrieval.encode import encode_texts
 from modeling_pig.video_decoding_pig import VideoDecodingError
+from modeling_pig.visualization.text import read_captions
 from modeling_pig.visualization.token_figure import PHRASE_COLOURS, draw_explanation
-from modeling_pig.visualization.tokens import NO_PHRASE, explain_video, read_captions, split_phrases
+from modeling_pig.visualization.tokens import NO_PHRASE, explain_video, split_phrases
 from tests.test_training import DEMO, ROOT
 from tests.video_files import write_video
 

@@ -111,7 +111,8 @@ class SearchService:
             )
         if failures:
             raise failures[0]
-        found: list[Any] = self.searcher._answers(encoded[0].embeds.numpy(), k, where, None, group=True, together=True)
+        embeds = encoded[0].embeds.numpy()
+        found: list[Any] = self.searcher.search_embeds(embeds, k, where, group=True, together=True)
         return found[0]
 
     def fitting_captions(self, video: str, k: int, tell: Progress) -> list[dict[str, Any]]:
@@ -150,6 +151,8 @@ class SearchService:
         """
         if not find_spec("matplotlib"):
             raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
+        import torch
+
         from ..visualization.token_figure import draw_explanation
         from ..visualization.tokens import explain_video
 
@@ -157,9 +160,9 @@ class SearchService:
             whole = self._load()
             explanation = explain_video(whole.model, whole.processor, clip.path, text, start=clip.start, end=clip.end)
             captions = []
-            if self.captions and whole.model.config.framework == "hybrid":
+            if self.captions and explanation.pseudo_query is not None:
                 # `explain_video` would encode all the captions anew.
-                captions = self._nearest_captions(whole, _pseudo_query(whole, explanation), NUM_NEAREST)
+                captions = self._nearest_captions(whole, torch.from_numpy(explanation.pseudo_query), NUM_NEAREST)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "why.png")
             draw_explanation(explanation, file)
@@ -206,17 +209,6 @@ class SearchService:
         best = (whole.caption_embeds @ embedding).topk(min(k, len(self.captions)))
         found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"text": self.captions[number], "score": cosine} for number, cosine in found]
-
-
-def _pseudo_query(whole: _WholeModel, explanation: "VideoExplanation") -> "torch.Tensor":
-    """The pseudo-query of the frames that were explained, (D,), normalised, on the CPU."""
-    import torch
-
-    inputs = whole.processor(videos=explanation.frames, do_sample_frames=False, return_tensors="pt")
-    pixels = inputs["pixel_values_videos"].to(whole.model.device, whole.model.dtype)
-    with torch.inference_mode():
-        features = whole.model.get_video_features(pixels)
-    return torch.nn.functional.normalize(features.pseudo_query_embeds.float(), dim=-1)[0].cpu()
 
 
 def _in_words(explanation: "VideoExplanation") -> str:

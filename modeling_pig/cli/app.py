@@ -32,7 +32,7 @@ def app(
         from ..app.server import AppServer, bind, is_loopback, make_server
         from ..app.service import SearchService
         from ..retrieval.search import VideoSearcher
-        from ..visualization.tokens import read_captions
+        from ..visualization.text import read_captions
 
         sentences = read_captions(captions) if captions else ()
         listener = bind(host, port)  # before the model is loaded: a taken port is told at once

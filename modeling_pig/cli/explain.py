@@ -23,8 +23,9 @@ def explain(
         from modeling_pig import PigForRetrieval
 
         from ..retrieval.encode import load_pretrained
+        from ..visualization.text import read_captions
         from ..visualization.token_figure import check_output, draw_explanation
-        from ..visualization.tokens import explain_video, read_captions
+        from ..visualization.tokens import explain_video
 
         check_output(output)
         possible = read_captions(captions) if captions else ()

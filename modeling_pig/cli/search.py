@@ -90,14 +90,9 @@ def read_sentences(path: Path) -> list[str]:
         OSError: no such file.
         ValueError: a file of another kind, or without sentences.
     """
-    try:
-        text = (sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: expected a file of sentences, one a line") from error
-    sentences = [line.strip() for line in text.splitlines() if line.strip()]
-    if not sentences:
-        raise ValueError(f"{path} holds no sentences: expected one a line")
-    return sentences
+    from ..visualization.text import split_lines
+
+    return split_lines(sys.stdin.buffer.read() if path == Path("-") else path.read_bytes(), path, "sentences")
 
 
 def print_results(

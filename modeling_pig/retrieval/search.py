@@ -110,7 +110,7 @@ class VideoSearcher:
         """
         if isinstance(texts, str):
             return self.search([texts], k, where, min_score, group)[0]
-        return self._answers(self.text_encoder(texts), k, where, min_score, group) if texts else []
+        return self.search_embeds(self.text_encoder(texts), k, where, min_score, group) if texts else []
 
     def search_like(
         self,
@@ -135,14 +135,14 @@ class VideoSearcher:
         path = os.fspath(video)
         if stored := self._stored(path):
             embeds = np.stack([embedding for _, embedding in stored])
-            return self._answers(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
+            return self.search_embeds(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
         from .encode import encode_files
 
         failures: list = []
         encoded = list(encode_files(*self._load_video_half(), [path], failures))
         if failures:
             raise failures[0]
-        return self._answers(encoded[0].embeds.numpy(), k, where, min_score, group, together=True)[0]
+        return self.search_embeds(encoded[0].embeds.numpy(), k, where, min_score, group, together=True)[0]
 
     def add(self, paths: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encodes videos that the index does not hold, or holds in another state, and adds them.
@@ -183,17 +183,26 @@ class VideoSearcher:
                 self._video_half = load_pretrained(PigVideoModel, self.name)
             return self._video_half
 
-    def _answers(
+    def search_embeds(
         self,
         embeds: np.ndarray,
-        k: int,
-        where: str | None,
-        min_score: float | None,
-        group: bool,
+        k: int = 10,
+        where: str | None = None,
+        min_score: float | None = None,
+        group: bool = False,
         together: bool = False,
         without: str | None = None,
     ) -> list[list[SearchResult]]:
-        """Answers to each of `embeds` (Q, D), or one list for all of them together; without the file of that path."""
+        """The k best videos, or windows of long ones, for each of some embeddings, a list for each.
+
+        Args:
+            embeds (`np.ndarray` of shape `(Q, D)`): of sentences or videos, by this model.
+            together (`bool`): one list for all of them, in which an answer counts by the one that it is nearest to.
+            without (`str`, *optional*): leave out this file. The rest is as for a sentence.
+
+        Raises:
+            ValueError: k under 1, a `where` that is none, embeddings that cannot be.
+        """
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 answer or more.")
         if min_score is not None and not math.isfinite(min_score):

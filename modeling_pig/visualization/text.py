@@ -1,4 +1,6 @@
-"""Paths, queries and times as text for people to read, on a page or in a terminal."""
+"""Text for people: files of it, one thing a line, and paths, queries and times as a page or a terminal shows them."""
+
+from pathlib import Path
 
 
 def printable(text: str) -> str:
@@ -29,4 +31,32 @@ def _clock(seconds: float) -> str:
     return f"{clock}:{tenths // 10:02}" + (f".{tenths % 10}" if tenths % 10 else "")
 
 
-__all__ = ["format_span", "printable"]
+def read_captions(path: str | Path) -> list[str]:
+    """The different captions in a UTF-8 file with one a line, in their order; empty lines are left out.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a file of another kind, or without captions.
+    """
+    lines = split_lines(Path(path).read_bytes(), path, "captions")
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines))
+
+
+def split_lines(content: bytes, place: str | Path, things: str) -> list[str]:
+    """The lines of UTF-8 text, without the empty ones and the white space around them. `place` says where it came from
+    and `things` what it holds, for the errors.
+
+    Raises:
+        ValueError: no UTF-8, or no line with anything in it.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place} is no UTF-8 text: expected a file of {things}, one a line.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{place} holds no {things}: expected one a line.")
+    return lines
+
+
+__all__ = ["format_span", "printable", "read_captions", "split_lines"]

@@ -69,7 +69,8 @@ class VideoExplanation:
         selected_patches (`np.ndarray` of shape `(K,)`, *optional*): best first; patch `p` of frame `t` is `t * P + p`.
         matches (`np.ndarray` of shape `(K,)`, *optional*):
             For each selected patch the number of its phrase, `NO_PHRASE` where none fits well.
-        query_cosine (`float`, *optional*): cosine of the query with the video's pseudo-query.
+        pseudo_query (`np.ndarray` of shape `(D,)`, *optional*): the video's pseudo-query, normalised.
+        query_cosine (`float`, *optional*): cosine of the query with it.
         expected (`list[ExpectedCaption]`, *optional*): the captions nearest to the pseudo-query, nearest first.
         num_captions (`int`): of how many different ones they are the nearest.
     """
@@ -82,6 +83,7 @@ class VideoExplanation:
     phrases: list[Phrase]
     selected_patches: np.ndarray | None = None
     matches: np.ndarray | None = None
+    pseudo_query: np.ndarray | None = None
     query_cosine: float | None = None
     expected: list[ExpectedCaption] | None = None
     num_captions: int = 0
@@ -108,23 +110,6 @@ def split_phrases(query: str) -> list[Phrase]:
         start = following
     phrases = [Phrase(query[slice(*places[0])], tuple(places)) for places in spans.values()]
     return phrases or [Phrase(query, ((0, len(query)),))]
-
-
-def read_captions(path: str | Path) -> list[str]:
-    """The different captions in a UTF-8 file with one a line, in their order; empty lines are left out.
-
-    Raises:
-        OSError: no such file.
-        ValueError: a file of another kind, or without captions.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: expected a file of captions, one a line.") from error
-    captions = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
-    if not captions:
-        raise ValueError(f"{path} holds no captions: expected one a line.")
-    return captions
 
 
 @torch.inference_mode()
@@ -216,6 +201,7 @@ def explain_video(
     explanation.matches = _match(scores, gains, model.logit_scale.exp().item()).cpu().numpy()
 
     pseudo_query = normalize(features.pseudo_query_embeds.float(), dim=-1)[0]  # (D,)
+    explanation.pseudo_query = pseudo_query.cpu().numpy()
     explanation.query_cosine = (texts[0] @ pseudo_query).item()
     if captions:
         cosines = encode_texts(model, processor, captions).to(model.device) @ pseudo_query  # (captions,)
@@ -261,6 +247,5 @@ __all__ = [
     "Phrase",
     "VideoExplanation",
     "explain_video",
-    "read_captions",
     "split_phrases",
 ]
