@@ -7,6 +7,7 @@ scored in float32 by NumPy: importing torch takes longer.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Block:
 
     ids: np.ndarray
     vectors: np.ndarray
+
+    @cached_property
+    def in_single(self) -> np.ndarray:
+        """The vectors in float32, twice as large."""
+        return self.vectors.astype(np.float32)
 
 
 def search_exactly(
@@ -95,10 +101,12 @@ def _scores_in_half(blocks: Sequence[Block], queries: np.ndarray) -> Iterator[tu
 def _scores(blocks: Sequence[Block], queries: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
     """The same in float32: one pass over the rows for all queries."""
     scores = np.empty((len(queries), sum(len(block.ids) for block in blocks)), np.float32)
-    first = 0
+    are_few, first = scores.shape[1] <= _FEW, 0
     for block in blocks:
         for start in range(0, len(block.ids), _ROWS):
-            rows = block.vectors[start : start + _ROWS].astype(np.float32)
+            # Of few rows they are kept: turning halves into floats takes longer than the product with one query.
+            vectors = block.in_single if are_few else block.vectors
+            rows = vectors[start : start + _ROWS].astype(np.float32, copy=False)
             np.matmul(queries, rows.T, out=scores[:, first : first + len(rows)])
             first += len(rows)
     for row in scores:
