@@ -9,7 +9,7 @@ none, without it `FileNotFoundError` is raised; `store.is_new` tells which.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -318,6 +318,30 @@ def make_rows(entries: Sequence[VideoEntry], vectors: np.ndarray, schema: "pa.Sc
 def entries_of(rows: "pa.Table | pa.RecordBatch") -> list[VideoEntry]:
     """The entries that rows stand for."""
     return [VideoEntry(**row) for row in rows.select(_ENTRY_COLUMNS).to_pylist()]
+
+
+def upsert_whole_files(
+    index: VideoIndex, pairs: Iterable[tuple[VideoEntry, np.ndarray]], counts: Mapping[str, int], batch_size: int
+) -> None:
+    """Writes entries with their embeddings (D,) that come in any order, some `batch_size` at a time: those of a file
+    together, once there are as many as `counts` says. A file of which fewer come is left as it is."""
+    gathered: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
+    complete: list[tuple[VideoEntry, np.ndarray]] = []
+
+    def write() -> None:
+        entries, embeds = zip(*complete, strict=True)
+        index.upsert(entries, np.stack(embeds))
+        complete.clear()
+
+    for entry, embed in pairs:
+        own = gathered.setdefault(entry.path, [])
+        own.append((entry, embed.copy()))  # not a view that keeps all that it was read with
+        if len(own) == counts[entry.path]:
+            complete += gathered.pop(entry.path)
+        if len(complete) >= batch_size:
+            write()
+    if complete:
+        write()
 
 
 def _in_words(info: IndexInfo) -> str:

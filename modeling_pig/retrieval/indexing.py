@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -17,7 +16,7 @@ from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
 from ..video_decoding_pig import VideoDecodingError
 from .encode import EncodedFile, encode_files, file_hash
 from .find_videos import FoundVideo, FoundVideos, find_videos
-from .index import FileState, VideoEntry, VideoIndex
+from .index import FileState, VideoIndex, upsert_whole_files
 from .segments import Segmentation
 
 
@@ -152,29 +151,15 @@ def _compare(
 
 
 def _renew(index: VideoIndex, held: dict[str, FileState], facts: dict[str, dict]) -> None:
-    """Sets right what is known of these files, in one pass over the index. All entries of a file are written at once;
-    one that another process is writing meanwhile may be passed over, for the next run."""
-    gathered: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
-    complete: list[tuple[VideoEntry, np.ndarray]] = []
-
-    def write() -> None:
-        entries, embeds = zip(*complete, strict=True)
-        index.upsert(entries, np.stack(embeds))
-        complete.clear()
-
-    for batch in index.batches():
-        for entry, embed in zip(*batch, strict=True):
-            if entry.path not in facts:
-                continue
-            pairs = gathered.setdefault(entry.path, [])
-            pairs.append((replace(entry, **facts[entry.path]), embed.copy()))  # not a view that keeps its batch
-            if len(pairs) == held[entry.path].segments:
-                complete += gathered.pop(entry.path)
-                del facts[entry.path]
-        if len(complete) >= FILES_PER_WRITE:
-            write()
-    if complete:
-        write()
+    """Sets right what is known of these files, in one pass over the index. One that another process is writing
+    meanwhile may be passed over, for the next run."""
+    pairs = (
+        (replace(entry, **facts[entry.path]), embed)
+        for batch in index.batches()
+        for entry, embed in zip(*batch, strict=True)
+        if entry.path in facts
+    )
+    upsert_whole_files(index, pairs, {path: held[path].segments for path in facts}, FILES_PER_WRITE)
 
 
 def _is_same(known: FileState, video: FoundVideo, digest: str) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .index import IndexInfo, VideoEntry, VideoIndex, entries_of, make_rows, read_info
+from .index import IndexInfo, VideoEntry, VideoIndex, entries_of, make_rows, read_info, upsert_whole_files
 from .store import embeddings_of, row_schema
 
 
@@ -120,31 +120,15 @@ def _info_of(file: "pq.ParquetFile", path: str | os.PathLike) -> IndexInfo:
 
 
 def _import(file: "pq.ParquetFile", index: VideoIndex) -> None:
-    # All entries of a file must go into the index at once, and need not stand together.
     counts: Counter[str] = Counter()
     for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
         counts.update(rows["path"].to_pylist())
-    incomplete = defaultdict(list)
-    complete: list[tuple[VideoEntry, np.ndarray]] = []
-    for entry, vector in _rows_of(file):
-        incomplete[entry.path].append((entry, vector))
-        if len(incomplete[entry.path]) == counts[entry.path]:
-            complete += incomplete.pop(entry.path)
-        if len(complete) >= _BATCH_SIZE:
-            _write(index, complete)
-            complete = []
-    _write(index, complete)
+    upsert_whole_files(index, _rows_of(file), counts, _BATCH_SIZE)
 
 
 def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
     for rows in file.iter_batches(_BATCH_SIZE):
         yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
-
-
-def _write(index: VideoIndex, pairs: list[tuple[VideoEntry, np.ndarray]]) -> None:
-    if pairs:
-        entries, vectors = zip(*pairs, strict=True)
-        index.upsert(entries, np.stack(vectors))
 
 
 __all__ = ["export_index", "import_index", "write_export"]
