@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -45,6 +45,7 @@ ACTIONS = {
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}  # of a repository's address
 MAIN = "refs/heads/main"
+TOKEN = "hf_ada"  # of the fixture `hub`
 
 
 class HubError(Exception):
@@ -853,6 +854,26 @@ class _Handler(BaseHTTPRequestHandler):
 def hub(tmp_path) -> Iterator[LocalHub]:
     """A Hub that this process's client talks to as `ada`, who may write to `org`; its cache is `tmp_path / "home"`."""
     with LocalHub() as hub:
-        token = hub.add_user("ada", "hf_ada", organizations=["org"])
+        token = hub.add_user("ada", TOKEN, organizations=["org"])
         with hub.connected(tmp_path / "home", token):
             yield hub
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys) -> Callable[..., str]:
+    """Runs the `main` of a script's module with arguments; returns what it printed, or its one line of error. The
+    token of `hub` is never in either."""
+
+    def run(script: ModuleType, *arguments) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        try:
+            script.main()
+            message = ""
+        except SystemExit as stop:
+            message = stop.code
+            assert message.startswith("error: ") and "\n" not in message
+        printed = capsys.readouterr()
+        assert TOKEN not in printed.out + printed.err + message
+        return message or printed.out
+
+    return run

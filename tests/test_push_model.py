@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import hub_repository
@@ -20,13 +21,13 @@ from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProce
 from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import Recipe
 
+from .hub_server import TOKEN
 from .test_remote_code import WITHOUT_PACKAGE
 from .test_training import DEMO, ROOT, tiny_run
 
 
 pytest_plugins = ["tests.hub_server"]
 
-TOKEN = "hf_ada"  # of the fixture `hub`
 REPO = "org/pig-tiny"
 
 
@@ -52,22 +53,8 @@ def no_auto_class(monkeypatch):
 
 
 @pytest.fixture
-def push(monkeypatch, capsys):
-    """Runs the script; returns what it printed, or its one line of error. A token is never in either."""
-
-    def push(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", ["push_model.py", *map(str, arguments)])
-        try:
-            push_model.main()
-            message = ""
-        except SystemExit as stop:
-            message = stop.code
-            assert message.startswith("error: ") and "\n" not in message
-        printed = capsys.readouterr()
-        assert TOKEN not in printed.out + printed.err + message
-        return message or printed.out
-
-    return push
+def push(run_script):
+    return partial(run_script, push_model)
 
 
 def commits(hub, ref: str = "main") -> list:
