@@ -116,11 +116,11 @@ def table(output: str) -> list[list[str]]:
 
 
 def test_json_is_an_object_a_line_for_each_query(pig, index, folder, tmp_path):
-    (tmp_path / "asked.txt").write_text("a red circle\n\n  日本 語 \na red circle\n", encoding="utf-8-sig")
+    (tmp_path / "asked.txt").write_text("a red circle\n\n  日本 語 \na red\u2028circle\n", encoding="utf-8-sig")
     status, output, _ = pig("search", "--sentences", "asked.txt", "--index", index, "-k", 2, "--json")
     assert status == 0
     answers = [json.loads(line) for line in output.splitlines()]
-    assert [answer["sentence"] for answer in answers] == ["a red circle", "日本 語", "a red circle"]
+    assert [answer["sentence"] for answer in answers] == ["a red circle", "日本 語", "a red\u2028circle"]
     for answer in answers:
         assert [result["rank"] for result in answer["results"]] == [1, 2]
         for result in answer["results"]:
@@ -218,6 +218,8 @@ def test_conditions_and_least_scores(pig, windows):
     scores = [float(row[1]) for row in table(output)[1:]]
     _, output, _ = pig("search", "a", "--index", windows, "--where", "end is null", "--min-score", scores[1] - 6e-4)
     assert len(table(output)) == 3
+    assert "note: " not in error
+    assert "there is nothing that --where" in pig("search", "a", "--index", windows, "--where", "duration < 0")[2]
 
 
 def test_several_indexes(pig, windows, folder, model_folder):
@@ -249,7 +251,7 @@ def test_exactly_one_kind_of_query(pig, index, queries):
 def test_sentences_that_cannot_be_read(pig, index, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
-    for name, part in [("empty.txt", "holds no sentences"), ("binary.txt", "no UTF-8"), ("none.txt", "No such file")]:
+    for name, part in [("empty.txt", "holds no sentences"), ("binary.txt", "no UTF-8"), ("none.txt", "none.txt: No such file")]:
         assert_one_line_error(pig("search", "--sentences", name, "--index", index), name, part)
 
 

@@ -188,6 +188,8 @@ def test_rounding_hides_no_row_of_many_numbers(queries, few, monkeypatch):
 def test_synthetic_queries_are_sums_beyond_the_mean():
     vectors = np.array([[3.0, 0], [1, 2], [1, 0], [-1, 2]], np.float16)  # of mean (1, 1)
     np.testing.assert_allclose(synthetic_queries(vectors), [[2 / 8**0.5, -2 / 8**0.5], [-2 / 8**0.5, 2 / 8**0.5]])
+    equal = np.ones((4, 1), np.float16)
+    np.testing.assert_array_equal(synthetic_queries(equal), equal[:2])
     assert synthetic_queries(vectors[:3]).shape == (1, 2)
 
 

@@ -306,6 +306,11 @@ def command(folder, model_folder, tmp_path) -> tuple:  # noqa: F811
     return ("index", folder, "--model", model_folder, "--index", tmp_path / "p.lance")
 
 
+def wait_until_written(index: Path, processes: list) -> None:
+    while all(process.is_alive() for process in processes) and not list(index.glob("*/data/*")):
+        time.sleep(0.01)
+
+
 def test_nothing_is_lost_or_doubled_by_kills(folder, model_folder, tmp_path):  # noqa: F811
     make_many(folder, 16)
     kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=2)
@@ -318,8 +323,7 @@ def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
     make_many(folder, 500)
     log = tmp_path / "log"
     process = start_pig(*command, "--batch-size", 1, log=log)
-    while process.is_alive() and not list((tmp_path / "p.lance").glob("*/data/*")):
-        time.sleep(0.01)
+    wait_until_written(tmp_path / "p.lance", [process])
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130, log.read_text()
@@ -344,7 +348,7 @@ def test_two_runs_at_once(folder, command, tmp_path):  # noqa: F811
 def run_two(command, tmp_path, free_port):
     """Runs the command in two processes, as torchrun would: the exit status and the output of each."""
 
-    def run(**options_of_second) -> list[tuple[int, str]]:
+    def run(meanwhile=lambda processes: None, **options_of_second) -> list[tuple[int, str]]:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
         logs = [tmp_path / "log0", tmp_path / "log1"]
         processes = [
@@ -353,6 +357,7 @@ def run_two(command, tmp_path, free_port):
             )
             for rank, log in enumerate(logs)
         ]
+        meanwhile(processes)
         for process in processes:
             process.join()
         return [(process.exitcode, log.read_text()) for process, log in zip(processes, logs, strict=True)]
@@ -367,6 +372,29 @@ def test_a_process_that_fails_is_told_by_the_first(folder, run_two, tmp_path):  
     assert "error: Another process failed: no space" in first[1]
     assert "error: no space" in second[1]
     assert 0 < len(VideoIndex(tmp_path / "p.lance")) < 12
+
+
+def test_ctrl_c_reaches_two_processes(folder, run_two, tmp_path):  # noqa: F811
+    def stop(processes):
+        wait_until_written(tmp_path / "p.lance", processes)
+        for process in processes:
+            os.kill(process.pid, signal.SIGINT)
+
+    make_many(folder, 500)
+    for status, output in run_two(stop):
+        assert status == 130 and "Traceback" not in output, output
+    assert 0 < len(VideoIndex(tmp_path / "p.lance").files()) < 500
+    assert "stopped; the same command goes on from there" in (tmp_path / "log0").read_text()
+
+
+def test_a_process_that_goes_away_is_missed_by_the_first(folder, run_two, tmp_path):  # noqa: F811
+    def stop_second(processes):
+        wait_until_written(tmp_path / "p.lance", processes)
+        processes[1].kill()
+
+    make_many(folder, 100)
+    (status, output), _ = run_two(stop_second)
+    assert status == 1 and "error: Another process has stopped" in output, output
 
 
 def test_two_processes_that_find_only_broken_files_leave_no_index(folder, run_two, tmp_path):  # noqa: F811

@@ -192,3 +192,4 @@ def test_time_spans(start, end, text):
 def test_printable():
     assert printable("it's [red] 日本\u3000語 é.mp4") == "it's [red] 日本\u3000語 é.mp4"
     assert printable("a\nb\x1b[2J\x9b\u202e\x00") == r"a\nb\x1b[2J\x9b\u202e\x00"
+    assert printable(os.fsdecode(b"a\xff.mp4")) == r"a\xff.mp4"

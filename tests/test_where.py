@@ -116,7 +116,7 @@ def test_times_are_those_of_the_local_clock(databases):
         ("size > 9223372036854775808", 8, "expected a whole number"),
         ("path = 3", 8, "expected a string in '...' for path, found 3"),
         ("path = 'it's'", 12, "expected and, or, or the end, found 's'"),
-        ('path = "a"', 8, "unexpected '\"'"),
+        ('path = "a"', 8, "unexpected '\"': strings stand in '...'"),
         ("path = 'abc", 8, "a string without its closing quote"),
         ("path = name", 8, "expected a string in '...' for path, found 'name'"),
         ("path = 'a'; drop table videos", 11, "unexpected ';'"),

@@ -19,8 +19,13 @@ def one_line_errors() -> Iterator[None]:
     """Turns errors that a user can act on into one line and exit status 1; anything else is a fault of ours."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read standard output has enough, as `head` does; typer ends quietly
     except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        if isinstance(error, ImportError) and error.name:  # by the import system: one of ours says what to install
+            raise
+        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+        typer.echo(f"error: {printable(' '.join(told.split()))}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
 
 

@@ -48,12 +48,14 @@ def index(
         if not index:
             raise ValueError("which index? give --index, such as --index videos.lance")
         if export_to or import_from:
-            if videos or (export_to and import_from):
-                raise ValueError("--export and --import stand alone: no videos are indexed in the same run")
+            if videos or (export_to and import_from) or model or report or by_hash or prune or segment is not None:
+                raise ValueError("--export and --import stand alone: they take --index and nothing else")
             _transfer(index, export_to, import_from)
             return
-        if not videos or model is None:
-            raise ValueError("index what? give folders, files or globs of videos, and --model")
+        if not videos:
+            raise ValueError("index what? give folders, files or globs of videos")
+        if model is None:
+            raise ValueError("by which model? give --model, a folder or a name on the Hub")
         if report:
             _write_report(report, [])  # now, while nothing is lost if it cannot be written
         try:
@@ -82,7 +84,7 @@ def index(
             typer.echo("stopped; what is done is kept, and the same command goes on from there", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         if rank > 0:
-            return
+            raise typer.Exit(EXIT_INTERRUPTED if result.interrupted else 0)  # the first process tells
         tell_set_aside(
             [str(failure) for failure in result.failures],
             f"see {report}" if report else "--report FILE.csv lists all",
@@ -93,6 +95,12 @@ def index(
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
         _tell(result, store, index)
+        if segment is not None and result.unchanged:
+            typer.echo(
+                f"note: the {result.unchanged} unchanged videos keep the windows they have; for others, index them into "
+                "another place",
+                err=True,
+            )
     if result.interrupted:
         typer.echo("stopped; the same command goes on from there", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -184,6 +192,8 @@ def _write_report(report: Path, failures: list) -> None:
 def _tell(result: "IndexingReport", store: "VideoIndex", index: str) -> None:
     counts = f"{result.new} new, {result.changed} changed, {result.unchanged} unchanged"
     typer.echo(f"indexed {counts}, {len(result.failures)} set aside, {result.removed} removed")
+    if result.kept:
+        typer.echo(f"of {result.kept} of those set aside the index keeps what it held before")
     if result.gone:
         typer.echo(f"{result.gone} more are in the index and gone from there: --prune removes them")
     _tell_contents(store, index)

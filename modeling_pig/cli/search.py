@@ -63,7 +63,10 @@ def search(
             answers = list(zip(texts, searcher.search(texts, **options), strict=True))
 
         found = min(len(results) for _, results in answers)
-        if found < k and where is None and min_score is None:
+        if not found and (where is not None or min_score is not None):
+            some = " for some of the queries" if len(answers) > 1 else ""
+            typer.echo(f"note: there is nothing that --where and --min-score leave{some}", err=True)
+        elif found < k and where is None and min_score is None:
             typer.echo(f"note: {k} answers were asked for, there are {found}", err=True)
         if as_json:
             print_json(answers, "sentence" if video is None else "video")

@@ -90,7 +90,10 @@ def find_videos(places: str | bytes | os.PathLike | Iterable[str | bytes | os.Pa
         if not place.num_met:
             verb = "matches" if place.pattern else "holds"
             known = ", ".join(sorted(VIDEO_EXTENSIONS))
-            raise ValueError(f"{place.name} {verb} no videos (files named {known}), nor do its subfolders.")
+            raise ValueError(
+                f"{place.name} {verb} no videos (files named {known}), nor do its subfolders. An index keeps what it "
+                "holds of an empty folder, whose disk may not be mounted; if it is to hold nothing, delete the index."
+            )
     found.videos.sort()
     found.failures.sort(key=lambda failure: failure.path)
     return found

@@ -6,6 +6,7 @@ are [`VideoStore`]s, made as `Store(uri, metadata or None)`: with `metadata` (a 
 none, without it `FileNotFoundError` is raised; `store.is_new` tells which.
 """
 
+import operator
 import os
 import re
 from collections import Counter
@@ -210,7 +211,7 @@ class VideoIndex:
         Raises:
             ValueError: k under 1, embeddings of another width, not finite or zero, a `where` that is none.
         """
-        if k < 1:
+        if (k := operator.index(k)) < 1:
             raise ValueError(f"k is {k}; ask for 1 answer or more.")
         vectors = self._checked(embeddings)
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -275,6 +276,8 @@ def _open_store(uri: str, metadata: dict[str, Any] | None) -> VideoStore:
         from .milvus_store import MilvusStore
 
         return MilvusStore(uri, metadata)
+    if not uri or "://" in uri:
+        raise ValueError(f"{uri!r} names no index: give a folder, or a Milvus server, http://host:19530/COLLECTION.")
     from .lance_store import LanceStore
 
     return LanceStore(uri, metadata)

@@ -34,8 +34,10 @@ class IndexingReport:
     new, changed, unchanged (`int`): files encoded for the first time or once more, and those left as they are.
     removed (`int`): files taken out of the index, because they are gone.
     gone (`int`): files that are gone and still in the index.
-    failures (`list[VideoDecodingError]`): files that were set aside. What the index held of them, it still holds.
-    interrupted (`bool`): by Ctrl-C; what was not reached is in none of the counts.
+    failures (`list[VideoDecodingError]`): files that were set aside.
+    kept (`int`): those of them of which the index still holds what it held before.
+    interrupted (`bool`): by Ctrl-C; what was not reached is in none of the counts, nor, where several processes
+        encode, what others than this one did.
     """
 
     new: int = 0
@@ -44,6 +46,7 @@ class IndexingReport:
     removed: int = 0
     gone: int = 0
     failures: list[VideoDecodingError] = field(default_factory=list)
+    kept: int = 0
     interrupted: bool = False
 
 
@@ -108,12 +111,13 @@ def index_videos(
     except OSError as error:
         done = report.new + report.changed
         problem = OSError(f"{error} ({done} videos are done, and the same command goes on from there)")
-    if num_processes > 1:
+    if num_processes > 1 and not report.interrupted:  # Ctrl-C reaches the others as well: they may be gone
         problem = _gather(report, problem)
     if problem is not None:
         raise problem
     if rank == 0:
         report.failures += found.failures
+        report.kept = sum(failure.path in held for failure in report.failures)
         _finish(index, found, held, prune, report)
     return report
 
@@ -236,12 +240,14 @@ def _gather(report: IndexingReport, problem: OSError | None) -> OSError | None:
     process that of another."""
     rank, num_processes = _place_among_processes()
     gathered: list = [None] * num_processes
-    torch.distributed.gather_object((report, problem and str(problem)), gathered if rank == 0 else None)
+    try:
+        torch.distributed.gather_object((report, problem and str(problem)), gathered if rank == 0 else None)
+    except RuntimeError as error:  # the connection is closed
+        return problem or OSError(f"Another process has stopped ({str(error).splitlines()[0]})")
     for other, message in gathered[1:] if rank == 0 else []:
         for name in ("new", "changed", "unchanged"):
             setattr(report, name, getattr(report, name) + getattr(other, name))
         report.failures += other.failures
-        report.interrupted |= other.interrupted
         if message and problem is None:
             problem = OSError(f"Another process failed: {message}")
     return problem

@@ -196,6 +196,7 @@ def _is_conflict(error: Exception, uri: str) -> bool:
 
 
 def _import_lancedb():
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are about its own workings
     try:
         import lancedb
     except ImportError as error:

@@ -32,6 +32,7 @@ _EF = 256  # candidates that a search keeps
 _AT, _QUERIES = 10, 100  # recall is measured at so many answers to so many queries
 
 _CONNECT_TIMEOUT = 5.0  # seconds
+_CONNECT_ATTEMPTS = 2  # a server to which many connect at once may be late
 _CALL_TIMEOUT = 60.0
 _GIVE_UP_AFTER = 120.0  # a server that is started again is back by then
 _INDEX_TIMEOUT = 24 * 3600.0  # of making an ANN index, and of loading a collection
@@ -133,17 +134,19 @@ class MilvusStore:
     # Requests
 
     def _connect(self) -> Any:
-        try:
-            # Not shared with other indexes on this server: lost connections are then this one's own affair.
-            return self._pymilvus.MilvusClient(
-                self._server, token=os.environ.get(TOKEN_VARIABLE, ""), timeout=_CONNECT_TIMEOUT, dedicated=True
-            )
-        except Exception as error:
-            raise OSError(
-                f"The index {self.uri} cannot be opened: no Milvus server answers at {self._server} within "
-                f"{_CONNECT_TIMEOUT:.0f} s ({_reason(error)}). Start it, or correct the address; if it wants a login, "
-                f"set {TOKEN_VARIABLE}"
-            ) from error
+        for attempt in range(_CONNECT_ATTEMPTS):
+            try:
+                # Not shared with other indexes on this server: lost connections are then this one's own affair.
+                return self._pymilvus.MilvusClient(
+                    self._server, token=os.environ.get(TOKEN_VARIABLE, ""), timeout=_CONNECT_TIMEOUT, dedicated=True
+                )
+            except Exception as error:
+                if attempt + 1 == _CONNECT_ATTEMPTS:
+                    raise OSError(
+                        f"The index {self.uri} cannot be opened: no Milvus server answers at {self._server} within "
+                        f"{_CONNECT_TIMEOUT:.0f} s ({_reason(error)}). Start it, or correct the address; if it wants "
+                        f"a login, set {TOKEN_VARIABLE}"
+                    ) from error
 
     def _ask(self, method: str, timeout: float | None = None, **arguments: Any) -> Any:
         """Sends a request about the collection, again where it is not answered. All requests can be repeated."""

@@ -88,7 +88,7 @@ class VideoSearcher:
 
     def search(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         k: int = 10,
         where: str | None = None,
         min_score: float | None = None,
@@ -98,7 +98,7 @@ class VideoSearcher:
         list of sentences, a list of such lists.
 
         Args:
-            texts (`str` or `Sequence[str]`): a sentence or several.
+            texts (`str` or `Iterable[str]`): a sentence or several.
             k (`int`): 1 or more.
             where (`str`, *optional*): search only what this holds for, `"duration < 60"`: see [`parse_where`].
             min_score (`float`, *optional*): leave out answers whose cosine is less.
@@ -110,6 +110,7 @@ class VideoSearcher:
         """
         if isinstance(texts, str):
             return self.search([texts], k, where, min_score, group)[0]
+        texts = list(texts)
         return self.search_embeds(self.text_encoder(texts), k, where, min_score, group) if texts else []
 
     def search_like(
@@ -203,8 +204,6 @@ class VideoSearcher:
         Raises:
             ValueError: k under 1, a `where` that is none, embeddings that cannot be.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}; ask for 1 answer or more.")
         if min_score is not None and not math.isfinite(min_score):
             raise ValueError(f"min_score is {min_score}; scores are cosines, from -1 to 1.")
         condition = _condition(where, without)

@@ -105,7 +105,8 @@ def synthetic_queries(vectors: np.ndarray) -> np.ndarray:
     centred -= centred.mean(axis=0)
     count = len(centred) // 2
     queries = centred[:count] + centred[count : 2 * count]
-    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    return np.where(lengths > 1e-6, queries / np.maximum(lengths, 1e-6), vectors[:count])  # equal ones have no more
 
 
 __all__ = ["VideoStore", "cosines", "embeddings_of", "row_schema", "synthetic_queries"]

@@ -128,8 +128,11 @@ class _Parser:
         while position < len(self.text):
             match = _TOKEN.match(self.text, position)
             if match is None:
-                quoted = self.text[position] == "'"
-                problem = "a string without its closing quote" if quoted else f"unexpected {self.text[position]!r}"
+                problem = f"unexpected {self.text[position]!r}"
+                if self.text[position] == "'":
+                    problem = "a string without its closing quote"
+                elif self.text[position] in '"`':
+                    problem += ": strings stand in '...', fields as they are"
                 self.fail(position + 1, problem)
             kind, value, column = match.lastgroup, match.group(), position + 1
             position = match.end()

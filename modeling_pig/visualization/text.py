@@ -1,12 +1,19 @@
 """Text for people: files of it, one thing a line, and paths, queries and times as a page or a terminal shows them."""
 
+import re
 from pathlib import Path
 
 
 def printable(text: str) -> str:
     r"""A text in which what no screen should be sent stands escaped: a newline as `\n`, the start of a terminal's
-    command as `\x1b`, the reversal of the direction of writing as `\u202e`."""
-    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in text)
+    command as `\x1b`, the reversal of the direction of writing as `\u202e`, a byte of a path that is no UTF-8 as
+    `\xff`."""
+    return "".join(c if c.isprintable() or c == "\u3000" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # where Python keeps such bytes of file names
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def format_span(start: float | None, end: float | None) -> str:
@@ -53,7 +60,7 @@ def split_lines(content: bytes, place: str | Path, things: str) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is no UTF-8 text: expected a file of {things}, one a line.") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not lines:
         raise ValueError(f"{place} holds no {things}: expected one a line.")
     return lines
