@@ -22,7 +22,7 @@ import torch
 import transformers
 from benchmarks.measure import describe_machine, print_table
 from comparison.costs import measure_costs
-from comparison.diagnosis import diagnose
+from comparison.diagnosis import diagnose, diagnose_single_tower
 from comparison.intervals import METRICS, mean_and_interval, paired_differences, summarise, write_out
 from comparison.pictures import draw_latency, draw_tradeoff
 from comparison.runs import Settings, Workplace, read_json, split_of, write_json
@@ -224,12 +224,16 @@ def _beside_the_hybrid(
 
 
 def explain(place: Workplace, args: argparse.Namespace) -> None:
-    """Looks into the hybrids that `compare` trained."""
+    """Looks into the hybrids and the single-towers that `compare` trained."""
     regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.seeds
     found = {}
     for seed in seeds:
-        model, processor, recipe = place.load(regime, FRAMEWORKS["hybrid"], seed)
-        found[seed] = diagnose(model, processor, recipe, split_of(recipe, "test"), split_of(recipe, "train"))
+        hybrid, single_tower = (place.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
+        test, train = (split_of(hybrid[2], split) for split in ("test", "train"))
+        found[seed] = {
+            "hybrid": diagnose(*hybrid, test, train),
+            "single_tower": diagnose_single_tower(*single_tower, test),
+        }
         print(f"seed {seed} is done", flush=True)
     flat = {seed: _flatten(of_seed) for seed, of_seed in found.items()}
     summary = {key: mean_and_interval([of_seed[key] for of_seed in flat.values()]) for key in flat[seeds[0]]}
@@ -237,9 +241,9 @@ def explain(place: Workplace, args: argparse.Namespace) -> None:
         place.output / "diagnosis.json",
         {"regime": regime, "split": "test", "seeds": seeds, "summary": summary, "environment": environment()},
     )
-    shown = [key for key in summary if not key.startswith("recall") or key.endswith("R@1")]
+    shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
     rows = [{"figure": key, "mean": summary[key]["mean"], "seeds": _listed(summary[key]["values"])} for key in shown]
-    print_table(f"{regime}: the trained hybrids on the test split", rows)
+    print_table(f"{regime}: the trained models on the test split", rows)
     print(f"figures: {place.output / 'diagnosis.json'}")
 
 

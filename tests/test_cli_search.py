@@ -251,7 +251,8 @@ def test_exactly_one_kind_of_query(pig, index, queries):
 def test_sentences_that_cannot_be_read(pig, index, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
-    for name, part in [("empty.txt", "holds no sentences"), ("binary.txt", "no UTF-8"), ("none.txt", "none.txt: No such file")]:
+    problems = {"empty.txt": "holds no sentences", "binary.txt": "no UTF-8", "none.txt": "none.txt: No such file"}
+    for name, part in problems.items():
         assert_one_line_error(pig("search", "--sentences", name, "--index", index), name, part)
 
 

@@ -1,4 +1,5 @@
-"""Why a hybrid does what it does: its pseudo-query, its interaction, its two losses, and what the real query would do.
+"""Why a hybrid does what it does: its pseudo-query, its interaction, its two losses, and what the real query would do;
+and whether a single-tower's interaction does more.
 
 Shapes: B videos, Q captions, S context tokens, D width of the joint space.
 """
@@ -47,13 +48,50 @@ def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, row
         for i in range(0, len(videos), size)
     ]
     captions = list(rows["captions"])
-    return {
+    encoded = {
         "texts": encode_texts(model, processor, [c for row in captions for c in row], recipe.data.max_text_tokens),
         "video_of_text": torch.tensor([number for number, row in enumerate(captions) for _ in row]),
-        "pseudo_queries": torch.cat([part.pseudo_query_embeds for part in features]),  # (B, D)
         "context": torch.cat([part.context_embeds for part in features]),  # (B, S, D)
-        "videos": nn.functional.normalize(torch.cat([part.pooler_output for part in features]), dim=-1),  # (B, D)
     }
+    if model.config.framework == "hybrid":
+        encoded["pseudo_queries"] = torch.cat([part.pseudo_query_embeds for part in features])  # (B, D)
+        videos = torch.cat([part.pooler_output for part in features])  # (B, D)
+        encoded["videos"] = nn.functional.normalize(videos, dim=-1)
+    return encoded
+
+
+def diagnose_single_tower(
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, evaluated: Any
+) -> dict[str, Any]:
+    """What a trained single-tower's interaction does with its queries: its attention for a true caption of each video,
+    and the figures with one query, the mean caption, in the place of all, which leaves no interaction."""
+    model.eval()
+    encoded = _encode(model, processor, recipe, evaluated)
+    texts, video_of_text, context = encoded["texts"], encoded["video_of_text"], encoded["context"]
+    first = [int((video_of_text == number).nonzero()[0]) for number in range(len(context))]
+    mean = nn.functional.normalize(texts.mean(dim=0, keepdim=True), dim=-1)  # (1, D)
+    with torch.inference_mode():
+        videos = nn.functional.normalize(model.interaction(mean[None], context)[:, 0], dim=-1)  # (B, D)
+    scores = {"each_query": _as_single_tower(model, texts, context), "the_mean_query_for_all": texts @ videos.t()}
+    return {
+        "attention": attention_entropy(model, texts[first], context),
+        "recall": {name: _text_to_video(found, video_of_text) for name, found in scores.items()},
+    }
+
+
+@torch.inference_mode()
+def _as_single_tower(model: PigForRetrieval, texts: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Scores (Q, B) of each video pooled for each real query."""
+    scores = []
+    for some in texts.split(32):
+        pooled = nn.functional.normalize(model.interaction(some[None], context), dim=-1)  # (B, 32, D)
+        scores.append(torch.einsum("qd,bqd->qb", some, pooled))
+    return torch.cat(scores)
+
+
+def _text_to_video(scores: torch.Tensor, video_of_text: torch.Tensor) -> dict[str, float]:
+    ranks = ranks_in_both_directions(scores.__getitem__, video_of_text, scores.shape[1])
+    return retrieval_metrics(ranks["text_to_video"])
 
 
 def pseudo_query_cosines(
@@ -108,12 +146,7 @@ def oracle_recall(
     single-tower. `pseudo_query_alone` and `class_token_alone` leave the interaction out.
     """
     stored = texts @ videos.t()  # (Q, B)
-    as_single_tower = torch.cat(
-        [
-            torch.einsum("qd,bqd->qb", some, nn.functional.normalize(model.interaction(some[None], context), dim=-1))
-            for some in texts.split(32)
-        ]
-    )
+    as_single_tower = _as_single_tower(model, texts, context)
     is_true = nn.functional.one_hot(video_of_text, len(videos)).bool()
     scores = {
         "stored": stored,
@@ -122,12 +155,7 @@ def oracle_recall(
         "pseudo_query_alone": texts @ nn.functional.normalize(pseudo_queries, dim=-1).t(),
         "class_token_alone": texts @ nn.functional.normalize(context[:, 0], dim=-1).t(),
     }
-    return {
-        name: retrieval_metrics(
-            ranks_in_both_directions(found.__getitem__, video_of_text, len(videos))["text_to_video"]
-        )
-        for name, found in scores.items()
-    }
+    return {name: _text_to_video(found, video_of_text) for name, found in scores.items()}
 
 
 def gradient_cosines(

@@ -406,7 +406,7 @@ class _Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_ours(_host_name(host)):
-            error = f"This server does not answer to the name {host!r}. Started with `pig app --allow-host NAME`, it does."
+            error = f"This server does not answer to the name {host!r}. Started with --allow-host NAME, pig app does."
             await JSONResponse({"error": error}, 421)(scope, receive, send_guarded)
         elif origin and not self._is_same_site(origin, host):
             await JSONResponse({"error": "Another site may not ask this server."}, 403)(scope, receive, send_guarded)

@@ -97,8 +97,7 @@ def index(
         _tell(result, store, index)
         if segment is not None and result.unchanged:
             typer.echo(
-                f"note: the {result.unchanged} unchanged videos keep the windows they have; for others, index them into "
-                "another place",
+                f"note: {result.unchanged} unchanged videos keep the windows they have: for others, make a new index",
                 err=True,
             )
     if result.interrupted:
