@@ -187,10 +187,15 @@ def test_rounding_hides_no_row_of_many_numbers(queries, few, monkeypatch):
 
 def test_synthetic_queries_are_sums_beyond_the_mean():
     vectors = np.array([[3.0, 0], [1, 2], [1, 0], [-1, 2]], np.float16)  # of mean (1, 1)
-    np.testing.assert_allclose(synthetic_queries(vectors), [[2 / 8**0.5, -2 / 8**0.5], [-2 / 8**0.5, 2 / 8**0.5]])
-    equal = np.ones((4, 1), np.float16)
-    np.testing.assert_array_equal(synthetic_queries(equal), equal[:2])
+    plain = synthetic_queries(vectors, gap=0)
+    np.testing.assert_allclose(plain, [[2 / 8**0.5, -2 / 8**0.5], [-2 / 8**0.5, 2 / 8**0.5]])
     assert synthetic_queries(vectors[:3]).shape == (1, 2)
+    # A gap twice as long as what is added, and at right angles to it, leaves a cosine of 1 / 5 ** 0.5.
+    wide = draw(40, seed=1, width=2048)
+    plain, apart = synthetic_queries(wide, gap=0), synthetic_queries(wide)
+    np.testing.assert_allclose(np.linalg.norm(apart, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose((plain * apart).sum(axis=1), 5**-0.5, atol=0.05)
+    assert np.isfinite(synthetic_queries(np.ones((4, 8), np.float16))).all()
 
 
 def test_equals_of_the_last_answer_come_with_it():

@@ -62,10 +62,11 @@ def _path(row: int) -> str:
 def fill(folder: str, videos: torch.Tensor) -> dict[str, Any]:
     """Writes all videos into a new index: rows a second of the writes, seconds of `optimize`, MB on disk."""
     index = VideoIndex(folder, IndexInfo("benchmark", "0", videos.shape[1]))
-    seconds = 0.0
+    seconds, rng = 0.0, np.random.default_rng(0)
     for first in range(0, len(videos), ROWS_A_WRITE):
         rows = videos[first : first + ROWS_A_WRITE].float()
-        entries = [VideoEntry(_path(first + row), duration=10.0, size=10**6, modified=0) for row in range(len(rows))]
+        facts = zip(range(first, first + len(rows)), rng.exponential(30, len(rows)), strict=True)
+        entries = [VideoEntry(_path(row), None, None, d, int(2e5 * d), 10**18 + 10**9 * row) for row, d in facts]
         start = time.perf_counter()
         index.upsert(entries, rows)
         seconds += time.perf_counter() - start

@@ -225,7 +225,7 @@ class VideoIndex:
             [
                 SearchResult(rank, float(score), **row)
                 for rank, (score, row) in enumerate(
-                    zip(scores, rows.select(["path", "duration", "start", "end"]).to_pylist(), strict=True), start=1
+                    zip(scores, rows.drop_columns(["key"]).to_pylist(), strict=True), start=1
                 )
             ]
             for scores, rows in zip(*self._store.search(vectors, k, condition), strict=True)

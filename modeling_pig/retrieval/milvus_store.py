@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .store import cosines, embeddings_of, row_schema, synthetic_queries
+from .store import FOUND, cosines, embeddings_of, row_schema, synthetic_queries
 from .where import Condition, In, milvus_string, to_milvus
 
 
@@ -314,7 +314,7 @@ class MilvusStore:
         """Scores and rows of the k best hits, from their stored vectors."""
         rounding = 1e-3 if self.metadata["storage"] == "float16" else 1e-5  # of the query, as the server sees it
         while True:
-            rows = self._table(hits, self._schema.names)
+            rows = self._table(hits, [*FOUND, _VECTOR])
             scores = cosines(embeddings_of(rows), vector)
             order = np.lexsort((rows["key"].to_numpy(), -scores))
             last_is_certain = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
@@ -333,7 +333,7 @@ class MilvusStore:
             anns_field=_VECTOR,
             filter=expression,
             limit=limit,
-            output_fields=self._schema.names,
+            output_fields=[*FOUND, _VECTOR],
             search_params={"metric_type": "COSINE", "params": {"ef": max(_EF, limit)}},
         )
         return [[hit["entity"] for hit in hits] for hits in found]

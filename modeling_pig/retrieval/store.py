@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .where import Condition
 
 
+FOUND = ["key", "path", "start", "end", "duration"]  # what a search tells of a row: each column takes time to read
+
+
 class VideoStore(Protocol):
     """A database of video embeddings. Rows go in and out as Arrow tables with the columns of [`row_schema`].
 
@@ -47,8 +50,8 @@ class VideoStore(Protocol):
     def search(
         self, vectors: np.ndarray, k: int, where: "Condition | None"
     ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        """For each of `vectors` (Q, D) float32, normalised, 1 or more: scores (at most k) and rows without the
-        embedding, best first; equal scores of those found in order of key. Scores are cosines with the stored vectors,
+        """For each of `vectors` (Q, D) float32, normalised, 1 or more: scores (at most k) and rows with the columns
+        `FOUND`, best first; equal scores of those found in order of key. Scores are cosines with the stored vectors,
         whatever found them."""
 
     def optimize(self) -> None:
@@ -97,16 +100,22 @@ def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     return (np.einsum("ij,j->i", rows, vector) / lengths).astype(np.float32)
 
 
-def synthetic_queries(vectors: np.ndarray) -> np.ndarray:
+def synthetic_queries(vectors: np.ndarray, gap: float = 2.0) -> np.ndarray:
     """Queries (Q, D) float32, normalised, to measure recall with, from stored vectors (2 Q, D) in random order: what
-    two of them have beyond the mean, added. Sentences are not where videos are, and a stored vector itself would be
-    found too easily."""
+    two of them have beyond the mean, added, and `gap` times as long a part that is the same in all queries. Sentences
+    are not where videos are: even the true one has a small cosine with them, and those of all others are close behind,
+    which is what makes them hard to find. A stored vector itself would be found too easily."""
     centred = vectors.astype(np.float32)
     centred -= centred.mean(axis=0)
     count = len(centred) // 2
     queries = centred[:count] + centred[count : 2 * count]
-    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-    return np.where(lengths > 1e-6, queries / np.maximum(lengths, 1e-6), vectors[:count])  # equal ones have no more
+    apart = np.random.default_rng(0).standard_normal(vectors.shape[1], np.float32)
+    return _normalise(_normalise(queries) + gap * _normalise(apart))
 
 
-__all__ = ["VideoStore", "cosines", "embeddings_of", "row_schema", "synthetic_queries"]
+def _normalise(vectors: np.ndarray) -> np.ndarray:
+    """To length 1, but for what has none: equal vectors have nothing beyond their mean."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+
+
+__all__ = ["FOUND", "VideoStore", "cosines", "embeddings_of", "row_schema", "synthetic_queries"]
