@@ -5,6 +5,7 @@
     python examples/benchmark.py ranking                                # MSR-VTT's full test split: 59,800 x 2,990
     python examples/benchmark.py train                                  # ViT-B/32, batch 4, 12 frames; and the data
     python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
+    python examples/benchmark.py index                                  # from video files to an index
     python examples/benchmark.py train --quick                          # tiny shapes: does it run?
 
 What is measured and how is told in the file of each subject, in `examples/benchmarks`.
@@ -20,14 +21,20 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Not above: the processes that are started import this file anew, but need only what they run.
-    from benchmarks import model, ranking, search, train
+    from benchmarks import index, model, ranking, search, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
     common.add_argument("--json", help="also write the figures to this file")
     parser = argparse.ArgumentParser(description="Measure what our code costs beside a named peer.")
     subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, subject in (("model", model), ("ranking", ranking), ("search", search), ("train", train)):
+    for name, subject in {
+        "model": model,
+        "ranking": ranking,
+        "search": search,
+        "index": index,
+        "train": train,
+    }.items():
         subparser = subjects.add_parser(name, parents=[common])
         subparser.set_defaults(run=subject.run)
         subject.add_arguments(subparser)

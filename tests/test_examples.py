@@ -137,6 +137,16 @@ def test_benchmark_of_search(tmp_path):
     assert {row["videos"] for row in figures["bars"]} == {1000} and all(row["value"] for row in figures["bars"])
 
 
+def test_benchmark_of_indexing(tmp_path):
+    example(
+        tmp_path, "benchmark.py", "index", "--quick", "--threads", "1", "--device", "cpu", "--json", "figures.json"
+    )
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    speed = {row["what"]: row["videos/s"] for row in figures["speed"]}
+    assert speed["floor"] < min(speed["decoding"], speed["model"])  # the halves in turn
+    assert [row["videos"] for row in figures["steadiness"]] == [200] and figures["steadiness"][0]["end / start"] > 0
+
+
 def test_benchmark_of_training(tmp_path):
     output = example(tmp_path, "benchmark.py", "train", "--quick", "--threads", "1", "--json", "figures.json")
     assert "beside CLIP on the same frames" in output

@@ -1,0 +1,178 @@
+"""`index`: from video files to an index, as `pig index` does it, beside what decoding and the model take alone.
+
+The files are those of `train`: h264, 320 x 240, 25 frames a second, 10 s. Measured in turns, with all threads:
+
+- decoding: bare PyAV, then torchvision's bicubic resize, of the same frames, several files at a time.
+- model: its video half on as many pixels, in the same batches.
+- ours: `index_videos` into a new index; the model is loaded before, as for the others.
+
+On a CPU decoding and the model want the same cores, and the floor is the sum of both; on a GPU, where they overlap, it
+is the longer one.
+
+Then the same of many short videos and a tiny model: is it as fast at the end as at the start? Videos a second between
+5 % and 15 %, and between 85 % and 95 % of all.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_pig import PigConfig, PigProcessor, PigVideoModel, PigVideoProcessor
+from modeling_pig.retrieval.index import IndexInfo, VideoIndex
+from modeling_pig.retrieval.indexing import index_videos
+from modeling_pig.training.tokenizer import train_tokenizer
+from modeling_pig.video_decoding_pig import decode_video
+
+from .measure import interleave, judge, median_ratio, print_table
+from .train import make_config
+from .train_data import CAPTION, decode_and_resize, plan_decoding, write_video
+
+
+BATCH_SIZE = 16
+DIFFERENT = 50  # of many videos; the rest are copies
+
+
+def make_model(size: str, num_frames: int, device: str) -> tuple[PigVideoModel, PigProcessor, PigConfig]:
+    """The video half of a model of random weights, and its processor."""
+    torch.manual_seed(0)
+    config = make_config(size, num_frames)
+    side = config.vision_config.image_size
+    video_processor = PigVideoProcessor(num_frames=num_frames, size={"height": side, "width": side})
+    model = PigVideoModel(config).eval().to(device)
+    return model, PigProcessor(video_processor, train_tokenizer([[CAPTION]], 600)), config
+
+
+def new_index(folder: str, config: PigConfig, names: Callable[[], int]) -> VideoIndex:
+    return VideoIndex(f"{folder}/{names()}.lance", IndexInfo("benchmark", "0", config.projection_dim))
+
+
+def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str) -> list[dict]:
+    """Rows of decoding, the model and ours."""
+    model, processor, config = make_model(size, num_frames, device)
+    side = config.vision_config.image_size
+    names = count().__next__
+    num_threads = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        videos = Path(folder) / "videos"
+        videos.mkdir()
+        paths = [str(videos / f"{number:03d}.mp4") for number in range(num_files)]
+        for number, path in enumerate(paths):
+            write_video(Path(path), number, seconds)
+        plans = [plan_decoding(path, decode_video(path, num_frames)[1].frames_indices) for path in paths]
+
+        def decode() -> None:
+            with ThreadPoolExecutor(num_threads) as pool:
+                list(pool.map(decode_and_resize, paths, plans))
+
+        @torch.inference_mode()
+        def forward() -> None:
+            for first in range(0, num_files, BATCH_SIZE):
+                some = min(BATCH_SIZE, num_files - first)
+                model.get_video_features(torch.zeros(some, num_frames, 3, side, side, device=device))
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        def ours() -> None:
+            report = index_videos(model, processor, new_index(folder, config, names), videos, batch_size=BATCH_SIZE)
+            if report.new != num_files:
+                raise AssertionError(f"{report.new} of {num_files} videos were indexed")
+
+        times, _ = interleave({"decoding": decode, "model": forward, "ours": ours}, repeats)
+    together = sum if device == "cpu" else max
+    floor = [together(pair) for pair in zip(times["decoding"], times["model"], strict=True)]
+    share = median_ratio(floor, times["ours"])
+    return [
+        {
+            "model": size,
+            "what": name,
+            "videos/s": num_files / statistics.median(of),
+            "of the floor's speed": share if name == "ours" else None,
+            **judge(share if name == "ours" else None, at_least=0.9),
+        }
+        for name, of in {**times, "floor": floor}.items()
+    ]
+
+
+def benchmark_steadiness(num_files: int, num_frames: int, device: str) -> list[dict]:
+    """A row: the speed at the start and at the end of many videos."""
+    model, processor, config = make_model("tiny", num_frames, device)
+    with tempfile.TemporaryDirectory() as folder:
+        videos = Path(folder) / "videos"
+        videos.mkdir()
+        for number in range(num_files):
+            if number < DIFFERENT:
+                write_video(videos / f"{number}.mp4", number, 1)
+            else:
+                shutil.copyfile(videos / f"{number % DIFFERENT}.mp4", videos / f"{number}.mp4")
+        index = new_index(folder, config, lambda: 0)
+        samples, is_done = [(time.perf_counter(), 0)], threading.Event()
+
+        def watch() -> None:
+            while not is_done.wait(0.2):
+                samples.append((time.perf_counter(), len(index)))
+
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(watch)
+            try:
+                index_videos(model, processor, index, videos, progress=True)
+            finally:
+                is_done.set()
+            watching.result()
+        samples.append((time.perf_counter(), len(index)))
+    times, counts = zip(*samples, strict=True)
+    reached = np.unique(counts, return_index=True)  # when each count was first seen
+
+    def speed(start: float, end: float) -> float:
+        at = np.interp([start * num_files, end * num_files], reached[0], np.array(times)[reached[1]])
+        return (end - start) * num_files / (at[1] - at[0])
+
+    first, last = speed(0.05, 0.15), speed(0.85, 0.95)
+    return [
+        {
+            "videos": num_files,
+            "videos/s at the start": first,
+            "at the end": last,
+            "end / start": last / first,
+            **judge(last / first, at_least=0.95),
+        }
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="b32", choices=["b32", "b16", "tiny"])
+    parser.add_argument("--files", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--many", type=int, default=10_000, help="short videos, for the speed at start and end")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds that count")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few files: does it run?")
+
+
+def run(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Both tables, printed as they come."""
+    size, num_files, num_frames, seconds, many, repeats = (
+        args.size,
+        args.files,
+        args.frames,
+        10,
+        args.many,
+        args.repeats,
+    )
+    if args.quick:
+        size, num_files, num_frames, seconds, many, repeats = "tiny", 4, 2, 1, 200, 1
+    speed = benchmark_speed(size, num_files, num_frames, seconds, repeats, args.device)
+    print_table(f"{num_files} videos of {seconds} s, {num_frames} frames each, {args.device}", speed)
+    steadiness = benchmark_steadiness(many, num_frames, args.device)
+    print_table("many short videos, tiny model", steadiness)
+    return {"speed": speed, "steadiness": steadiness}
