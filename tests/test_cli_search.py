@@ -219,7 +219,9 @@ def test_conditions_and_least_scores(pig, windows):
     _, output, _ = pig("search", "a", "--index", windows, "--where", "end is null", "--min-score", scores[1] - 6e-4)
     assert len(table(output)) == 3
     assert "note: " not in error
-    assert "there is nothing that --where" in pig("search", "a", "--index", windows, "--where", "duration < 0")[2]
+    assert (
+        "there is nothing that --where leave\n" in pig("search", "a", "--index", windows, "--where", "duration < 0")[2]
+    )
 
 
 def test_several_indexes(pig, windows, folder, model_folder):

@@ -190,11 +190,12 @@ def test_synthetic_queries_are_sums_beyond_the_mean():
     plain = synthetic_queries(vectors, gap=0)
     np.testing.assert_allclose(plain, [[2 / 8**0.5, -2 / 8**0.5], [-2 / 8**0.5, 2 / 8**0.5]])
     assert synthetic_queries(vectors[:3]).shape == (1, 2)
-    # A gap twice as long as what is added, and at right angles to it, leaves a cosine of 1 / 5 ** 0.5.
-    wide = draw(40, seed=1, width=2048)
+    # A gap twice as long as what is added, and at right angles to it, leaves a cosine of 1 / 5 ** 0.5, and the order.
+    wide = draw(40, seed=1, width=64)
     plain, apart = synthetic_queries(wide, gap=0), synthetic_queries(wide)
-    np.testing.assert_allclose(np.linalg.norm(apart, axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose((plain * apart).sum(axis=1), 5**-0.5, atol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(apart, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose((plain * apart).sum(axis=1), 5**-0.5, atol=1e-5)
+    np.testing.assert_array_equal(np.argsort(plain @ wide.T)[:, -5:], np.argsort(apart @ wide.T)[:, -5:])
     assert np.isfinite(synthetic_queries(np.ones((4, 8), np.float16))).all()
 
 

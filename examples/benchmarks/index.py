@@ -14,7 +14,6 @@ Then the same of many short videos and a tiny model: is it as fast at the end as
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import tempfile
@@ -62,7 +61,8 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
     model, processor, config = make_model(size, num_frames, device)
     side = config.vision_config.image_size
     names = count().__next__
-    num_threads = os.cpu_count() or 1
+    options = {"batch_size": BATCH_SIZE, "num_threads": torch.get_num_threads()}
+
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder) / "videos"
         videos.mkdir()
@@ -72,7 +72,7 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
         plans = [plan_decoding(path, decode_video(path, num_frames)[1].frames_indices) for path in paths]
 
         def decode() -> None:
-            with ThreadPoolExecutor(num_threads) as pool:
+            with ThreadPoolExecutor(options["num_threads"]) as pool:
                 list(pool.map(decode_and_resize, paths, plans))
 
         @torch.inference_mode()
@@ -84,7 +84,7 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
                 torch.cuda.synchronize()
 
         def ours() -> None:
-            report = index_videos(model, processor, new_index(folder, config, names), videos, batch_size=BATCH_SIZE)
+            report = index_videos(model, processor, new_index(folder, config, names), videos, **options)
             if report.new != num_files:
                 raise AssertionError(f"{report.new} of {num_files} videos were indexed")
 

@@ -49,7 +49,7 @@ def index(
             raise ValueError("which index? give --index, such as --index videos.lance")
         if export_to or import_from:
             if videos or (export_to and import_from) or model or report or by_hash or prune or segment is not None:
-                raise ValueError("--export and --import stand alone: they take --index and nothing else")
+                raise ValueError("--export and --import stand alone: no videos are indexed in the same run")
             _transfer(index, export_to, import_from)
             return
         if not videos:
@@ -94,10 +94,10 @@ def index(
         if not (result.new or result.changed or result.unchanged or result.interrupted):
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
-        _tell(result, store, index)
+        _tell(result, store, index, num_processes)
         if segment is not None and result.unchanged:
             typer.echo(
-                f"note: {result.unchanged} unchanged videos keep the windows they have: for others, make a new index",
+                f"note: {result.unchanged} unchanged videos keep their windows; to cut them anew, make a new index",
                 err=True,
             )
     if result.interrupted:
@@ -188,9 +188,10 @@ def _write_report(report: Path, failures: list) -> None:
         writer.writerows((failure.path, failure.reason) for failure in failures)
 
 
-def _tell(result: "IndexingReport", store: "VideoIndex", index: str) -> None:
+def _tell(result: "IndexingReport", store: "VideoIndex", index: str, num_processes: int) -> None:
     counts = f"{result.new} new, {result.changed} changed, {result.unchanged} unchanged"
-    typer.echo(f"indexed {counts}, {len(result.failures)} set aside, {result.removed} removed")
+    share = f" (the first of {num_processes} processes alone)" if result.interrupted and num_processes > 1 else ""
+    typer.echo(f"indexed {counts}, {len(result.failures)} set aside, {result.removed} removed{share}")
     if result.kept:
         typer.echo(f"of {result.kept} of those set aside the index keeps what it held before")
     if result.gone:

@@ -65,7 +65,8 @@ def search(
         found = min(len(results) for _, results in answers)
         if not found and (where is not None or min_score is not None):
             some = " for some of the queries" if len(answers) > 1 else ""
-            typer.echo(f"note: there is nothing that --where and --min-score leave{some}", err=True)
+            given = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
+            typer.echo(f"note: there is nothing that {' and '.join(given)} leave{some}", err=True)
         elif found < k and where is None and min_score is None:
             typer.echo(f"note: {k} answers were asked for, there are {found}", err=True)
         if as_json:

@@ -128,7 +128,7 @@ class LanceStore:
     def optimize(self) -> None:
         with self._errors_in_one_line("written"):
             self._until_not_overtaken(self._compact)
-            self._until_not_overtaken(lambda: refresh_index(self._table))
+            self._until_not_overtaken(lambda: refresh_index(self._table, self._searcher.open_newest))
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # others may have found it and filled it

@@ -142,10 +142,11 @@ class MilvusStore:
                 )
             except Exception as error:
                 if attempt + 1 == _CONNECT_ATTEMPTS:
+                    seconds = _CONNECT_ATTEMPTS * _CONNECT_TIMEOUT
                     raise OSError(
                         f"The index {self.uri} cannot be opened: no Milvus server answers at {self._server} within "
-                        f"{_CONNECT_TIMEOUT:.0f} s ({_reason(error)}). Start it, or correct the address; if it wants "
-                        f"a login, set {TOKEN_VARIABLE}"
+                        f"{seconds:.0f} s ({_reason(error)}). Start it, or correct the address; if it wants a login, "
+                        f"set {TOKEN_VARIABLE}"
                     ) from error
 
     def _ask(self, method: str, timeout: float | None = None, **arguments: Any) -> Any:

@@ -102,15 +102,15 @@ def cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 def synthetic_queries(vectors: np.ndarray, gap: float = 2.0) -> np.ndarray:
     """Queries (Q, D) float32, normalised, to measure recall with, from stored vectors (2 Q, D) in random order: what
-    two of them have beyond the mean, added, and `gap` times as long a part that is the same in all queries. Sentences
-    are not where videos are: even the true one has a small cosine with them, and those of all others are close behind,
-    which is what makes them hard to find. A stored vector itself would be found too easily."""
+    two of them have beyond the mean, added, and `gap` times as long a part in the direction in which vectors differ
+    least. Sentences are not where videos are: even the true one has a small cosine with them, and those of all others
+    are close behind, which is what makes it hard to find. A stored vector itself would be found too easily."""
     centred = vectors.astype(np.float32)
     centred -= centred.mean(axis=0)
     count = len(centred) // 2
     queries = centred[:count] + centred[count : 2 * count]
-    apart = np.random.default_rng(0).standard_normal(vectors.shape[1], np.float32)
-    return _normalise(_normalise(queries) + gap * _normalise(apart))
+    apart = np.linalg.svd(centred)[2][-1]  # (D,), of length 1
+    return _normalise(_normalise(queries) + gap * apart)
 
 
 def _normalise(vectors: np.ndarray) -> np.ndarray:
