@@ -22,7 +22,7 @@ import torch
 import transformers
 from benchmarks.measure import describe_machine, print_table
 from comparison.costs import measure_costs
-from comparison.diagnosis import diagnose, diagnose_single_tower
+from comparison.diagnosis import diagnose_hybrid, diagnose_single_tower, gradient_cosines, mean_query
 from comparison.intervals import METRICS, mean_and_interval, paired_differences, summarise, write_out
 from comparison.pictures import draw_latency, draw_tradeoff
 from comparison.runs import Settings, Workplace, read_json, split_of, write_json
@@ -157,7 +157,10 @@ def compare_others(place: Workplace, args: argparse.Namespace) -> None:
             name: {seed: place.run(regime, variant, seed, ("validation",))["validation"] for seed in seeds}
             for name, variant in FRAMEWORKS.items()
         }
+        hybrids = [place.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
+        attention = [diagnose_hybrid(*hybrid, split_of(hybrid[2], "validation"))["attention"] for hybrid in hybrids]
         report[regime] = {
+            "attention_of_hybrid": {name: mean_and_interval([of[name] for of in attention]) for name in attention[0]},
             "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},
             "paired_differences": {
                 f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
@@ -168,6 +171,7 @@ def compare_others(place: Workplace, args: argparse.Namespace) -> None:
         {
             "regime": regime,
             **{name: write_out(summary["text_to_video R@1"]) for name, summary in of["frameworks"].items()},
+            "attention's entropy": of["attention_of_hybrid"]["entropy_of_uniform"]["mean"],
             **{
                 f"{one} minus {other}": write_out(
                     of["paired_differences"][f"{one} minus {other}"]["text_to_video R@1"], signed=True
@@ -225,25 +229,35 @@ def _beside_the_hybrid(
 
 def explain(place: Workplace, args: argparse.Namespace) -> None:
     """Looks into the hybrids and the single-towers that `compare` trained."""
-    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.seeds
-    found = {}
+    regime, seeds, splits = _choice(place)["chosen"], args.seeds or place.settings.seeds, ("validation", "test")
+    found: dict[int, dict[str, Any]] = {}
     for seed in seeds:
         hybrid, single_tower = (place.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
-        test, train = (split_of(hybrid[2], split) for split in ("test", "train"))
-        found[seed] = {
-            "hybrid": diagnose(*hybrid, test, train),
-            "single_tower": diagnose_single_tower(*single_tower, test),
-        }
+        two_tower = place.run(regime, FRAMEWORKS["two_tower"], seed, splits)
+        train = split_of(hybrid[2], "train")
+        mean = mean_query(*single_tower, train)
+        found[seed] = {"train": {"hybrid": {"gradients": gradient_cosines(*hybrid, train)}}}
+        for split in splits:
+            rows = split_of(hybrid[2], split)
+            of_single_tower = diagnose_single_tower(*single_tower, rows, mean)
+            recall = of_single_tower["recall"]
+            for name, other in (
+                ("two_tower", two_tower[split]["text_to_video"]),
+                ("each_query", recall["each_query"]),
+            ):
+                of_single_tower[f"the_mean_query_for_all minus {name}"] = {
+                    metric: recall["the_mean_query_for_all"][metric] - other[metric]
+                    for metric in ("R@1", "R@5", "R@10")
+                }
+            found[seed][split] = {"hybrid": diagnose_hybrid(*hybrid, rows), "single_tower": of_single_tower}
         print(f"seed {seed} is done", flush=True)
     flat = {seed: _flatten(of_seed) for seed, of_seed in found.items()}
     summary = {key: mean_and_interval([of_seed[key] for of_seed in flat.values()]) for key in flat[seeds[0]]}
-    write_json(
-        place.output / "diagnosis.json",
-        {"regime": regime, "split": "test", "seeds": seeds, "summary": summary, "environment": environment()},
-    )
+    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment()}
+    write_json(place.output / "diagnosis.json", record)
     shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
     rows = [{"figure": key, "mean": summary[key]["mean"], "seeds": _listed(summary[key]["values"])} for key in shown]
-    print_table(f"{regime}: the trained models on the test split", rows)
+    print_table(f"{regime}: the trained models", rows)
     print(f"figures: {place.output / 'diagnosis.json'}")
 
 

@@ -144,8 +144,8 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     for name, way in (("hybrid", "stored"), ("single_tower", "each_query")):
         stored = json.loads((regime / f"{name}-seed0/figures.json").read_text())["test"]["text_to_video"]
         for metric in ("R@1", "MnR"):
-            assert summary[f"{name} recall {way} {metric}"]["mean"] == pytest.approx(stored[metric], abs=0.1)
-    gradients = {key.split()[2] for key in summary if key.startswith("hybrid gradients ")}
+            assert summary[f"test {name} recall {way} {metric}"]["mean"] == pytest.approx(stored[metric], abs=0.1)
+    gradients = {key.split()[3] for key in summary if key.startswith("train hybrid gradients ")}
     assert {"text", "generator", "video"} <= gradients
     assert "interaction" not in gradients  # which no reconstruction loss reaches
 
@@ -456,6 +456,7 @@ def test_cosines_of_pseudo_queries():
     # Video 0 is asked for by axis 0 (cosine 1) and axis 1 (0), video 1 by two axes at 45 degrees.
     assert found["true_pairs"] == pytest.approx((1 + 0 + 2 * math.sqrt(0.5)) / 4)
     assert found["wrong_pairs"] == found["texts_of_other_videos"] == found["texts_of_one_video"] == 0
+    assert found["mean_text_with_texts"] == pytest.approx(0.5)  # the diagonal of four axes
 
 
 def test_entropy_of_the_attention(make_model):
@@ -495,3 +496,16 @@ def test_the_oracle_changes_the_true_pairs_only(make_model):
         ]
         assert found[name]["MnR"] == pytest.approx(float(sum(ranks)) / 40, abs=0.05), name
     assert found["real_query_on_true_pairs"]["MnR"] < found["stored"]["MnR"]
+
+
+def test_controls_take_the_pseudo_query_out(make_model):
+    model = make_model()
+    texts, video_of_text, context = torch.randn(20, 32), torch.arange(20), torch.randn(20, 8, 32)
+    alike = torch.randn(1, 32).repeat(20, 1)  # all videos have one pseudo-query: the mean is theirs
+    stored = diagnosis._pooled(model.interaction, alike[0], context)
+    found = diagnosis.oracle_recall(model, texts, video_of_text, alike, context, stored)
+    assert found["the_mean_pseudo_query_for_all"] == found["stored"] != found["uniform_attention"]
+    nn.init.zeros_(model.interaction.k_proj.weight)  # all tokens have one key: attention is uniform
+    stored = diagnosis._pooled(model.interaction, alike[0], context)
+    found = diagnosis.oracle_recall(model, texts, video_of_text, alike, context, stored)
+    assert found["uniform_attention"] == found["stored"]

@@ -4,6 +4,7 @@ and whether a single-tower's interaction does more.
 Shapes: B videos, Q captions, S context tokens, D width of the joint space.
 """
 
+import copy
 import math
 from collections import defaultdict
 from typing import Any
@@ -19,24 +20,13 @@ from modeling_pig.training.recipe import Recipe
 from modeling_pig.training.start import part_of
 
 
-def diagnose(
-    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, evaluated: Any, trained: Any, num_batches: int = 8
-) -> dict[str, Any]:
-    """All that is asked of a trained hybrid.
-
-    Args:
-        model (`PigForRetrieval`), processor (`PigProcessor`), recipe (`Recipe`): of the run.
-        evaluated (`datasets.Dataset`): the split that cosines, attention and recall are of.
-        trained (`datasets.Dataset`): the split that the losses are of.
-        num_batches (`int`): batches for the losses.
-    """
-    model.eval()
-    encoded = _encode(model, processor, recipe, evaluated)
+def diagnose_hybrid(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any) -> dict[str, Any]:
+    """All that is asked of a trained hybrid but for its losses, of the rows of a split."""
+    encoded = _encode(model, processor, recipe, rows)
     return {
         "pseudo_query": pseudo_query_cosines(**encoded),
         "attention": attention_entropy(model, encoded["pseudo_queries"], encoded["context"]),
         "recall": oracle_recall(model, **encoded),
-        "gradients": gradient_cosines(model, processor, recipe, trained, num_batches),
     }
 
 
@@ -60,23 +50,39 @@ def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, row
     return encoded
 
 
+@torch.inference_mode()
+def mean_query(
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, trained: Any, num_captions: int = 2000
+) -> torch.Tensor:
+    """(D,), normalised: the mean of the embeddings of some captions that the model was trained on."""
+    captions = [captions[0] for captions in trained[:num_captions]["captions"]]
+    return nn.functional.normalize(
+        encode_texts(model, processor, captions, recipe.data.max_text_tokens).mean(dim=0), dim=-1
+    )
+
+
+@torch.inference_mode()
 def diagnose_single_tower(
-    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, evaluated: Any
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, mean: torch.Tensor
 ) -> dict[str, Any]:
     """What a trained single-tower's interaction does with its queries: its attention for a true caption of each video,
-    and the figures with one query, the mean caption, in the place of all, which leaves no interaction."""
-    model.eval()
-    encoded = _encode(model, processor, recipe, evaluated)
+    and the figures with one query, `mean` (D,), in the place of all, which leaves one vector a video."""
+    encoded = _encode(model, processor, recipe, rows)
     texts, video_of_text, context = encoded["texts"], encoded["video_of_text"], encoded["context"]
     first = [int((video_of_text == number).nonzero()[0]) for number in range(len(context))]
-    mean = nn.functional.normalize(texts.mean(dim=0, keepdim=True), dim=-1)  # (1, D)
-    with torch.inference_mode():
-        videos = nn.functional.normalize(model.interaction(mean[None], context)[:, 0], dim=-1)  # (B, D)
-    scores = {"each_query": _as_single_tower(model, texts, context), "the_mean_query_for_all": texts @ videos.t()}
+    scores = {
+        "each_query": _as_single_tower(model, texts, context),
+        "the_mean_query_for_all": texts @ _pooled(model.interaction, mean, context).t(),
+    }
     return {
         "attention": attention_entropy(model, texts[first], context),
         "recall": {name: _text_to_video(found, video_of_text) for name, found in scores.items()},
     }
+
+
+def _pooled(interaction: nn.Module, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Videos (B, D), normalised, all pooled for one query (D,)."""
+    return nn.functional.normalize(interaction(query[None, None], context)[:, 0], dim=-1)
 
 
 @torch.inference_mode()
@@ -97,8 +103,9 @@ def _text_to_video(scores: torch.Tensor, video_of_text: torch.Tensor) -> dict[st
 def pseudo_query_cosines(
     texts: torch.Tensor, video_of_text: torch.Tensor, pseudo_queries: torch.Tensor, **_: Any
 ) -> dict[str, float]:
-    """Mean cosine of pseudo-query and real query over true pairs and over all wrong ones, and of the captions of
-    different videos with one another, which is what a pseudo-query that says nothing of its video can reach."""
+    """Mean cosine of pseudo-query and real query over true pairs and over all wrong ones; that of captions of a video
+    and of different ones with one another; and of the mean caption with all captions, which is what a pseudo-query
+    that says nothing of its video can reach."""
     cosines = texts @ nn.functional.normalize(pseudo_queries, dim=-1).t()  # (Q, B)
     is_true = nn.functional.one_hot(video_of_text, len(pseudo_queries)).bool()
     among_texts = texts @ texts.t()
@@ -106,6 +113,7 @@ def pseudo_query_cosines(
     return {
         "true_pairs": float(cosines[is_true].mean()),
         "wrong_pairs": float(cosines[~is_true].mean()),
+        "mean_text_with_texts": float((texts @ nn.functional.normalize(texts.mean(dim=0), dim=-1)).mean()),
         "texts_of_other_videos": float(among_texts[other].mean()),
         "texts_of_one_video": float(among_texts[~other & ~torch.eye(len(texts), dtype=torch.bool)].mean()),
     }
@@ -143,15 +151,22 @@ def oracle_recall(
 
     `real_query_on_true_pairs` puts the real query in the pseudo-query's place in the interaction with its own video
     only: an oracle, which knows the answer. `real_query_on_all_pairs` does so for every pair: the hybrid used as a
-    single-tower. `pseudo_query_alone` and `class_token_alone` leave the interaction out.
+    single-tower. `pseudo_query_alone` and `class_token_alone` leave the interaction out. Two controls tell whether a
+    video's own pseudo-query matters to what is stored: `the_mean_pseudo_query_for_all`, and `uniform_attention`.
     """
     stored = texts @ videos.t()  # (Q, B)
     as_single_tower = _as_single_tower(model, texts, context)
     is_true = nn.functional.one_hot(video_of_text, len(videos)).bool()
+    mean = nn.functional.normalize(pseudo_queries, dim=-1).mean(dim=0)
+    blind = copy.deepcopy(model.interaction)
+    for parameter in blind.q_proj.parameters():
+        nn.init.zeros_(parameter)
     scores = {
         "stored": stored,
         "real_query_on_true_pairs": torch.where(is_true, as_single_tower, stored),
         "real_query_on_all_pairs": as_single_tower,
+        "the_mean_pseudo_query_for_all": texts @ _pooled(model.interaction, mean, context).t(),
+        "uniform_attention": texts @ _pooled(blind, mean, context).t(),
         "pseudo_query_alone": texts @ nn.functional.normalize(pseudo_queries, dim=-1).t(),
         "class_token_alone": texts @ nn.functional.normalize(context[:, 0], dim=-1).t(),
     }
@@ -159,7 +174,7 @@ def oracle_recall(
 
 
 def gradient_cosines(
-    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, num_batches: int
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, num_batches: int = 8
 ) -> dict[str, dict[str, float]]:
     """Cosine between the gradients of the retrieval and the reconstruction loss, by part of the model that both reach,
     and their ratio of lengths (reconstruction, with its weight, over retrieval): means over batches of training
