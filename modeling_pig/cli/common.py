@@ -24,7 +24,9 @@ def one_line_errors() -> Iterator[None]:
     except (ImportError, OSError, ValueError) as error:
         if isinstance(error, ImportError) and error.name:  # by the import system: one of ours says what to install
             raise
-        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+        told = str(error)
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
         typer.echo(f"error: {printable(' '.join(told.split()))}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
 
