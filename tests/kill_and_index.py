@@ -8,6 +8,7 @@ The kill is SIGKILL: at a random moment after the first write of a run, or in th
 import argparse
 import os
 import random
+import signal
 import sys
 import time
 from multiprocessing import get_context
@@ -44,6 +45,7 @@ def start_pig(
 
 def _run_pig(arguments: list[str], log: Path, environment: dict[str, str], disk_is_full: bool) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
