@@ -411,6 +411,14 @@ def test_differences_are_paired():
     assert difference == {"mean": 2, "interval_95": [2, 2], "values": [2, 2]}  # however far apart the seeds are
 
 
+def test_the_spread_of_all_variants_is_taken_together():
+    variants = {"a": {"R@1": {"values": [1.0, 3.0]}}, "b": {"R@1": {"values": [10.0, 10.0]}}}
+    half = 4.303 * math.sqrt(((2 + 0) / 2) / 2)  # variances 2 and 0, one degree of freedom each; means of two
+    for name, mean in (("a", 2), ("b", 10)):
+        figure = intervals.with_pooled_spread(variants)[name]["R@1"]
+        assert figure["mean"] == mean and figure["interval_95"] == pytest.approx([mean - half, mean + half])
+
+
 # costs
 
 

@@ -50,6 +50,21 @@ def paired_differences(runs: Mapping[int, Mapping], baseline: Mapping[int, Mappi
     }
 
 
+def with_pooled_spread(variants: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
+    """`{variant: paired differences}` of two seeds or more -> the same with intervals by the spread between seeds that
+    all variants have in common: of two or three seeds of one variant it is hardly known."""
+    pooled: dict[str, dict[str, dict]] = {name: {} for name in variants}
+    for metric in next(iter(variants.values())):
+        values = [of[metric]["values"] for of in variants.values()]
+        freedom = sum(len(some) - 1 for some in values)
+        variance = sum(statistics.variance(some) * (len(some) - 1) for some in values) / freedom
+        for name, some in zip(variants, values, strict=True):
+            mean = statistics.fmean(some)
+            half = _T[min(freedom, len(_T)) - 1] * math.sqrt(variance / len(some))
+            pooled[name][metric] = {"mean": mean, "interval_95": [mean - half, mean + half], "values": some}
+    return pooled
+
+
 def write_out(figure: Mapping, signed: bool = False) -> str:
     """`17.2 [15.9, 18.5]`."""
     form = "+.1f" if signed else ".1f"
