@@ -19,7 +19,7 @@ _ONE_AT_A_TIME = 8
 _FEW = 20_000  # rows
 # A length that an index takes for 1 may differ from it by 1e-3, and rounding the vector to halves may add its share.
 _LENGTH_ERROR = 1e-3 + 2**-11
-# A part of that matrix product: so many queries, whose scores of all rows are held (64 MB at 250,000 rows), by so many
+# A part of that matrix product: so many queries, whose scores of all rows are held (38 MB at 150,000 rows), by so many
 # rows, which take 16 MB in float32 at width 512.
 _QUERIES, _ROWS = 64, 8192
 

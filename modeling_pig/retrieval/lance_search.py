@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# One core, width 512, CPU time: exact search takes 7.6 ms at 100,000 rows, loaded in 0.5 s (3.6 s at a million)
-# and 1.5 to 2.3 times the vectors' bytes. The size below is reckoned from these, for 20 ms a query; not measured.
-EXACT_UP_TO = 250_000
+# One core, width 512 (docs/benchmarks.md): exact search takes 12 ms a query at 100,000 rows and grows with them; the ANN
+# index takes 14 ms at a million. Up to here an exact answer should take less than 20 ms.
+EXACT_UP_TO = 150_000
 
 # The ANN index: cells of vectors, each vector kept as four bits a number (RaBitQ) for a first pass, of which the best
 # `_REFINE_FACTOR` times k are scored again by what the table holds of them. With one bit, at a million and for queries
