@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# One core, width 512 (docs/benchmarks.md): exact search takes 12 ms a query at 100,000 rows and grows with them; the ANN
-# index takes 14 ms at a million. Up to here an exact answer should take less than 20 ms.
+# One core, width 512 (docs/benchmarks.md): exact search takes 12 ms a query at 100,000 rows and grows with them; a
+# million take 14 ms by the ANN index. Up to here an exact answer should take less than 20 ms.
 EXACT_UP_TO = 150_000
 
 # The ANN index: cells of vectors, each vector kept as four bits a number (RaBitQ) for a first pass, of which the best
