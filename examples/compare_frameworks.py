@@ -22,7 +22,13 @@ import torch
 import transformers
 from benchmarks.measure import describe_machine, print_table
 from comparison.costs import measure_costs
-from comparison.diagnosis import diagnose_hybrid, diagnose_single_tower, gradient_cosines, mean_query
+from comparison.diagnosis import (
+    attention_of_hybrid,
+    diagnose_hybrid,
+    diagnose_single_tower,
+    gradient_cosines,
+    mean_query,
+)
 from comparison.intervals import (
     METRICS,
     mean_and_interval,
@@ -165,7 +171,7 @@ def compare_others(place: Workplace, args: argparse.Namespace) -> None:
             for name, variant in FRAMEWORKS.items()
         }
         hybrids = [place.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
-        attention = [diagnose_hybrid(*hybrid, split_of(hybrid[2], "validation"))["attention"] for hybrid in hybrids]
+        attention = [attention_of_hybrid(*hybrid, split_of(hybrid[2], "validation")) for hybrid in hybrids]
         report[regime] = {
             "attention_of_hybrid": {name: mean_and_interval([of[name] for of in attention]) for name in attention[0]},
             "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},

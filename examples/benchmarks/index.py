@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -52,17 +51,16 @@ def make_model(size: str, num_frames: int, device: str) -> tuple[PigVideoModel, 
     return model, PigProcessor(video_processor, train_tokenizer([[CAPTION]], 600)), config
 
 
-def new_index(folder: str, config: PigConfig, names: Callable[[], int]) -> VideoIndex:
-    return VideoIndex(f"{folder}/{names()}.lance", IndexInfo("benchmark", "0", config.projection_dim))
+def new_index(folder: str, number: int, config: PigConfig) -> VideoIndex:
+    return VideoIndex(f"{folder}/{number}.lance", IndexInfo("benchmark", "0", config.projection_dim))
 
 
 def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str) -> list[dict]:
     """Rows of decoding, the model and ours."""
     model, processor, config = make_model(size, num_frames, device)
     side = config.vision_config.image_size
-    names = count().__next__
+    numbers = count()
     options = {"batch_size": BATCH_SIZE, "num_threads": torch.get_num_threads()}
-
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder) / "videos"
         videos.mkdir()
@@ -84,7 +82,7 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
                 torch.cuda.synchronize()
 
         def ours() -> None:
-            report = index_videos(model, processor, new_index(folder, config, names), videos, **options)
+            report = index_videos(model, processor, new_index(folder, next(numbers), config), videos, **options)
             if report.new != num_files:
                 raise AssertionError(f"{report.new} of {num_files} videos were indexed")
 
@@ -115,7 +113,7 @@ def benchmark_steadiness(num_files: int, num_frames: int, device: str) -> list[d
                 write_video(videos / f"{number}.mp4", number, 1)
             else:
                 shutil.copyfile(videos / f"{number % DIFFERENT}.mp4", videos / f"{number}.mp4")
-        index = new_index(folder, config, lambda: 0)
+        index = new_index(folder, 0, config)
         samples, is_done = [(time.perf_counter(), 0)], threading.Event()
 
         def watch() -> None:
@@ -161,16 +159,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Both tables, printed as they come."""
-    size, num_files, num_frames, seconds, many, repeats = (
-        args.size,
-        args.files,
-        args.frames,
-        10,
-        args.many,
-        args.repeats,
-    )
+    size, num_files, num_frames, many, repeats = args.size, args.files, args.frames, args.many, args.repeats
+    seconds = 10
     if args.quick:
-        size, num_files, num_frames, seconds, many, repeats = "tiny", 4, 2, 1, 200, 1
+        size, num_files, num_frames, many, repeats = "tiny", 4, 2, 200, 1
+        seconds = 1
     speed = benchmark_speed(size, num_files, num_frames, seconds, repeats, args.device)
     print_table(f"{num_files} videos of {seconds} s, {num_frames} frames each, {args.device}", speed)
     steadiness = benchmark_steadiness(many, num_frames, args.device)

@@ -32,11 +32,7 @@ def diagnose_hybrid(model: PigForRetrieval, processor: PigProcessor, recipe: Rec
 
 @torch.inference_mode()
 def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any) -> dict[str, torch.Tensor]:
-    videos, size = list(rows["video"]), recipe.evaluation.batch_size
-    features = [
-        model.get_video_features(**processor(videos=videos[i : i + size], return_tensors="pt"))
-        for i in range(0, len(videos), size)
-    ]
+    features = _video_features(model, processor, recipe, rows)
     captions = list(rows["captions"])
     encoded = {
         "texts": encode_texts(model, processor, [c for row in captions for c in row], recipe.data.max_text_tokens),
@@ -48,6 +44,26 @@ def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, row
         videos = torch.cat([part.pooler_output for part in features])  # (B, D)
         encoded["videos"] = nn.functional.normalize(videos, dim=-1)
     return encoded
+
+
+def _video_features(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any) -> list[Any]:
+    videos, size = list(rows["video"]), recipe.evaluation.batch_size
+    return [
+        model.get_video_features(**processor(videos=videos[i : i + size], return_tensors="pt"))
+        for i in range(0, len(videos), size)
+    ]
+
+
+@torch.inference_mode()
+def attention_of_hybrid(
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any
+) -> dict[str, float]:
+    """[`attention_entropy`] of a split's videos, each with its own pseudo-query."""
+    features = _video_features(model, processor, recipe, rows)
+    queries, context = (
+        torch.cat([part[name] for part in features]) for name in ("pseudo_query_embeds", "context_embeds")
+    )
+    return attention_entropy(model, queries, context)
 
 
 @torch.inference_mode()
