@@ -512,9 +512,8 @@ class PigPseudoQueryGenerator(PigPreTrainedModel):
             sequence.insert(0, self.bos_embedding.expand(batch_size, 1, -1))
         hidden_states = torch.cat(sequence, dim=1)  # (B, 1 + S + K + 1, width)
         hidden_states = hidden_states + self.position_embedding.weight[: hidden_states.shape[1]]
-        causal_mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
-        )
+        # The last is the cache, by position: transformers 5.24 gave it another name.
+        causal_mask = create_causal_mask(self.config, hidden_states, None, None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, causal_mask, is_causal=True)
         pseudo_query = self.final_layer_norm(hidden_states[:, -1])  # (B, width)
