@@ -93,6 +93,23 @@ def test_an_index_that_was_made_anew_is_searched_as_it_is_now(tmp_path):
         assert found == expected
 
 
+@pytest.mark.parametrize("writes", [1, 3, 5])  # fewer versions than before, as many, more
+def test_an_index_of_another_model_in_its_place_is_refused(tmp_path, writes):
+    uri, new = tmp_path / "videos.lance", tmp_path / "videos-2.lance"
+    held: dict[int, np.ndarray] = {}
+    for place, fingerprint, count in ((uri, "f", 3), (new, "g", writes)):
+        for first in range(0, 5 * count, 5):
+            put(VideoIndex(place, IndexInfo("m", fingerprint, WIDTH)), range(first, first + 5), held)
+    opened = VideoIndex(uri)
+    opened.search(draw(1, seed=1))
+    uri.rename(tmp_path / "videos-1.lance")
+    new.rename(uri)
+    for use in (lambda: opened.search(draw(1, seed=1)), lambda: put(opened, range(5), {})):
+        with pytest.raises(OSError, match="another model's index has taken its place. Open it again"):
+            use()
+    assert len(VideoIndex(uri).search(draw(1, seed=1), 100)[0]) == 5 * writes
+
+
 def test_equal_scores_on_disk_come_in_order_of_key(tmp_path, monkeypatch):
     monkeypatch.setattr(lance_search, "EXACT_UP_TO", 0)
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))

@@ -98,6 +98,23 @@ def test_an_index_is_there_after_the_server_was_killed(server, index):
     assert index.search(videos[:1], k=1)[0][0].start == 0.0
 
 
+def test_an_alias_that_is_switched_leaves_open_indexes_where_they_are(server, index):
+    videos = random_embeddings(6)
+    index.upsert(entries_of("old"), videos[:1])
+    client = pymilvus.MilvusClient(f"http://127.0.0.1:{server.port}")
+    alias, collection = server.uri(), index.uri.rpartition("/")[2]
+    client.create_alias(collection, alias.rpartition("/")[2])
+    opened = VideoIndex(alias)
+    new = VideoIndex(server.uri(), replace(INFO, model_fingerprint="another"))
+    new.upsert(entries_of("new"), videos[1:2])
+    client.alter_alias(new.uri.rpartition("/")[2], alias.rpartition("/")[2])
+    assert [result.path for result in opened.search(videos[:1])[0]] == ["old"]
+    assert [result.path for result in VideoIndex(alias).search(videos[:1])[0]] == ["new"]
+    client.drop_collection(collection)
+    with pytest.raises(OSError, match="cannot be searched"):
+        opened.search(videos[:1])
+
+
 def test_nan_is_refused_though_milvus_would_take_it(index):
     with pytest.raises(ValueError, match="finite"):
         index.upsert(entries_of("a", "b"), np.array([[np.nan] * 8, [1.0] + [0.0] * 7]))

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,20 @@ class LanceSearch:
     database (`lancedb.DBConnection`): without `read_consistency_interval`, so that a table stays at the version at
         which it was opened.
     errors: makes a context in which LanceDB's errors become `OSError`. Faults of the computation stay what they are.
+    check: raises `ValueError` where the metadata of the table's schema are those of another index.
     """
 
-    def __init__(self, database: Any, table_name: str, errors: Callable[[], AbstractContextManager[None]]):
+    def __init__(
+        self,
+        database: Any,
+        table_name: str,
+        errors: Callable[[], AbstractContextManager[None]],
+        check: Callable[[Mapping[bytes, bytes] | None], None],
+    ):
         self._database = database
         self._table_name = table_name
         self._errors = errors
+        self._check = check
         self._lock = threading.Lock()
         self._snapshot: tuple[Any, dict[int, Block] | None] | None = None
 
@@ -85,6 +93,7 @@ class LanceSearch:
         """The table at the newest version, and its vectors by fragment, unless there are too many."""
         with self._lock:
             version, metadata, snapshot = newest.version, newest.schema.metadata, self._snapshot
+            self._check(metadata)
             if snapshot is not None and snapshot[0].schema.metadata != metadata:
                 snapshot = None  # it was deleted and made anew, and numbers versions and fragments as before
             if snapshot is None or snapshot[0].version != version:

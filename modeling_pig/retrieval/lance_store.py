@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 _TABLE = "videos"
 _METADATA_KEY = b"pig"
 _STORAGE = "float16"
+_OF_THE_MODEL = ("format", "model_fingerprint", "width", "num_frames")  # what embeddings that meet must have in common
 # A write that is overtaken by others starts anew; after so many seconds of it, something else must be wrong.
 _GIVE_UP_AFTER = 300.0
 # Readers may still be reading a version that was the newest so long ago.
@@ -61,7 +62,8 @@ class LanceStore:
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
             self.is_new = metadata is not None and _create(database, metadata)
             self._table = database.open_table(_TABLE)
-            self._searcher = LanceSearch(lancedb.connect(uri), _TABLE, partial(_errors_in_one_line, uri, "searched"))
+            errors = partial(_errors_in_one_line, uri, "searched")
+            self._searcher = LanceSearch(lancedb.connect(uri), _TABLE, errors, self._refuse_another)
             metadata_here = (self._table.schema.metadata or {}).get(_METADATA_KEY)
         if metadata_here is None:
             raise ValueError(f"{uri} holds a LanceDB table of something else: choose another place.")
@@ -80,11 +82,18 @@ class LanceStore:
     def upsert(self, rows: "pa.Table") -> None:
         paths = rows["path"].unique().to_pylist()
         with self._errors_in_one_line("written"):
+            self._refuse_another(self._table.schema.metadata)
             merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             if self._holds_others(paths, rows["key"]):  # makes LanceDB join whole rows, which takes some 20 x longer
                 merge = merge.when_not_matched_by_source_delete(_one_of(paths))
             self._until_not_overtaken(lambda: merge.execute(rows))
         self._compact_in_time()
+
+    def _refuse_another(self, metadata_here: Mapping[bytes, bytes] | None) -> None:
+        """Raises `ValueError` where an index of another model has been put into this folder meanwhile."""
+        now = json.loads((metadata_here or {}).get(_METADATA_KEY, b"{}"))
+        if any(now.get(name) != self.metadata.get(name) for name in _OF_THE_MODEL):
+            raise ValueError("another model's index has taken its place. Open it again, with that model")
 
     def _holds_others(self, paths: Sequence[str], keys: "pa.ChunkedArray") -> bool:
         """Whether entries of these files are there that are none of these."""

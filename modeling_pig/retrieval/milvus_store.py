@@ -66,7 +66,9 @@ class MilvusStore:
             if not is_there and metadata is None:
                 raise FileNotFoundError(f"There is no index {uri}: make one with `pig index`.")
             self.is_new = not is_there and self._create(metadata or {})
-            properties = self._properties()
+            described = self._ask("describe_collection")
+            # Where the name is an alias, it may come to stand for a collection of another model while this is open.
+            self._collection, properties = described["collection_name"], described["properties"]
         if _METADATA_KEY not in properties:
             raise ValueError(f"{uri} is a Milvus collection of something else: choose another name.")
         self.metadata = json.loads(properties[_METADATA_KEY])
