@@ -151,7 +151,7 @@ def test_a_page_of_many_pictures_is_never_in_memory(tmp_path, monkeypatch):
     page, size, ahead = tmp_path / "page.html", 100_000, []
 
     def picture(path, start, end):
-        ahead.append(int(start) - os.path.getsize(page) // size)
+        ahead.append(int(start) - os.path.getsize(f"{page}.partial") // size)
         return True, "data:image/jpeg;base64," + "A" * size
 
     monkeypatch.setattr(results_page, "_picture", picture)
@@ -168,6 +168,22 @@ def test_a_picture_that_several_queries_share_is_made_once(tmp_path, monkeypatch
     results = [SearchResult(n, 0.5, f"/v/{n}.mp4", None) for n in range(3)]
     write_results_page([("a", results), ("b", results[::-1])], tmp_path / "page.html", num_threads=1)
     assert sorted(made) == [(f"/v/{n}.mp4", None, None) for n in range(3)]
+
+
+def test_a_page_that_was_broken_off_leaves_the_one_before_it(tmp_path, monkeypatch):
+    def picture(path, start, end):
+        if path == "/v/3.mp4":
+            raise KeyboardInterrupt
+        return False, "none"
+
+    monkeypatch.setattr(results_page, "_picture", picture)
+    page = tmp_path / "page.html"
+    results = [SearchResult(n, 0.5, f"/v/{n}.mp4", None) for n in range(5)]
+    write_results_page([("before", results[:3])], page, num_threads=1)
+    before = page.read_text()
+    with pytest.raises(KeyboardInterrupt):
+        write_results_page([("after", results)], page, num_threads=1)
+    assert os.listdir(tmp_path) == ["page.html"] and page.read_text() == before
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_results_page(
     """Writes a page with a row of cards a query: middle frame of the video or window, rank, score, name, time span.
 
     A card links to its file, a window's to its start. Where a frame cannot be decoded, the card says why. The page is
-    written as it is made, in bounded memory.
+    written as it is made, in bounded memory, and is there once it is complete.
 
     Args:
         answers (`Sequence[tuple[str, Sequence[SearchResult]]]`): queries, each with its results, best first;
@@ -81,11 +82,18 @@ def write_results_page(
         OSError: the page cannot be written.
     """
     picture = lru_cache(NUM_KEPT)(_picture)
-    with open(output, "w", encoding="utf-8") as page, ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
+    partial = f"{os.fspath(output)}.partial"
+    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
         try:
-            page.writelines(
-                _page(answers, lambda results: pool.map(lambda r: picture(r.path, r.start, r.end), results))
-            )
+            with open(partial, "w", encoding="utf-8") as page:
+                page.writelines(
+                    _page(answers, lambda results: pool.map(lambda r: picture(r.path, r.start, r.end), results))
+                )
+            os.replace(partial, output)
+        except BaseException:  # among them Ctrl-C
+            with suppress(OSError):
+                os.unlink(partial)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
