@@ -42,6 +42,7 @@ bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (a
 	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json
 	$(BIN)/python examples/benchmark.py search --threads 1 --json runs/benchmark-search.json
 	$(BIN)/python examples/benchmark.py index --json runs/benchmark-index.json
+	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
 clean:  ## remove the environment, the demo's videos and its run

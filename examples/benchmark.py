@@ -6,6 +6,7 @@
     python examples/benchmark.py train                                  # ViT-B/32, batch 4, 12 frames; and the data
     python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
     python examples/benchmark.py index                                  # from video files to an index
+    python examples/benchmark.py start                                  # from the start of a process to its answer
     python examples/benchmark.py train --quick                          # tiny shapes: does it run?
 
 What is measured and how is told in the file of each subject, in `examples/benchmarks`.
@@ -21,7 +22,7 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Not above: the processes that are started import this file anew, but need only what they run.
-    from benchmarks import index, model, ranking, search, train
+    from benchmarks import index, model, ranking, search, start, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -33,6 +34,7 @@ def main() -> None:
         "ranking": ranking,
         "search": search,
         "index": index,
+        "start": start,
         "train": train,
     }.items():
         subparser = subjects.add_parser(name, parents=[common])

@@ -1,0 +1,132 @@
+"""`start`: the first answer of a process that has just been started, by `pig search` and by plain transformers.
+
+A ViT-B/32 of random weights and 10,000 embeddings, both on disk and read before. In turns, each time in a process of
+its own, which ends with its answer:
+
+- ours: `pig search`, with an index in a folder.
+- transformers: CLIP's tokenizer and `CLIPTextModelWithProjection` of the same size, the embeddings in a safetensors
+  file, torch's product and topk.
+
+The memory is all that the process holds at its peak, libraries included.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from modeling_pig import PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.training.tokenizer import train_tokenizer
+
+from .measure import interleave, judge, print_table
+from .train import make_config
+
+
+SENTENCE = "a dog runs on a beach"
+# Small, so that the memory of what starts a process does not count as that of the process.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6]))
+sys.exit(status != 0)
+"""
+PEER = """
+import sys
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, CLIPTextModelWithProjection
+import torch
+folder, sentence = sys.argv[1:]
+model = CLIPTextModelWithProjection.from_pretrained(folder).eval()
+videos = load_file(f"{folder}/videos.safetensors")["videos"]
+with torch.inference_mode():
+    query = model(**AutoTokenizer.from_pretrained(folder)([sentence], return_tensors="pt")).text_embeds[0]
+    print((videos @ torch.nn.functional.normalize(query, dim=0)).topk(10))
+"""
+
+
+def make_vocabulary(size: int) -> list[list[str]]:
+    """Captions of random words, enough to make a tokenizer as large as CLIP's of."""
+    rng = np.random.default_rng(0)
+    letters = rng.integers(ord("a"), ord("z") + 1, (size, 5), dtype=np.uint8)
+    return [[SENTENCE, " ".join(row.tobytes().decode() for row in letters)]]
+
+
+def make_folders(folder: Path, size: str, count: int) -> dict[str, list[str]]:
+    """Writes the model, the index and the peer's files; the command of each, by name."""
+    torch.manual_seed(0)
+    config = make_config(size, num_frames=12)
+    text, side = config.text_config, config.vision_config.image_size
+    tokenizer = train_tokenizer(make_vocabulary(text.vocab_size), text.vocab_size)
+    model, index, peer = folder / "model", folder / "videos.lance", folder / "peer"
+    PigForRetrieval(config).save_pretrained(model)
+    video_processor = PigVideoProcessor(num_frames=12, size={"height": side, "width": side})
+    PigProcessor(video_processor, tokenizer).save_pretrained(model)
+    videos = torch.nn.functional.normalize(torch.randn(count, config.projection_dim))
+    info = IndexInfo(str(model), model_fingerprint(str(model)), config.projection_dim, num_frames=12)
+    VideoIndex(index, info).upsert([VideoEntry(f"/videos/{row}.mp4") for row in range(count)], videos)
+    same = CLIPTextConfig(**{**text.to_dict(), "projection_dim": config.projection_dim})
+    CLIPTextModelWithProjection(same).save_pretrained(peer)
+    tokenizer.save_pretrained(peer)
+    save_file({"videos": videos}, peer / "videos.safetensors")
+    return {
+        "ours": [sys.executable, "-m", "modeling_pig.cli", "search", SENTENCE, "--index", str(index)],
+        "transformers": [sys.executable, "-c", PEER, str(peer), SENTENCE],
+    }
+
+
+def benchmark_start(size: str, count: int, repeats: int) -> list[dict]:
+    """A row a way: seconds and memory of a process."""
+    measured: dict[str, list[tuple[float, float]]] = {}
+
+    def start(name: str, command: list[str]) -> None:
+        launch = [sys.executable, "-S", "-c", LAUNCHER, *command]
+        output = subprocess.run(launch, check=True, capture_output=True, text=True).stdout
+        measured.setdefault(name, []).append(tuple(json.loads(output)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        commands = make_folders(Path(folder), size, count)
+        interleave({name: lambda name=name: start(name, commands[name]) for name in commands}, repeats)
+    rows = []
+    for name, runs in measured.items():
+        seconds, memory = (list(column) for column in zip(*runs[1:], strict=True))  # without that of warm-up
+        peer = [run[0] for run in measured["transformers"][1:]]
+        rows.append(
+            {
+                "model": size,
+                "videos": count,
+                "search": name,
+                "seconds": statistics.median(seconds),
+                "slowest": max(seconds),
+                "of transformers' time": statistics.median(a / b for a, b in zip(seconds, peer, strict=True)),
+                "peak memory MB": statistics.median(memory),
+                **judge(max(seconds) if name == "ours" else None, at_most=3.0),
+            }
+        )
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="b32", choices=["b32", "b16", "tiny"])
+    parser.add_argument("--videos", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=10, help="rounds that count")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few videos: does it run?")
+
+
+def run(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """The table, printed."""
+    size, count, repeats = ("tiny", 100, 1) if args.quick else (args.size, args.videos, args.repeats)
+    rows = benchmark_start(size, count, repeats)
+    print_table("from the start of a process to its answer", rows)
+    return {"first answer": rows}
