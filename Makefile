@@ -36,7 +36,7 @@ check: install  ## what is wrong with style, types and spelling?
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
 
-bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (about an hour on two cores)
+bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (40 minutes on two cores)
 	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
 	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
 	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# One core, width 512 (docs/benchmarks.md): exact search takes 12 ms a query at 100,000 rows and grows with them; a
-# million take 14 ms by the ANN index. Up to here an exact answer should take less than 20 ms.
+# One core, width 512: exact search takes 12 ms a query at 150,000 rows (`examples/benchmark.py search --sizes 150000`)
+# and grows with them; a million take 16 ms by the ANN index.
 EXACT_UP_TO = 150_000
 
 # The ANN index: cells of vectors, each vector kept as four bits a number (RaBitQ) for a first pass, of which the best
