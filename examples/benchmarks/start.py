@@ -28,7 +28,7 @@ from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.retrieval.model_files import model_fingerprint
 from modeling_pig.training.tokenizer import train_tokenizer
 
-from .measure import interleave, judge, print_table
+from .measure import interleave, judge, median_ratio, print_table
 from .train import make_config
 
 
@@ -98,23 +98,20 @@ def benchmark_start(size: str, count: int, repeats: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         commands = make_folders(Path(folder), size, count)
         interleave({name: lambda name=name: start(name, commands[name]) for name in commands}, repeats)
-    rows = []
-    for name, runs in measured.items():
-        seconds, memory = (list(column) for column in zip(*runs[1:], strict=True))  # without that of warm-up
-        peer = [run[0] for run in measured["transformers"][1:]]
-        rows.append(
-            {
-                "model": size,
-                "videos": count,
-                "search": name,
-                "seconds": statistics.median(seconds),
-                "slowest": max(seconds),
-                "of transformers' time": statistics.median(a / b for a, b in zip(seconds, peer, strict=True)),
-                "peak memory MB": statistics.median(memory),
-                **judge(max(seconds) if name == "ours" else None, at_most=3.0),
-            }
-        )
-    return rows
+    seconds = {name: [run[0] for run in runs[1:]] for name, runs in measured.items()}  # without that of warm-up
+    return [
+        {
+            "model": size,
+            "videos": count,
+            "search": name,
+            "seconds": statistics.median(seconds[name]),
+            "slowest": max(seconds[name]),
+            "of transformers' time": median_ratio(seconds[name], seconds["transformers"]),
+            "peak memory MB": statistics.median(run[1] for run in runs[1:]),
+            **judge(max(seconds[name]) if name == "ours" else None, at_most=3.0),
+        }
+        for name, runs in measured.items()
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
