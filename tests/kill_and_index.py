@@ -1,6 +1,6 @@
 """Kills an indexing at random moments, lets it go on each time, and compares the index with fresh encodings.
 
-python tests/kill_and_index.py --kills 30 --videos 300 --folder FOLDER
+python tests/kill_and_index.py --kills 30 --videos 300 --model MODEL --folder FOLDER
 
 The kill is SIGKILL: at a random moment after the first write of a run, or in the middle of a write.
 """
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--videos", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", required=True, help="a small one")
+    parser.add_argument("--model", required=True, help="one that takes a minute: a fast one is done before")
     parser.add_argument("--folder", type=Path, required=True, help="for the videos and the index")
     args = parser.parse_args()
     from modeling_pig.benchmarks.moving_shapes import make_scene

@@ -160,7 +160,7 @@ def _search_index(
 ) -> tuple[list[np.ndarray], list["pa.Table"]]:
     """By the ANN index, which scores rows that it does not know yet by their own vectors."""
     best = []
-    at_once = max(_CANDIDATES // _num_candidates(k), 1)
+    at_once = max(_CANDIDATES // _num_candidates(k, parameters), 1)
     for start in range(0, len(vectors), at_once):
         part = vectors[start : start + at_once]
         candidates = [_candidates(table, vector, k, condition, parameters) for vector in part]
@@ -173,16 +173,16 @@ def _search_index(
     return _with_rows(table, best, k)
 
 
-def _num_candidates(k: int) -> int:
+def _num_candidates(k: int, parameters: dict[str, Any]) -> int:
     """Of fewer answers than recall was measured at, no fewer candidates: the first of one is that of many."""
-    return _REFINE_FACTOR * max(k, _AT)
+    return parameters["refine_factor"] * max(k, _AT)
 
 
 def _candidates(
     table: Any, vector: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
 ) -> np.ndarray:
     """Ids of the rows among which the k best are looked for."""
-    wanted, cells = _num_candidates(k), parameters["nprobes"]
+    wanted, cells = _num_candidates(k, parameters), parameters["nprobes"]
 
     def ask(most_cells: int) -> np.ndarray:  # 0: all that it takes
         query = table.search(vector, vector_column_name=_COLUMN).distance_type("cosine").limit(wanted)
