@@ -1,6 +1,7 @@
 """Sentences and videos to ranked lists: the text half without torch, and the searcher."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,39 @@ def test_encoding_sentences_loads_no_torch(model_folder):
         TextEncoder({model_folder!r})(["a red circle"])
         sys.exit(bool({{"torch", "transformers"}} & set(sys.modules)))"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_threads_load_the_video_half_at_the_same_time(model_folder, shape_videos, info, tmp_path):
+    VideoIndex(tmp_path / "v.lance", info)
+    code = f"""if True:
+        import sys, threading
+        from modeling_pig import VideoSearcher
+        searcher = VideoSearcher.from_pretrained(None, {str(tmp_path / "v.lance")!r})
+        wrong, start = [], threading.Barrier(2)
+        def run(do):
+            start.wait()
+            try:
+                do()
+            except Exception as error:
+                wrong.append(error)
+        like, add = {[str(path) for path in shape_videos[:2]]!r}
+        tasks = (lambda: searcher.search_like(like), lambda: searcher.add(add))
+        threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        sys.exit(str(wrong) if wrong else 0)"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("encode", ["numpy", "torch"])
+def test_a_sentence_that_is_no_unicode_is_refused(model_folder, encode):
+    texts = ["a red circle", os.fsdecode(b"a ring\xff")]
+    with pytest.raises(ValueError, match="Sentence 2 of 2 is no valid UTF-8"):
+        if encode == "numpy":
+            TextEncoder(model_folder)(texts)
+        else:
+            encode_texts(*load_pretrained(PigTextModel, model_folder), texts)
 
 
 def _leave_out_projection(folder: Path) -> None:

@@ -16,6 +16,7 @@ import re
 import secrets
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -316,13 +317,16 @@ def _count(request: Request) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    from ..video_decoding_pig import VideoDecodingError  # loads transformers, which searching does without
-
     if isinstance(error, OSError):  # no fault of who asks, and it names places of this machine
         logger.error("%s", error)
         return UNREADABLE
+    if isinstance(error, ImportError) and error.name:  # by the import system: one of ours says what to install
+        logger.error("%s", error)
+        return INTERNAL
+    # Not imported here: that loads transformers, which searching does without. One that was raised has done so.
+    decoding_error = getattr(sys.modules.get("modeling_pig.video_decoding_pig"), "VideoDecodingError", ())
     # The reason alone: the path of an upload means nothing, that of a video need not be told to everyone.
-    return error.reason if isinstance(error, VideoDecodingError) else str(error)
+    return error.reason if isinstance(error, decoding_error) else str(error)
 
 
 def _answer_to(error: BaseException) -> HTTPException:

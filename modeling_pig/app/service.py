@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..retrieval.search import FileResult, VideoSearcher
+from ..retrieval.search import IMPORTING, FileResult, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 
 
@@ -100,7 +100,8 @@ class SearchService:
             ValueError: a `where` that is none.
             OSError: the index or the model cannot be read.
         """
-        from ..retrieval.encode import encode_files
+        with IMPORTING:
+            from ..retrieval.encode import encode_files
 
         with self._one_at_a_time(tell):
             whole = self._load(tell)
@@ -123,10 +124,11 @@ class SearchService:
             VideoDecodingError: the file is no video.
             OSError: the model cannot be read.
         """
-        from ..retrieval.encode import encode_videos
-
         if not self.captions:
             raise ValueError("There are no sentences to choose from: start the app with --captions FILE.")
+        with IMPORTING:
+            from ..retrieval.encode import encode_videos
+
         with self._one_at_a_time(tell):
             whole = self._load(tell)
             tell("Looking at the video")
@@ -151,10 +153,11 @@ class SearchService:
         """
         if not find_spec("matplotlib"):
             raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
-        import torch
+        with IMPORTING:
+            import torch
 
-        from ..visualization.token_figure import draw_explanation
-        from ..visualization.tokens import explain_video
+            from ..visualization.token_figure import draw_explanation
+            from ..visualization.tokens import explain_video
 
         with self._looking:
             whole = self._load()
@@ -187,14 +190,15 @@ class SearchService:
     def _load(self, tell: Progress = lambda stage: None) -> _WholeModel:
         if self._whole is None:
             tell("Loading the model")
-            from modeling_pig import PigForRetrieval
+            with IMPORTING:
+                from modeling_pig import PigForRetrieval
 
-            from ..retrieval.encode import load_pretrained
+                from ..retrieval.encode import load_pretrained
 
-            try:
-                self._whole = _WholeModel(*load_pretrained(PigForRetrieval, self.searcher.name))
-            except ValueError as error:  # no fault of the sentence or video that was sent
-                raise OSError(str(error)) from error
+                try:
+                    self._whole = _WholeModel(*load_pretrained(PigForRetrieval, self.searcher.name))
+                except ValueError as error:  # no fault of the sentence or video that was sent
+                    raise OSError(str(error)) from error
         return self._whole
 
     def _nearest_captions(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 
 MAX_FETCHED = 10_000  # entries of an index that one query looks at, to make files of them
+# Held while transformers is imported, and while a model is loaded, which imports more of it: of threads that do so at
+# the same time, one may find its modules half made.
+IMPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,6 @@ class VideoSearcher:
         self.text_encoder = text_encoder
         self.indexes = list(indexes)
         self._video_half: tuple[Any, Any] | None = None
-        self._loading = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -137,7 +139,8 @@ class VideoSearcher:
         if stored := self._stored(path):
             embeds = np.stack([embedding for _, embedding in stored])
             return self.search_embeds(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
-        from .encode import encode_files
+        with IMPORTING:
+            from .encode import encode_files
 
         failures: list = []
         encoded = list(encode_files(*self._load_video_half(), [path], failures))
@@ -158,10 +161,11 @@ class VideoSearcher:
             ValueError: a place without videos; a searcher of several indexes.
             OSError: the index cannot be written.
         """
-        from .indexing import index_videos
-
         if len(self.indexes) != 1:
             raise ValueError(f"Videos are added to one index; this searcher has {len(self.indexes)}: open one alone.")
+        with IMPORTING:
+            from .indexing import index_videos
+
         return index_videos(*self._load_video_half(), self.indexes[0], paths)
 
     def _stored(self, path: str) -> list[tuple[Any, np.ndarray]]:
@@ -175,12 +179,12 @@ class VideoSearcher:
         return []
 
     def _load_video_half(self) -> tuple[Any, Any]:
-        from modeling_pig import PigVideoModel
-
-        from .encode import load_pretrained
-
-        with self._loading:
+        with IMPORTING:
             if self._video_half is None:
+                from modeling_pig import PigVideoModel
+
+                from .encode import load_pretrained
+
                 self._video_half = load_pretrained(PigVideoModel, self.name)
             return self._video_half
 

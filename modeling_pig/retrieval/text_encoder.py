@@ -77,7 +77,7 @@ class TextEncoder:
         """Normalised embeddings of sentences, (Q, D) float32. Threads may call it at the same time.
 
         Raises:
-            ValueError: an empty sentence.
+            ValueError: a sentence that is empty or no valid Unicode.
         """
         check_sentences(texts)
         tokens = [self._tokenize(text) for text in texts]
@@ -139,10 +139,14 @@ class TextEncoder:
 
 
 def check_sentences(texts: Sequence[str]) -> None:
-    """Raises `ValueError` if one of them is empty."""
+    """Raises `ValueError` if one of them is empty, or holds what is no text: bytes of another encoding than UTF-8."""
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise ValueError(f"Sentence {number} of {len(texts)} is empty: say what to look for.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"Sentence {number} of {len(texts)} is no valid UTF-8: {text[:60]!r}.") from error
 
 
 def _quick_gelu(x: np.ndarray) -> np.ndarray:
