@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
 from modeling_pig.retrieval import encode
@@ -97,6 +99,24 @@ def test_the_hash_of_a_folder_of_frames_is_that_of_its_frames(tmp_path):
     assert file_hash(str(folder)) != file_hash(str(tmp_path / "copy"))
     with pytest.raises(VideoDecodingError, match="cannot be read"):
         file_hash(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_class", [PigForRetrieval, PigVideoModel, PigTextModel])
+def test_models_whose_weights_would_be_random_are_refused(model_folder, tmp_path, model_class):
+    CLIPModel(CLIPConfig.from_dict(PigForRetrieval.from_pretrained(model_folder).config.to_dict())).save_pretrained(
+        tmp_path / "clip"
+    )
+    shutil.copytree(model_folder, tmp_path / "part")
+    name = "text_projection.weight" if model_class is PigTextModel else "vision_model.embeddings.global_embedding"
+    weights = load_file(tmp_path / "part/model.safetensors")
+    del weights[name]
+    save_file(weights, tmp_path / "part/model.safetensors", {"format": "pt"})
+    for folder, message in {
+        "clip": "it is no PIG model .model_type is 'clip'.. hub_scripts/init_from_clip.py",
+        "part": f"it lacks 1 of the weights, such as {name}",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(model_class, str(tmp_path / folder))
 
 
 def test_text_half_and_whole_model_encode_texts_alike(model_folder):

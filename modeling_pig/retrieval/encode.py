@@ -20,7 +20,7 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
 
 from ..video_decoding_pig import VideoDecodingError, decode_video, decode_windows, list_frames
 from .index import VideoEntry
@@ -68,8 +68,17 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
         ValueError: one line on what is missing: the folder, the model in it, or its processor.
     """
     check_model_name(name_or_folder)
+    config_class: Any = model_class.config_class
     try:
-        model = model_class.from_pretrained(name_or_folder)
+        kind = config_class.get_config_dict(name_or_folder)[0].get("model_type")
+        if kind not in (PigConfig.model_type, config_class.model_type):  # transformers would fill in random weights
+            raise ValueError(
+                f"it is no PIG model (model_type is {kind!r}). hub_scripts/init_from_clip.py makes one from CLIP's"
+            )
+        loaded: Any = model_class.from_pretrained(name_or_folder, output_loading_info=True)
+        model, info = loaded
+        if missing := info["missing_keys"]:
+            raise ValueError(f"it lacks {len(missing)} of the weights, such as {min(missing)}")
     except (OSError, ValueError, StrictDataclassError, SafetensorError, httpx.HTTPError) as error:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {_one_line(error)}") from error
     try:
