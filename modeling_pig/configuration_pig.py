@@ -181,8 +181,9 @@ class PigConfig(PreTrainedConfig):
             longest = num_frames - (length - self.generator_max_position_embeddings)
             raise ValueError(
                 f"A clip of {num_frames} frames makes a generator sequence of {length} positions, more than "
-                f"generator_max_position_embeddings ({self.generator_max_position_embeddings}): use at most "
-                f"{longest} frames, a smaller num_selected_patches or a longer generator."
+                f"generator_max_position_embeddings ({self.generator_max_position_embeddings}): use "
+                + (f"at most {longest} frames, " if longest > 0 else "")
+                + "a smaller num_selected_patches or a longer generator."
             )
 
     @classmethod

@@ -400,6 +400,11 @@ class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
     _keep_in_fp32_modules_strict = ["logit_scale"]
     _can_record_outputs = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights but `logit_scale`, the first of them, which stays in float32."""
+        return next(p.dtype for name, p in self.named_parameters() if name != "logit_scale")
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -786,6 +791,8 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
             ValueError: an unknown or impossible field, or a checkpoint that lacks weights.
             OSError: no such checkpoint.
         """
+        if "dtype" in pig_config:
+            raise ValueError("A model starts in float32; save it, and load it with `dtype`.")
         clip, info = CLIPModel.from_pretrained(clip_name_or_folder, output_loading_info=True)
         if missing := info["missing_keys"]:
             raise ValueError(

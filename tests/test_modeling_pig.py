@@ -372,7 +372,15 @@ def test_half_precision_keeps_logit_scale_in_float32(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     model = PigForRetrieval.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert model.logit_scale.dtype == torch.float32
-    assert model.text_projection.weight.dtype == torch.bfloat16
+    assert model.text_projection.weight.dtype == torch.bfloat16 == model.dtype
+    model.save_pretrained(tmp_path / "half")
+    again = PigForRetrieval.from_pretrained(tmp_path / "half", dtype="auto")
+    assert again.dtype == torch.bfloat16 and again.logit_scale.dtype == torch.float32
+
+
+def test_a_start_from_clip_takes_no_dtype_that_it_would_not_heed():
+    with pytest.raises(ValueError, match="starts in float32"):
+        PigForRetrieval.from_clip("clip", dtype=torch.bfloat16)
 
 
 def test_logit_scale_is_clamped(make_model):
