@@ -312,11 +312,13 @@ def test_torchrun_shares_the_work(folder, model_folder, tmp_path):
     videos = sorted(folder.iterdir())
     for number in range(20):
         shutil.copy(videos[number % 5], folder / f"more_{number}.mp4")
+    (folder / "broken.mp4").write_bytes(b"junk")  # which is no crash
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["-m", "modeling_pig.cli", "index", str(folder), "--model", model_folder, "--index", "v.lance"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([*launcher, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == summary(new=25) + "v.lance holds 25 entries of 25 videos; search: exact\n"
+    assert "broken.mp4: not a video file" in run.stderr
+    assert run.stdout == summary(new=25, set_aside=1) + "v.lance holds 25 entries of 25 videos; search: exact\n"
     shares = re.findall(r"share 1 of 2: 100%\|.*?\| (\d+)/", run.stderr)
     assert shares and 0 < int(shares[-1]) < 25

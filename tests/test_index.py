@@ -206,6 +206,8 @@ def test_places_that_hold_no_index(tmp_path):
     for place in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ValueError, match="is no index"):
             VideoIndex(place, INFO)
+        with pytest.raises(FileNotFoundError, match="There is no index"):  # nothing is to be made there
+            VideoIndex(place)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     lancedb.connect(tmp_path / "theirs").create_table("videos", pa.table({"id": [1]}))
     with pytest.raises(ValueError, match="a LanceDB table of something else"):

@@ -103,6 +103,11 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
             import_index(tmp_path / f"{name}.parquet", tmp_path / "new.lance")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         import_index(tmp_path / "missing.parquet", tmp_path / "new.lance")
+    held = rows.to_pylist()
+    held[0]["embedding"][0] = float("nan")
+    pq.write_table(pa.Table.from_pylist(held, rows.schema), tmp_path / "nan.parquet")
+    with pytest.raises(ValueError, match="finite and normalised"):
+        import_index(tmp_path / "nan.parquet", tmp_path / "new.lance")
     assert not (tmp_path / "new.lance").exists()
 
 

@@ -49,6 +49,8 @@ def search(
         for output in (as_csv, html):
             if output and not output.absolute().parent.is_dir():
                 raise ValueError(f"there is no folder {output.absolute().parent} to write {output.name} into")
+            if output and output.is_dir():
+                raise ValueError(f"{output} is a folder: give the name of a file")
         if sentence is not None and not sentence.strip():
             raise ValueError("the sentence is empty: say what to look for")
         texts = read_sentences(sentences) if sentences else [sentence or ""]
@@ -66,7 +68,8 @@ def search(
         if not found and (where is not None or min_score is not None):
             some = " for some of the queries" if len(answers) > 1 else ""
             given = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
-            typer.echo(f"note: there is nothing that {' and '.join(given)} leave{some}", err=True)
+            verb = "leave" if len(given) > 1 else "leaves"
+            typer.echo(f"note: there is nothing that {' and '.join(given)} {verb}{some}", err=True)
         elif found < k and where is None and min_score is None:
             typer.echo(f"note: {k} answers were asked for, there are {found}", err=True)
         if as_json:

@@ -53,10 +53,10 @@ class LanceStore:
         folder = Path(uri)
         holds_index = (folder / f"{_TABLE}.lance").is_dir()
         self._made_folder = not folder.exists()
-        if not holds_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
-            raise ValueError(f"{uri} is there already and is no index: choose another place.")
         if not holds_index and metadata is None:
             raise FileNotFoundError(f"There is no index {uri}: make one with `pig index`.")
+        if not holds_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+            raise ValueError(f"{uri} is there already and is no index: choose another place.")
         with self._errors_in_one_line("opened" if holds_index else "made"):
             # No interval: every read sees what other processes have written by then.
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))

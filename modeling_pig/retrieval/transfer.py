@@ -101,7 +101,12 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
     try:
         with pq.ParquetFile(path) as file:
             index = VideoIndex(uri, _info_of(file, path))
-            _import(file, index)
+            try:
+                _import(file, index)
+            except BaseException:
+                with suppress(OSError):
+                    index.drop_if_new()
+                raise
         index.optimize()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
