@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         data = Recipe.from_yaml(args.recipe, args.overrides).data
         if data.benchmark != "moving_shapes":

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--num-frames", type=int, default=12, help="frames of a clip (12)")
     parser.add_argument("--framework", default="hybrid", choices=["hybrid", "two_tower", "single_tower"])
     parser.add_argument("fields", nargs="*", metavar="field=value", help="further fields of the configuration")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     pig_config: dict[str, Any] = {"num_frames": args.num_frames, "framework": args.framework}
     try:
         for field in args.fields:
