@@ -191,6 +191,19 @@ def test_a_place_that_cannot_be_written(tmp_path):
         write_results_page([("a", [])], tmp_path / "none/page.html")
 
 
+def test_links_stay_and_pipes_are_not_replaced(tmp_path):
+    link, page, pipe = tmp_path / "link.html", tmp_path / "page.html", tmp_path / "pipe"
+    page.write_text("before")
+    link.symlink_to(page)
+    write_results_page([("a", [])], link)
+    assert link.is_symlink() and "Video search" in page.read_text()
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        with pytest.raises(OSError, match="is no regular file"):
+            write_results_page([("a", [])], place)
+    assert pipe.is_fifo() and sorted(os.listdir(tmp_path)) == ["link.html", "page.html", "pipe"]
+
+
 @pytest.mark.parametrize(
     ("start", "end", "text"),
     [

@@ -1,6 +1,7 @@
 """An index as a Parquet file and back: exactly what was there, also in other tools; what is no export is refused."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,13 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
     with pytest.raises(ValueError, match="finite and normalised"):
         import_index(tmp_path / "nan.parquet", tmp_path / "new.lance")
     assert not (tmp_path / "new.lance").exists()
+
+
+def test_an_export_does_not_take_the_place_of_a_pipe(index, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is no regular file"):
+        export_index(index, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_an_export_that_fails_keeps_the_one_before(index, tmp_path, monkeypatch):

@@ -49,8 +49,10 @@ def search(
         for output in (as_csv, html):
             if output and not output.absolute().parent.is_dir():
                 raise ValueError(f"there is no folder {output.absolute().parent} to write {output.name} into")
-            if output and output.is_dir():
-                raise ValueError(f"{output} is a folder: give the name of a file")
+        if html:
+            from ..retrieval.transfer import replaceable
+
+            replaceable(html)  # now, while nothing has been done
         if sentence is not None and not sentence.strip():
             raise ValueError("the sentence is empty: say what to look for")
         texts = read_sentences(sentences) if sentences else [sentence or ""]

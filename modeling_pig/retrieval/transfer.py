@@ -50,7 +50,7 @@ def write_export(
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = replaceable(path)
     partial = path.with_name(path.name + ".partial")
     schema = row_schema(info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(info))})
     count = 0
@@ -73,6 +73,17 @@ def write_export(
             partial.unlink()
         raise
     return count
+
+
+def replaceable(path: str | os.PathLike) -> Path:
+    """The place of a file that is going to be replaced, or made: of a link, what it leads to.
+
+    Raises:
+        OSError: a folder, a pipe or a device: putting a file into the place of `/dev/null` would harm everyone.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} cannot be written: it is no regular file, which another could replace.")
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
@@ -136,4 +147,4 @@ def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
         yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
 
 
-__all__ = ["export_index", "import_index", "write_export"]
+__all__ = ["export_index", "import_index", "replaceable", "write_export"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..retrieval.index import SearchResult
+from ..retrieval.transfer import replaceable
 from .text import format_span, printable
 
 
@@ -82,7 +83,8 @@ def write_results_page(
         OSError: the page cannot be written.
     """
     picture = lru_cache(NUM_KEPT)(_picture)
-    partial = f"{os.fspath(output)}.partial"
+    output = replaceable(output)
+    partial = output.with_name(output.name + ".partial")
     with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
         try:
             with open(partial, "w", encoding="utf-8") as page:
@@ -92,7 +94,7 @@ def write_results_page(
             os.replace(partial, output)
         except BaseException:  # among them Ctrl-C
             with suppress(OSError):
-                os.unlink(partial)
+                partial.unlink()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
