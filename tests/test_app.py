@@ -573,9 +573,12 @@ def refused(answer):
     return answer if answer.status == 503 else None
 
 
-def test_a_fault_of_ours_is_not_shown(client, service, videos, monkeypatch):
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("a secret of the server"), ImportError("cannot import a secret", name="transformers")]
+)
+def test_a_fault_of_ours_is_not_shown(client, service, videos, monkeypatch, fault):
     def fail(*arguments, **options):
-        raise RuntimeError("a secret of the server")
+        raise fault
 
     monkeypatch.setattr(service.searcher, "search", fail)
     monkeypatch.setattr(service, "_load", fail)

@@ -330,7 +330,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _answer_to(error: BaseException) -> HTTPException:
-    return HTTPException(500 if isinstance(error, OSError) else 400, _one_line(error))
+    told = _one_line(error)
+    return HTTPException(500 if told in (UNREADABLE, INTERNAL) else 400, told)
 
 
 def _refused(request: Request, error: HTTPException) -> Response:

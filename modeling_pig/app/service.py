@@ -100,11 +100,10 @@ class SearchService:
             ValueError: a `where` that is none.
             OSError: the index or the model cannot be read.
         """
-        with IMPORTING:
-            from ..retrieval.encode import encode_files
-
         with self._one_at_a_time(tell):
             whole = self._load(tell)
+            from ..retrieval.encode import encode_files
+
             tell("Looking at the video")
             failures: list[VideoDecodingError] = []
             encoded = list(
@@ -126,11 +125,10 @@ class SearchService:
         """
         if not self.captions:
             raise ValueError("There are no sentences to choose from: start the app with --captions FILE.")
-        with IMPORTING:
-            from ..retrieval.encode import encode_videos
-
         with self._one_at_a_time(tell):
             whole = self._load(tell)
+            from ..retrieval.encode import encode_videos
+
             tell("Looking at the video")
             failures: list[VideoDecodingError] = []
             batches = list(encode_videos(whole.model, whole.processor, [video], failures, batch_size=1, num_threads=1))
@@ -153,14 +151,13 @@ class SearchService:
         """
         if not find_spec("matplotlib"):
             raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
-        with IMPORTING:
+        with self._looking:
+            whole = self._load()
             import torch
 
             from ..visualization.token_figure import draw_explanation
             from ..visualization.tokens import explain_video
 
-        with self._looking:
-            whole = self._load()
             explanation = explain_video(whole.model, whole.processor, clip.path, text, start=clip.start, end=clip.end)
             captions = []
             if self.captions and explanation.pseudo_query is not None:

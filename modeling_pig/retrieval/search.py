@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 MAX_FETCHED = 10_000  # entries of an index that one query looks at, to make files of them
-# Held while transformers is imported, and while a model is loaded, which imports more of it: of threads that do so at
-# the same time, one may find its modules half made.
+# Held while a model is loaded, which imports transformers: of threads that do so at the same time, one may find its
+# modules half made. What needs transformers is imported after that.
 IMPORTING = threading.Lock()
 
 
@@ -139,11 +139,11 @@ class VideoSearcher:
         if stored := self._stored(path):
             embeds = np.stack([embedding for _, embedding in stored])
             return self.search_embeds(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
-        with IMPORTING:
-            from .encode import encode_files
+        model, processor = self._load_video_half()
+        from .encode import encode_files
 
         failures: list = []
-        encoded = list(encode_files(*self._load_video_half(), [path], failures))
+        encoded = list(encode_files(model, processor, [path], failures))
         if failures:
             raise failures[0]
         return self.search_embeds(encoded[0].embeds.numpy(), k, where, min_score, group, together=True)[0]
@@ -163,10 +163,10 @@ class VideoSearcher:
         """
         if len(self.indexes) != 1:
             raise ValueError(f"Videos are added to one index; this searcher has {len(self.indexes)}: open one alone.")
-        with IMPORTING:
-            from .indexing import index_videos
+        model, processor = self._load_video_half()
+        from .indexing import index_videos
 
-        return index_videos(*self._load_video_half(), self.indexes[0], paths)
+        return index_videos(model, processor, self.indexes[0], paths)
 
     def _stored(self, path: str) -> list[tuple[Any, np.ndarray]]:
         """Entries of a file in the indexes, which may know it by the name of a link or by its own."""
