@@ -50,11 +50,9 @@ def write_export(
     """
     import pyarrow.parquet as pq
 
-    path = replaceable(path)
-    partial = path.with_name(path.name + ".partial")
     schema = row_schema(info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(info))})
     count = 0
-    try:
+    with replacing(path) as partial:
         with _errors_of_writing(path):
             writer = pq.ParquetWriter(partial, schema)
         try:
@@ -66,13 +64,26 @@ def write_export(
         finally:
             with _errors_of_writing(path):
                 writer.close()
+    return count
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` once it is complete, and is removed if that does not come.
+
+    Raises:
+        OSError: what is there cannot be replaced, see [`replaceable`].
+    """
+    path = replaceable(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
         with _errors_of_writing(path):
             os.replace(partial, path)
     except BaseException:  # among them Ctrl-C
         with suppress(OSError):
             partial.unlink()
         raise
-    return count
 
 
 def replaceable(path: str | os.PathLike) -> Path:
@@ -87,7 +98,7 @@ def replaceable(path: str | os.PathLike) -> Path:
 
 
 @contextmanager
-def _errors_of_writing(path: Path) -> Iterator[None]:
+def _errors_of_writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -147,4 +158,4 @@ def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
         yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
 
 
-__all__ = ["export_index", "import_index", "replaceable", "write_export"]
+__all__ = ["export_index", "import_index", "replaceable", "replacing", "write_export"]

@@ -5,14 +5,13 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
 from ..retrieval.index import SearchResult
-from ..retrieval.transfer import replaceable
+from ..retrieval.transfer import replacing
 from .text import format_span, printable
 
 
@@ -83,21 +82,15 @@ def write_results_page(
         OSError: the page cannot be written.
     """
     picture = lru_cache(NUM_KEPT)(_picture)
-    output = replaceable(output)
-    partial = output.with_name(output.name + ".partial")
-    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
-        try:
-            with open(partial, "w", encoding="utf-8") as page:
+    num_threads = num_threads or os.cpu_count() or 1
+    with replacing(output) as partial, open(partial, "w", encoding="utf-8") as page:
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
                 page.writelines(
                     _page(answers, lambda results: pool.map(lambda r: picture(r.path, r.start, r.end), results))
                 )
-            os.replace(partial, output)
-        except BaseException:  # among them Ctrl-C
-            with suppress(OSError):
-                partial.unlink()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def _picture(path: str, start: float | None, end: float | None) -> tuple[bool, str]:
