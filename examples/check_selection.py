@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from modeling_pig import PigForRetrieval, load_benchmark
 from modeling_pig.benchmarks.shapes_drawing import Scene, draw_masks
-from modeling_pig.retrieval.encode import load_pretrained
+from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.visualization.tokens import NO_PHRASE, explain_video
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from modeling_pig import PigForRetrieval, load_benchmark
+from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.report import print_figures, result_record
-from modeling_pig.retrieval.encode import load_pretrained
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.visualization.ranks import draw_ranks
 

@@ -11,7 +11,7 @@ import sys
 from typing import get_args
 
 from modeling_pig import PigForRetrieval
-from modeling_pig.retrieval.encode import load_pretrained
+from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.visualization.text import read_captions
 from modeling_pig.visualization.token_figure import check_output, draw_explanation
 from modeling_pig.visualization.tokens import Matching, explain_video

@@ -44,8 +44,8 @@ from safetensors import SafetensorError, safe_open
 
 import modeling_pig
 from modeling_pig import PigForRetrieval
-from modeling_pig.retrieval.encode import load_pretrained
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.training.run_folder import processor_name
 from modeling_pig.visualization.ranks import draw_ranks
 

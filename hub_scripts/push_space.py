@@ -31,8 +31,8 @@ from push_model import MODEL_FILES
 
 import modeling_pig
 from modeling_pig import VideoSearcher, __version__
-from modeling_pig.retrieval.index import VideoEntry, VideoIndex
-from modeling_pig.retrieval.transfer import write_export
+from modeling_pig.stores.index import VideoEntry, VideoIndex
+from modeling_pig.stores.transfer import write_export
 from modeling_pig.visualization.text import read_captions
 
 

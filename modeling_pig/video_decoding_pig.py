@@ -134,14 +134,14 @@ def decode_video(
         `ValueError`: If `num_frames` is less than 1.
         `ImportError`: If PyAV is not installed, and `path` is a file.
     """
-    [part] = decode_windows(path, num_frames, lambda duration: [(start, end)], rng)
+    [part] = decode_segments(path, num_frames, lambda duration: [(start, end)], rng)
     return part
 
 
-def decode_windows(
+def decode_segments(
     path: str | os.PathLike,
     num_frames: int,
-    choose_windows: Callable[[float | None], Sequence[tuple[float | None, float | None]]],
+    split: Callable[[float | None], Sequence[tuple[float | None, float | None]]],
     rng: np.random.Generator | None = None,
 ) -> Iterator[tuple[np.ndarray, VideoMetadata]]:
     """
@@ -151,7 +151,7 @@ def decode_windows(
     Args:
         path (`str` or `os.PathLike`): As for [`decode_video`].
         num_frames (`int`): Frames of each part, T, at least 1.
-        choose_windows (`Callable`): Takes the duration in seconds (`None` where the file does not tell, as for a
+        split (`Callable`): Takes the duration in seconds (`None` where the file does not tell, as for a
             folder of frames) and returns the parts as (start, end), in order of both.
         rng (`np.random.Generator`, *optional*): Source of the jitter in training.
 
@@ -164,12 +164,12 @@ def decode_windows(
     path = os.fsdecode(path)
     if names := list_frames(path):
         metadata = VideoMetadata(total_num_frames=len(names), video_backend="pil")
-        spans = [_all_frames_of_folder(path, metadata, *window) for window in choose_windows(None)]
+        spans = [_all_frames_of_folder(path, metadata, *window) for window in split(None)]
         read_images = partial(_read_frames, path, names)
     else:
         av = _import_av()
         metadata, pts, keyframes, times = _read_packets(av, path)
-        spans = [_frames_between(path, metadata, times, *window) for window in choose_windows(metadata.duration)]
+        spans = [_frames_between(path, metadata, times, *window) for window in split(metadata.duration)]
         read_images = partial(_decode_frames, av, path, pts, keyframes)
     chosen = [first + sample_frame_indices(stop - first, num_frames, rng) for first, stop in spans]
     for indices, images in zip(chosen, read_images([np.unique(indices) for indices in chosen]), strict=True):

@@ -51,7 +51,7 @@ def _run_pig(arguments: list[str], log: Path, environment: dict[str, str], disk_
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
     from modeling_pig.cli import app
-    from modeling_pig.retrieval.index import VideoIndex
+    from modeling_pig.stores.index import VideoIndex
 
     if disk_is_full:
         VideoIndex.upsert = _fail
@@ -117,14 +117,17 @@ def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -
         AssertionError: an entry missing, or there twice.
     """
     from modeling_pig import PigVideoModel, VideoIndex
-    from modeling_pig.retrieval.encode import encode_videos, load_pretrained
+    from modeling_pig.encoding.loading import load_pretrained
+    from modeling_pig.encoding.videos import encode_videos
 
     store = VideoIndex(index)
     paths = sorted(str(path) for path in videos.glob("*.mp4"))
     assert sorted(entry.key for entries, _ in store.batches() for entry in entries) == paths
     video_model, processor = load_pretrained(PigVideoModel, str(model))
     batches = encode_videos(video_model, processor, paths, [])
-    fresh = {path: embed for batch in batches for path, embed in zip(batch.paths, batch.embeds.numpy(), strict=True)}
+    fresh = {
+        path: embed for batch in batches for path, embed in zip(batch.paths, batch.embeddings.numpy(), strict=True)
+    }
     num_equal, largest = 0, 0.0
     for path in paths:
         [(_, stored)] = store.get(path)

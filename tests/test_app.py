@@ -28,13 +28,15 @@ from modeling_pig import PigForRetrieval, VideoSearcher
 from modeling_pig.app import server as app_server
 from modeling_pig.app import service as app_service
 from modeling_pig.app.server import AppServer, bind, make_server
-from modeling_pig.app.service import Clip, SearchService, UploadSegmentation
-from modeling_pig.retrieval import encode
-from modeling_pig.retrieval.encode import VideoSegment, encode_videos, load_pretrained
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.app.service import SearchService, UploadSegmentation
+from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.video_segment import VideoSegment
+from modeling_pig.encoding.videos import encode_videos
 from modeling_pig.retrieval.segments import Segmentation
-from modeling_pig.retrieval.where import FIELDS
+from modeling_pig.stores.conditions import FIELDS
+from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.visualization.tokens import explain_video
 
 from .cli_helpers import assert_one_line_error, pig  # noqa: F401 - a fixture
@@ -54,7 +56,7 @@ def make_index(uri, model_folder: str, segments: list[VideoSegment], duration: f
     for path in dict.fromkeys(batch.paths):
         rows = [row for row, segment in enumerate(segments) if segment.path == path]
         entries = [VideoEntry(*segments[row], duration=duration) for row in rows]
-        index.upsert(entries, batch.embeds[rows])
+        index.upsert(entries, batch.embeddings[rows])
     return index
 
 
@@ -398,7 +400,7 @@ def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
     assert fresh.like(str(videos[2]), 1, None, stages.append)[0].path == str(videos[2])
     assert stages == ["Loading the model", "Looking at the video"]
     fresh.fitting_captions(str(videos[2]), 1, stages.append)
-    fresh.explain(Clip(str(videos[2])), "a star")
+    fresh.explain(VideoSegment(str(videos[2])), "a star")
     assert len(loaded) == 1
 
 
@@ -458,9 +460,9 @@ def test_no_sentences_to_choose_from(client, service, videos, monkeypatch):
 def test_windows_of_a_long_upload(service, videos, monkeypatch):
     segmentation = UploadSegmentation()
     for duration in (None, 10.0, 61.0, 1919.0):
-        assert segmentation.windows(duration) == Segmentation().windows(duration)
+        assert segmentation.split(duration) == Segmentation().split(duration)
     for duration in (1921.0, 7200.0, 360_000.0):
-        windows = segmentation.windows(duration)
+        windows = segmentation.split(duration)
         assert len(windows) <= 64 and windows[0][0] == 0 and windows[-1][1] == duration
         assert all(here[1] == following[0] for here, following in zip(windows, windows[1:], strict=False))
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright import sync_api as playwright
 
-from modeling_pig.retrieval.encode import VideoSegment
+from modeling_pig.encoding.video_segment import VideoSegment
 
 from .test_app import CAPTIONS, HOSTILE_NAME, make_index, pig_app
 

@@ -259,7 +259,7 @@ def test_a_full_disk(pig, index, folder, model_folder, monkeypatch):
 
     shutil.copy(next(folder.iterdir()), folder / "new.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_pig.retrieval.lance_store.LanceStore.upsert", fail)
+        patch.setattr("modeling_pig.stores.lance_store.LanceStore.upsert", fail)
         result = pig("index", folder, "--model", model_folder, "--index", index)
     assert_one_line_error(result, "No space left on device", "the same command goes on")
     assert len(held_by(index)) == 5

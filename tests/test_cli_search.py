@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modeling_pig import PigForRetrieval, VideoIndex
-from modeling_pig.retrieval.index import VideoEntry
+from modeling_pig.stores.index import VideoEntry
 
 from .cli_helpers import assert_one_line_error, contents, folder, index, pig  # noqa: F401 - fixtures
 

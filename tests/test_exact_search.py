@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from modeling_pig.retrieval import exact, lance_search, lance_store
-from modeling_pig.retrieval.exact import Block, search_exactly
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
-from modeling_pig.retrieval.store import synthetic_queries
+from modeling_pig.stores import exact_search as exact
+from modeling_pig.stores import lance_search, lance_store
+from modeling_pig.stores.exact_search import Block, search_exactly
+from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.video_store import synthetic_queries
 
 
 WIDTH = 32

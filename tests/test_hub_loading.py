@@ -8,8 +8,8 @@ import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
-from modeling_pig.retrieval.encode import load_pretrained
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
 
 
 pytest_plugins = ["tests.hub_server"]
@@ -19,8 +19,8 @@ CLASSES = [PigForRetrieval, PigTextModel, PigVideoModel]
 LOAD = """
 import sys
 from modeling_pig import PigTextModel
-from modeling_pig.retrieval.encode import load_pretrained
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
 
 load_pretrained(PigTextModel, sys.argv[1])
 print(model_fingerprint(sys.argv[1]))

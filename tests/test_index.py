@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from modeling_pig.retrieval import lance_store
-from modeling_pig.retrieval.index import FORMAT, FileState, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores import lance_store
+from modeling_pig.stores.index import FORMAT, FileState, IndexInfo, VideoEntry, VideoIndex
 
 
 INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")

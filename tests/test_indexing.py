@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from modeling_pig import PigVideoModel, VideoIndex
-from modeling_pig.retrieval import encode, indexing
-from modeling_pig.retrieval.encode import encode_files, load_pretrained
+from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.videos import encode_files
+from modeling_pig.retrieval import indexing
 from modeling_pig.retrieval.find_videos import find_videos
-from modeling_pig.retrieval.index import IndexInfo
 from modeling_pig.retrieval.indexing import IndexingReport, index_videos
-from modeling_pig.retrieval.model_files import model_fingerprint
 from modeling_pig.retrieval.segments import Segmentation
+from modeling_pig.stores.index import IndexInfo
 from modeling_pig.video_decoding_pig import decode_video
 
 from .cli_helpers import folder  # noqa: F401 - a fixture
@@ -68,14 +70,14 @@ def test_windows_are_encoded_as_each_alone(model_and_processor, shape_videos, tm
     paths = [str(path) for path in [*shape_videos, long, tmp_path / "broken.mp4"]]
     failures: list = []
     files = list(
-        encode_files(model, processor, paths, failures, Segmentation(0.5), batch_size=3, num_threads=num_threads)
+        encode_files(model, processor, paths, failures, Segmentation(0.5).split, batch_size=3, num_threads=num_threads)
     )
     assert [failure.path for failure in failures] == paths[-1:]
     assert sorted(file.entries[0].path for file in files) == sorted(paths[:-1])
     for file in files:
         assert [entry.start for entry in file.entries] == [n / 2 for n in range(len(file.entries))]
         assert len(file.entries) == (8 if file.entries[0].path == str(long) else 4)
-        for entry, embed in zip(file.entries, file.embeds, strict=True):
+        for entry, embed in zip(file.entries, file.embeddings, strict=True):
             frames, metadata = decode_video(entry.path, 4, start=entry.start, end=entry.end)
             inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
             with torch.inference_mode():
@@ -90,7 +92,7 @@ def test_a_long_file_is_never_in_memory(model_and_processor, tmp_path, monkeypat
     path = write_video(tmp_path / "long.mp4", numbered_frames(400))
     made, used, most = 0, 0, 0
     lock = threading.Lock()
-    pixels, embed = encode._pixels, encode._embed
+    pixels, embed = encode._pixel_values, encode._embed
 
     def count_made(*args):
         nonlocal made, most
@@ -106,9 +108,9 @@ def test_a_long_file_is_never_in_memory(model_and_processor, tmp_path, monkeypat
             used += len(clips)
         return embed(model, clips)
 
-    monkeypatch.setattr(encode, "_pixels", count_made)
+    monkeypatch.setattr(encode, "_pixel_values", count_made)
     monkeypatch.setattr(encode, "_embed", count_used)
-    [file] = encode_files(model, processor, [str(path)], [], Segmentation(0.4), batch_size=2, num_threads=2)
+    [file] = encode_files(model, processor, [str(path)], [], Segmentation(0.4).split, batch_size=2, num_threads=2)
     assert len(file.entries) == 40 == made == used
     assert most <= 3 * 2 + 2  # the queue, a batch, and one in each thread
 
@@ -125,7 +127,7 @@ def test_a_fault_in_a_thread_is_not_lost(model_and_processor, shape_videos, monk
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(encode, "_pixels", fail)
+    monkeypatch.setattr(encode, "_pixel_values", fail)
     with pytest.raises(ZeroDivisionError):
         list(encode_files(*model_and_processor, [str(shape_videos[0])], []))
 
@@ -174,8 +176,8 @@ def test_hashes_of_files_that_were_indexed_without(update, index):
 
 def test_only_what_the_index_holds_is_hashed_to_compare_it(update, folder, monkeypatch):  # noqa: F811
     update(by_hash=True)
-    hashed, file_hash = [], indexing.file_hash
-    monkeypatch.setattr(indexing, "file_hash", lambda path: hashed.append(path) or file_hash(path))
+    hashed, hash_file = [], indexing.hash_file
+    monkeypatch.setattr(indexing, "hash_file", lambda path: hashed.append(path) or hash_file(path))
     held = sorted(str(path) for path in folder.iterdir())
     shutil.copy(held[0], folder / "new.mp4")
     assert counts(update(by_hash=True)) == (1, 0, 5)
@@ -237,7 +239,7 @@ def test_a_changed_file_loses_the_windows_that_it_had(update, index, folder):  #
 @pytest.mark.parametrize("num_changes", [1, 2])
 def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch, num_changes):  # noqa: F811
     first, second, *_ = sorted(folder.iterdir())
-    decode, changes = encode.decode_windows, []
+    decode, changes = encode.decode_segments, []
 
     def decode_and_change(path, *args):
         yield from decode(path, *args)
@@ -245,7 +247,7 @@ def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch
             changes.append(path)
             shutil.copy(second, path)
 
-    monkeypatch.setattr(encode, "decode_windows", decode_and_change)
+    monkeypatch.setattr(encode, "decode_segments", decode_and_change)
     report = update(num_threads=1)
     if num_changes == 1:
         assert counts(report) == (5, 0, 0) and not report.failures

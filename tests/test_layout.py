@@ -12,12 +12,22 @@ import modeling_pig
 
 PACKAGE = Path(modeling_pig.__file__).parent
 EXPORTED = sorted(PACKAGE.glob("*_pig.py"))  # what travels to the Hub with a model
-# Each may import those after it; benchmarks stands beside.
-STAGES = ["training", "evaluation", "visualization", "retrieval"]
+# What each package may import of the others, besides the exported files and `files`.
+PACKAGES = {
+    "encoding": set(),
+    "stores": set(),
+    "benchmarks": set(),
+    "visualization": {"encoding", "stores"},
+    "retrieval": {"encoding", "stores"},
+    "evaluation": {"encoding", "visualization"},
+    "training": {"encoding", "evaluation", "visualization"},
+    "publishing": {"encoding", "stores", "retrieval", "benchmarks", "evaluation", "training", "visualization"},
+    "app": {"encoding", "stores", "retrieval", "visualization"},
+}
 
 
 def imports(file: Path, top_level_only: bool = False) -> set[str]:
-    """Modules that a file imports, relative ones with their dots (`..retrieval.encode`)."""
+    """Modules that a file imports, relative ones with their dots (`..encoding.loading`)."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = set()
     for node in tree.body if top_level_only else ast.walk(tree):
@@ -55,19 +65,27 @@ def test_exported_files_import_their_siblings_and_the_core_only(file):
             assert name.split(".")[0] in standard | core | {"av"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stages_import_downwards_only(stage):
-    allowed = set(STAGES[STAGES.index(stage) :])
-    for file in (PACKAGE / stage).glob("*.py"):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_the_layout_allows(package):
+    for file in (PACKAGE / package).rglob("*.py"):
         for name in imports(file):
             if name.startswith("..") and not name.endswith("_pig"):
-                assert name.removeprefix("..").split(".")[0] in allowed, f"{file.name} imports {name}"
+                imported = name.removeprefix("..").split(".")[0]
+                assert imported in PACKAGES[package] | {"files"}, f"{file} imports {name}"
+            assert name.split(".")[0] != "modeling_pig" or name in ("modeling_pig", "modeling_pig.modeling_pig"), file
 
 
-def test_benchmarks_stand_beside():
-    for file in (PACKAGE / "benchmarks").glob("*.py"):
-        for name in imports(file):
-            assert not name.startswith("..") or name.endswith("_pig"), f"{file.name} imports {name}"
+def test_imports_between_packages_have_no_circle():
+    placed: set[str] = set()
+    while len(placed) < len(PACKAGES):
+        free = {package for package, allowed in PACKAGES.items() if allowed <= placed} - placed
+        assert free, f"a circle among {PACKAGES.keys() - placed}"
+        placed |= free
+
+
+def test_every_package_has_a_rule():
+    folders = {init.parent.name for init in PACKAGE.glob("*/__init__.py")}
+    assert folders - {"cli"} == {package for package in PACKAGES if (PACKAGE / package).is_dir()}
 
 
 @pytest.mark.parametrize("module", ["modeling_pig", "modeling_pig.cli", "modeling_pig.benchmarks"])

@@ -17,9 +17,9 @@ import numpy as np
 import pymilvus
 import pytest
 
-from modeling_pig.retrieval import milvus_store
-from modeling_pig.retrieval.index import FORMAT, VideoEntry, VideoIndex
-from modeling_pig.retrieval.transfer import export_index, import_index
+from modeling_pig.stores import milvus_store
+from modeling_pig.stores.index import FORMAT, VideoEntry, VideoIndex
+from modeling_pig.stores.transfer import export_index, import_index
 
 from . import test_index
 from .test_index import AWKWARD, FILES, INFO, entries_of, is_complete, random_embeddings, windows_of, write_all

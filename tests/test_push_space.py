@@ -14,8 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from modeling_pig import VideoSearcher
-from modeling_pig.retrieval.encode import VideoSegment
-from modeling_pig.retrieval.transfer import import_index
+from modeling_pig.encoding.video_segment import VideoSegment
+from modeling_pig.stores.transfer import import_index
 
 from .test_app import CAPTIONS, HOSTILE_NAME, Client, make_index
 

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, VideoDecodingError, VideoIndex, VideoSearcher
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.text_encoder import TextEncoder
+from modeling_pig.encoding.texts import encode_texts
 from modeling_pig.retrieval import search
-from modeling_pig.retrieval.encode import encode_texts, load_pretrained
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry
-from modeling_pig.retrieval.model_files import model_fingerprint
-from modeling_pig.retrieval.text_encoder import TextEncoder
+from modeling_pig.stores.index import IndexInfo, VideoEntry
 
 
 TEXTS = ["a red circle moves left", "A LARGE  blue\tsquare's <|endoftext|> ring", "日本 語 émigré", "red " * 100, "a"]
@@ -121,7 +122,7 @@ def test_encoding_sentences_loads_no_torch(model_folder):
     code = f"""if True:
         import sys
         import modeling_pig.retrieval.search, modeling_pig.visualization.results_page
-        from modeling_pig.retrieval.text_encoder import TextEncoder
+        from modeling_pig.encoding.text_encoder import TextEncoder
         TextEncoder({model_folder!r})(["a red circle"])
         sys.exit(bool({{"torch", "transformers"}} & set(sys.modules)))"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,7 +5,7 @@ import pytest
 
 from modeling_pig import video_decoding_pig
 from modeling_pig.retrieval.segments import Segmentation
-from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, decode_windows
+from modeling_pig.video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from tests.video_files import cut_file, numbered_frames, read_numbers, write_frame_folder, write_video
 
 
@@ -25,7 +25,7 @@ WHOLE = [(None, None)]
     ],
 )
 def test_by_default_videos_of_a_minute_are_whole(duration, expected):
-    assert Segmentation().windows(duration) == expected
+    assert Segmentation().split(duration) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_by_default_videos_of_a_minute_are_whole(duration, expected):
     ],
 )
 def test_windows(length, overlap, duration, expected):
-    assert Segmentation(length, overlap).windows(duration) == expected
+    assert Segmentation(length, overlap).split(duration) == expected
 
 
 @pytest.mark.parametrize("overlap", [0, 3, 9])
 def test_windows_cover_a_video_and_none_is_short(overlap):
     for duration in np.arange(10.5, 60, 0.37):
-        windows = Segmentation(10, overlap).windows(duration)
+        windows = Segmentation(10, overlap).split(duration)
         if windows == WHOLE:
             assert duration < 10 + (10 - overlap) / 2
             continue
@@ -83,8 +83,8 @@ FILES = [
 @pytest.mark.parametrize("segmentation", [Segmentation(1), Segmentation(1.5, 1.3), Segmentation(0)])
 def test_one_pass_decodes_the_frames_of_each_window_alone(tmp_path, frames, name, codec, options, segmentation):
     path = write_video(tmp_path / name, frames, codec=codec, options=options)
-    parts = list(decode_windows(path, 4, segmentation.windows))
-    windows = segmentation.windows(parts[0][1].duration)
+    parts = list(decode_segments(path, 4, segmentation.split))
+    windows = segmentation.split(parts[0][1].duration)
     assert len(parts) == len(windows) and (len(windows) > 1) == (segmentation.length > 0)
     for (decoded, metadata), (start, end) in zip(parts, windows, strict=True):
         alone, expected = decode_video(path, 4, start=start, end=end)
@@ -105,7 +105,7 @@ def test_a_file_is_decoded_once_and_only_the_windows_at_hand_are_kept(tmp_path, 
 
     monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
     monkeypatch.setattr(video_decoding_pig, "_open_video", lambda *args: opened.append(args) or open_video(*args))
-    parts = decode_windows(path, 4, Segmentation(1).windows)
+    parts = decode_segments(path, 4, Segmentation(1).split)
     next(parts)
     assert len(decoded) == 25  # nothing of the second window yet
     for number, _ in enumerate(parts, start=2):
@@ -123,14 +123,14 @@ def test_a_webm_that_does_not_tell_its_duration(tmp_path, frames):
 
     with av.open(path) as container:
         assert container.duration is None
-    parts = list(decode_windows(path, 2, Segmentation(2).windows))
+    parts = list(decode_segments(path, 2, Segmentation(2).split))
     assert [metadata.frames_indices for _, metadata in parts] == [[0, 49], [50, 99], [100, 149], [150, 199]]
 
 
 def test_a_file_that_is_cut_off_gives_an_error(tmp_path, frames):
     path = cut_file(write_video(tmp_path / "cut.mkv", frames), 0.5)
     with pytest.raises(VideoDecodingError, match="truncated"):
-        list(decode_windows(path, 2, Segmentation(1).windows))
+        list(decode_segments(path, 2, Segmentation(1).split))
 
 
 def test_damage_in_a_later_window(tmp_path, frames):
@@ -138,7 +138,7 @@ def test_damage_in_a_later_window(tmp_path, frames):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     path.write_bytes(content)
-    parts = decode_windows(path, 4, Segmentation(1).windows)
+    parts = decode_segments(path, 4, Segmentation(1).split)
     before = 0
     try:
         for decoded, metadata in parts:  # as each window alone: an error, or the same frames
@@ -152,5 +152,5 @@ def test_damage_in_a_later_window(tmp_path, frames):
 
 def test_a_folder_of_frames_is_whole(tmp_path):
     folder = write_frame_folder(tmp_path / "frames", numbered_frames(30))
-    [(decoded, metadata)] = decode_windows(folder, 3, Segmentation(1).windows)
+    [(decoded, metadata)] = decode_segments(folder, 3, Segmentation(1).split)
     assert metadata.frames_indices == [0, 14, 29] and decoded.shape[0] == 3

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from modeling_pig.retrieval import transfer
-from modeling_pig.retrieval.index import FORMAT, IndexInfo, VideoEntry, VideoIndex
-from modeling_pig.retrieval.transfer import export_index, import_index
+from modeling_pig.stores import transfer
+from modeling_pig.stores.index import FORMAT, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.transfer import export_index, import_index
 
 
 INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")

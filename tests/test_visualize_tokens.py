@@ -18,7 +18,7 @@ from modeling_pig import PigProcessor, PigVideoProcessor
 from modeling_pig.benchmarks.moving_shapes import make_scene
 from modeling_pig.benchmarks.shapes_drawing import draw_masks
 from modeling_pig.cli import app
-from modeling_pig.retrieval.encode import encode_texts
+from modeling_pig.encoding.texts import encode_texts
 from modeling_pig.video_decoding_pig import VideoDecodingError
 from modeling_pig.visualization.text import read_captions
 from modeling_pig.visualization.token_figure import PHRASE_COLOURS, draw_explanation

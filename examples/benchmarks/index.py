@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from modeling_pig import PigConfig, PigProcessor, PigVideoModel, PigVideoProcessor
-from modeling_pig.retrieval.index import IndexInfo, VideoIndex
 from modeling_pig.retrieval.indexing import index_videos
+from modeling_pig.stores.index import IndexInfo, VideoIndex
 from modeling_pig.training.tokenizer import train_tokenizer
 from modeling_pig.video_decoding_pig import decode_video
 

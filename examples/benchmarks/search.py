@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 
 from .measure import in_own_process, interleave, judge, peak_memory, print_table
 

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigVideoProcessor
-from modeling_pig.retrieval.index import IndexInfo, VideoEntry, VideoIndex
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.training.tokenizer import train_tokenizer
 
 from .measure import interleave, judge, median_ratio, print_table

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from modeling_pig import PigForRetrieval, PigProcessor
+from modeling_pig.encoding.texts import encode_texts
 from modeling_pig.evaluation.metrics import ranks_in_both_directions, retrieval_metrics
-from modeling_pig.retrieval.encode import encode_texts
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.training.start import part_of
 

@@ -11,9 +11,9 @@ import yaml
 
 from modeling_pig import load_benchmark
 from modeling_pig.benchmarks.moving_shapes import Regime, retrieval_ceiling
+from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.report import result_record
-from modeling_pig.retrieval.encode import load_pretrained
 from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import ModelRecipe, Recipe
 from modeling_pig.training.run_folder import RunFolder

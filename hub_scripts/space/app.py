@@ -8,7 +8,7 @@ from pathlib import Path
 from modeling_pig import VideoSearcher
 from modeling_pig.app.server import AppServer, bind, make_server
 from modeling_pig.app.service import SearchService
-from modeling_pig.retrieval.transfer import import_index
+from modeling_pig.stores.transfer import import_index
 
 
 os.chdir(Path(__file__).parent)  # the index names videos and model from here

@@ -35,9 +35,10 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..retrieval.index import SearchResult
-from ..retrieval.where import And, Condition, Not, Or, parse_where
-from .service import Clip, SearchService
+from ..encoding.video_segment import VideoSegment
+from ..stores.conditions import And, Condition, Not, Or, parse_where
+from ..stores.index import SearchResult
+from .service import SearchService
 
 
 HERE = Path(__file__).parent
@@ -94,7 +95,9 @@ class AppServer:
         self.max_upload_bytes = max_upload_bytes
         self.examples = list(examples or _short_ones(service.captions) or EXAMPLES)
         self.is_public = is_public
-        self._known: OrderedDict[str, tuple[Clip, float]] = OrderedDict()  # by id, the latest last; with the time
+        self._known: OrderedDict[str, tuple[VideoSegment, float]] = (
+            OrderedDict()
+        )  # by id, the latest last; with the time
         self._lock = threading.Lock()  # around it
         self._id_key = secrets.token_bytes(32)  # without it an id would confirm a guess of the path
         self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
@@ -235,7 +238,7 @@ class AppServer:
         """Results for the page, which may ask for these clips from now on."""
         described = []
         for result in results:
-            clip = Clip(result.path, result.start, result.end)
+            clip = VideoSegment(result.path, result.start, result.end)
             clip_id = hashlib.blake2b(repr(clip).encode(), key=self._id_key, digest_size=16).hexdigest()
             self._remember(clip_id, clip)
             folder, name = os.path.split(result.path)
@@ -244,7 +247,7 @@ class AppServer:
             described.append({**facts, "others": self._described(getattr(result, "others", ())[:MAX_OTHERS])})
         return described
 
-    def _remember(self, clip_id: str, clip: Clip) -> None:
+    def _remember(self, clip_id: str, clip: VideoSegment) -> None:
         """Keeps a clip that is in the index now."""
         with self._lock:
             self._known[clip_id] = clip, time.monotonic()
@@ -252,7 +255,7 @@ class AppServer:
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
-    def _clip(self, clip_id: str) -> Clip:
+    def _clip(self, clip_id: str) -> VideoSegment:
         with self._lock:
             known = self._known.get(clip_id)
         if known is None:

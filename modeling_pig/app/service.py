@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from ..encoding.video_segment import VideoSegment
 from ..retrieval.search import IMPORTING, FileResult, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 
@@ -34,22 +35,14 @@ MAX_WINDOWS = 64  # of an uploaded video
 Progress = Callable[[str], None]  # is told in words what is being done
 
 
-class Clip(NamedTuple):
-    """A file, or the window of it between `start` and `end` seconds after its first frame."""
-
-    path: str
-    start: float | None = None
-    end: float | None = None
-
-
 class UploadSegmentation(Segmentation):
     """The windows that an index has by default, but at most `MAX_WINDOWS` of a video: they are longer where that is
     long, so that the work does not grow with it."""
 
-    def windows(self, duration: float | None) -> list[tuple[float | None, float | None]]:
+    def split(self, duration: float | None) -> list[tuple[float | None, float | None]]:
         if duration is None or duration <= MAX_WINDOWS * DEFAULT_LENGTH:
-            return super().windows(duration)
-        return Segmentation(duration / MAX_WINDOWS).windows(duration)
+            return super().split(duration)
+        return Segmentation(duration / MAX_WINDOWS).split(duration)
 
 
 @dataclass
@@ -102,16 +95,18 @@ class SearchService:
         """
         with self._one_at_a_time(tell):
             whole = self._load(tell)
-            from ..retrieval.encode import encode_files
+            from ..encoding.videos import encode_files
 
             tell("Looking at the video")
             failures: list[VideoDecodingError] = []
             encoded = list(
-                encode_files(whole.model, whole.processor, [video], failures, UploadSegmentation(), num_threads=1)
+                encode_files(
+                    whole.model, whole.processor, [video], failures, UploadSegmentation().split, num_threads=1
+                )
             )
         if failures:
             raise failures[0]
-        embeds = encoded[0].embeds.numpy()
+        embeds = encoded[0].embeddings.numpy()
         found: list[Any] = self.searcher.search_embeds(embeds, k, where, group=True, together=True)
         return found[0]
 
@@ -127,16 +122,16 @@ class SearchService:
             raise ValueError("There are no sentences to choose from: start the app with --captions FILE.")
         with self._one_at_a_time(tell):
             whole = self._load(tell)
-            from ..retrieval.encode import encode_videos
+            from ..encoding.videos import encode_videos
 
             tell("Looking at the video")
             failures: list[VideoDecodingError] = []
             batches = list(encode_videos(whole.model, whole.processor, [video], failures, batch_size=1, num_threads=1))
             if failures:
                 raise failures[0]
-            return self._nearest_captions(whole, batches[0].embeds[0], k, tell)
+            return self._nearest_captions(whole, batches[0].embeddings[0], k, tell)
 
-    def explain(self, clip: Clip, text: str) -> dict[str, Any]:
+    def explain(self, clip: VideoSegment, text: str) -> dict[str, Any]:
         """Why a clip was found for a sentence.
 
         Returns:
@@ -190,7 +185,7 @@ class SearchService:
             with IMPORTING:
                 from modeling_pig import PigForRetrieval
 
-                from ..retrieval.encode import load_pretrained
+                from ..encoding.loading import load_pretrained
 
                 try:
                     self._whole = _WholeModel(*load_pretrained(PigForRetrieval, self.searcher.name))
@@ -202,7 +197,7 @@ class SearchService:
         self, whole: _WholeModel, embedding: "torch.Tensor", k: int, tell: Progress = lambda stage: None
     ) -> list[dict[str, Any]]:
         """The k captions nearest to a normalised embedding, (D,)."""
-        from ..retrieval.encode import encode_texts
+        from ..encoding.texts import encode_texts
 
         if whole.caption_embeds is None:
             tell("Reading the captions")
@@ -225,4 +220,4 @@ def _in_words(explanation: "VideoExplanation") -> str:
     return f"{frames}, and the {selected}: {', '.join(listed)}."
 
 
-__all__ = ["MAX_WINDOWS", "Clip", "SearchService", "UploadSegmentation"]
+__all__ = ["MAX_WINDOWS", "SearchService", "UploadSegmentation"]

@@ -22,7 +22,7 @@ def explain(
             raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[train]"')
         from modeling_pig import PigForRetrieval
 
-        from ..retrieval.encode import load_pretrained
+        from ..encoding.loading import load_pretrained
         from ..visualization.text import read_captions
         from ..visualization.token_figure import check_output, draw_explanation
         from ..visualization.tokens import explain_video

@@ -14,8 +14,8 @@ from .common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SET_ASIDE, one_line_error
 
 
 if TYPE_CHECKING:
-    from ..retrieval.index import IndexInfo, VideoIndex
     from ..retrieval.indexing import IndexingReport
+    from ..stores.index import IndexInfo, VideoIndex
 
 
 VIDEOS_HELP = 'Folders of videos (mp4, mov, mkv, webm, avi), files, or globs in quotes: "clips/**/*.mp4".'
@@ -135,9 +135,9 @@ def _load(model: str, device: str | None) -> tuple[Any, Any, "IndexInfo"]:
 
     from modeling_pig import PigVideoModel
 
-    from ..retrieval.encode import load_pretrained
-    from ..retrieval.index import IndexInfo
-    from ..retrieval.model_files import model_fingerprint
+    from ..encoding.loading import load_pretrained
+    from ..encoding.model_files import model_fingerprint
+    from ..stores.index import IndexInfo
 
     video_model, processor = load_pretrained(PigVideoModel, model)
     if video_model.config.framework == "single_tower":
@@ -160,7 +160,7 @@ def _load(model: str, device: str | None) -> tuple[Any, Any, "IndexInfo"]:
 
 def _open(index: str, info: "IndexInfo", rank: int, num_processes: int) -> "VideoIndex":
     """The index. The first process makes it, if it has to be made, and the others open it when it is there."""
-    from ..retrieval.index import VideoIndex
+    from ..stores.index import VideoIndex
 
     if num_processes == 1:
         return VideoIndex(index, info)
@@ -208,8 +208,8 @@ def _tell_contents(store: "VideoIndex", index: str) -> None:
 
 
 def _transfer(index: str, export_to: Path | None, import_from: Path | None) -> None:
-    from ..retrieval.index import VideoIndex
-    from ..retrieval.transfer import export_index, import_index
+    from ..stores.index import VideoIndex
+    from ..stores.transfer import export_index, import_index
 
     if export_to:
         typer.echo(f"exported {export_index(VideoIndex(index), export_to)} entries to {export_to}")

@@ -15,7 +15,7 @@ from .common import one_line_errors
 
 
 if TYPE_CHECKING:
-    from ..retrieval.index import SearchResult
+    from ..stores.index import SearchResult
 
 
 Answers: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results
@@ -50,9 +50,9 @@ def search(
             if output and not output.absolute().parent.is_dir():
                 raise ValueError(f"there is no folder {output.absolute().parent} to write {output.name} into")
         if html:
-            from ..retrieval.transfer import replaceable
+            from ..files import resolve_replaceable
 
-            replaceable(html)  # now, while nothing has been done
+            resolve_replaceable(html)  # now, while nothing has been done
         if sentence is not None and not sentence.strip():
             raise ValueError("the sentence is empty: say what to look for")
         texts = read_sentences(sentences) if sentences else [sentence or ""]

@@ -7,7 +7,9 @@ from tqdm import tqdm
 
 from modeling_pig import PigForRetrieval, PigProcessor, VideoDecodingError
 
-from ..retrieval.encode import VideoSegment, encode_texts, encode_videos
+from ..encoding.texts import encode_texts
+from ..encoding.video_segment import VideoSegment
+from ..encoding.videos import encode_videos
 from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, recall_curves, retrieval_metrics
 
 
@@ -71,7 +73,7 @@ def evaluate(
     with tqdm(total=len(segments), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
             encoded += [with_file[position] for position in batch.positions]
-            embeds.append(batch.embeds)
+            embeds.append(batch.embeddings)
             bar.update(len(encoded) + len(undecodable) - bar.n)
     failures += [str(failure) for failure in undecodable]
     if not encoded:

@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 import modeling_pig
 from modeling_pig import PigForRetrieval
 
-from ..retrieval.model_files import model_fingerprint
+from ..encoding.model_files import model_fingerprint
 
 
 def result_record(

@@ -1,1 +1,2 @@
-"""From video files to embeddings (`encode`), into a store (`index`), and from a sentence to an answer (`search`)."""
+"""Join models and indexes: find video files (`find_videos`), cut long videos into segments (`segments`), encode them
+into an index (`indexing`), and search indexes (`search`)."""

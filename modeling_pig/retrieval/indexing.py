@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
 
+from ..encoding.videos import EncodedFile, encode_files
+from ..files import hash_file
+from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
-from .encode import EncodedFile, encode_files, file_hash
 from .find_videos import FoundVideo, FoundVideos, find_videos
-from .index import FileState, VideoIndex, upsert_whole_files
 from .segments import Segmentation
 
 
@@ -96,7 +97,14 @@ def index_videos(
         wanted = _compare(index, mine, held, by_hash, progress)
         report.unchanged = len(mine) - len(wanted)
         encoded = encode_files(
-            model, processor, wanted, report.failures, segmentation, by_hash, batch_size, num_threads
+            model,
+            processor,
+            wanted,
+            report.failures,
+            (segmentation or Segmentation()).split,
+            by_hash,
+            batch_size,
+            num_threads,
         )
         title = "indexing" if num_processes == 1 else f"indexing, share 1 of {num_processes}"
         with tqdm(total=len(wanted), desc=title, unit="video", disable=not progress) as bar:
@@ -175,9 +183,16 @@ def _is_same(known: FileState, video: FoundVideo, digest: str) -> bool:
 
 def _hash_or_none(path: str) -> str | None:
     try:
-        return file_hash(path)
-    except VideoDecodingError:
+        return hash_file(path)
+    except (OSError, VideoDecodingError):
         return None  # decoding it will tell what is wrong
+
+
+def make_entries(file: EncodedFile) -> list[VideoEntry]:
+    """Return the index entries of an encoded file, one per segment."""
+    return [
+        VideoEntry(*segment, file.duration, file.size, file.modified, file.content_hash) for segment in file.segments
+    ]
 
 
 class _Writer:
@@ -197,7 +212,7 @@ class _Writer:
     def add(self, file: EncodedFile) -> None:
         """Raises `OSError` where what was added before could not be written."""
         self._waiting.append(file)
-        self._num_waiting += len(file.entries)
+        self._num_waiting += len(file.segments)
         if self._writing is not None and self._writing.done():
             self._settle()
         now = time.monotonic()
@@ -218,16 +233,16 @@ class _Writer:
         self._writing = self._thread.submit(self._write, files)
 
     def _write(self, files: list[EncodedFile]) -> list[EncodedFile]:
-        entries = [entry for file in files for entry in file.entries]
+        entries = [entry for file in files for entry in make_entries(file)]
         if entries:
-            self._index.upsert(entries, torch.cat([file.embeds for file in files]))
+            self._index.upsert(entries, torch.cat([file.embeddings for file in files]))
         return files
 
     def _settle(self) -> None:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             files = writing.result()
-            num_changed = sum(file.entries[0].path in self._held for file in files)
+            num_changed = sum(file.path in self._held for file in files)
             self._report.changed += num_changed
             self._report.new += len(files) - num_changed
             num_failures = len(self._report.failures)

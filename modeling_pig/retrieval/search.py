@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .index import IndexInfo, SearchResult, VideoIndex
-from .model_files import model_fingerprint
-from .text_encoder import TextEncoder
-from .where import And, Comparison, Condition, parse_where
+from ..encoding.model_files import model_fingerprint
+from ..encoding.text_encoder import TextEncoder
+from ..stores.conditions import And, Comparison, Condition, parse_where
+from ..stores.index import IndexInfo, SearchResult, VideoIndex
+from .segments import Segmentation
 
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ class VideoSearcher:
             embeds = np.stack([embedding for _, embedding in stored])
             return self.search_embeds(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
         model, processor = self._load_video_half()
-        from .encode import encode_files
+        from ..encoding.videos import encode_files
 
         failures: list = []
-        encoded = list(encode_files(model, processor, [path], failures))
+        encoded = list(encode_files(model, processor, [path], failures, Segmentation().split))
         if failures:
             raise failures[0]
-        return self.search_embeds(encoded[0].embeds.numpy(), k, where, min_score, group, together=True)[0]
+        return self.search_embeds(encoded[0].embeddings.numpy(), k, where, min_score, group, together=True)[0]
 
     def add(self, paths: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encodes videos that the index does not hold, or holds in another state, and adds them.
@@ -183,7 +184,7 @@ class VideoSearcher:
             if self._video_half is None:
                 from modeling_pig import PigVideoModel
 
-                from .encode import load_pretrained
+                from ..encoding.loading import load_pretrained
 
                 self._video_half = load_pretrained(PigVideoModel, self.name)
             return self._video_half

@@ -38,7 +38,7 @@ class Segmentation:
                 f"{MIN_STEP:g} s or more shorter than a segment."
             )
 
-    def windows(self, duration: float | None) -> list[tuple[float | None, float | None]]:
+    def split(self, duration: float | None) -> list[tuple[float | None, float | None]]:
         """(start, end) of each window of a video of `duration` seconds, in order; `(None, None)` is the whole."""
         length = DEFAULT_LENGTH if self.length is None else self.length
         if duration is None or not length or duration <= (MAX_WHOLE if self.length is None else length):

@@ -30,9 +30,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 from modeling_pig import PigForRetrieval, load_benchmark
 
+from ..encoding.loading import load_pretrained
 from ..evaluation.evaluator import evaluate
 from ..evaluation.report import print_figures, result_record
-from ..retrieval.encode import load_pretrained
 from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
 from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalised

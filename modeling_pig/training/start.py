@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
 
-from ..retrieval.encode import load_pretrained
+from ..encoding.loading import load_pretrained
 from .recipe import LoraRecipe, ModelRecipe, OptimizerRecipe
 from .reference_checkpoint import convert_state_dict, read_checkpoint
 from .tokenizer import train_tokenizer

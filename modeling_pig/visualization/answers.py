@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..retrieval.index import SearchResult
+from ..stores.index import SearchResult
 from ..video_decoding_pig import VideoDecodingError, decode_video
 
 

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
-from ..retrieval.index import SearchResult
-from ..retrieval.transfer import replacing
+from ..files import replace_file
+from ..stores.index import SearchResult
 from .text import format_span, printable
 
 
@@ -83,7 +83,7 @@ def write_results_page(
     """
     picture = lru_cache(NUM_KEPT)(_picture)
     num_threads = num_threads or os.cpu_count() or 1
-    with replacing(output) as partial, open(partial, "w", encoding="utf-8") as page:
+    with replace_file(output) as partial, open(partial, "w", encoding="utf-8") as page:
         with ThreadPoolExecutor(num_threads) as pool:
             try:
                 page.writelines(

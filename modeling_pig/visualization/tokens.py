@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from modeling_pig import PigForRetrieval, PigProcessor
 
-from ..retrieval.encode import encode_texts
+from ..encoding.texts import encode_texts
 from ..video_decoding_pig import decode_video
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..files import replace_file
 from .index import IndexInfo, VideoEntry, VideoIndex, entries_of, make_rows, read_info, upsert_whole_files
-from .store import embeddings_of, row_schema
+from .video_store import embeddings_of, row_schema
 
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def write_export(
 
     schema = row_schema(info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(info))})
     count = 0
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         with _errors_of_writing(path):
             writer = pq.ParquetWriter(partial, schema)
         try:
@@ -65,36 +66,6 @@ def write_export(
             with _errors_of_writing(path):
                 writer.close()
     return count
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Where to write a file that takes the place of `path` once it is complete, and is removed if that does not come.
-
-    Raises:
-        OSError: what is there cannot be replaced, see [`replaceable`].
-    """
-    path = replaceable(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with _errors_of_writing(path):
-            os.replace(partial, path)
-    except BaseException:  # among them Ctrl-C
-        with suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def replaceable(path: str | os.PathLike) -> Path:
-    """The place of a file that is going to be replaced, or made: of a link, what it leads to.
-
-    Raises:
-        OSError: a folder, a pipe or a device: putting a file into the place of `/dev/null` would harm everyone.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError(f"{path} cannot be written: it is no regular file, which another could replace.")
-    return Path(os.path.realpath(path))
 
 
 @contextmanager
@@ -158,4 +129,4 @@ def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
         yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
 
 
-__all__ = ["export_index", "import_index", "replaceable", "replacing", "write_export"]
+__all__ = ["export_index", "import_index", "write_export"]

@@ -7,7 +7,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 
-from modeling_pig.retrieval.where import FIELDS, parse_where, to_milvus, to_sql
+from modeling_pig.stores.conditions import FIELDS, parse_where, to_milvus, to_sql
 
 
 ROWS = [

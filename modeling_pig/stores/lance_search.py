@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .exact import Block, search_exactly, search_in_parts, where_in
-from .store import FOUND, embeddings_of, synthetic_queries
-from .where import Condition, to_sql
+from .conditions import Condition, to_sql
+from .exact_search import Block, search_exactly, search_in_parts, where_in
+from .video_store import FOUND, embeddings_of, synthetic_queries
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .where import Condition
+    from .conditions import Condition
 
 
 FOUND = ["key", "path", "start", "end", "duration"]  # what a search tells of a row: each column takes time to read

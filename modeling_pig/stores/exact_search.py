@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .store import cosines
+from .video_store import cosines
 
 
 # Queries that are scored one at a time: of more, a matrix product in float32 is faster than as many passes in float16.

@@ -19,8 +19,8 @@ import numpy as np
 
 from modeling_pig import __version__
 
-from .store import VideoStore, embeddings_of, row_schema
-from .where import Condition, parse_where
+from .conditions import Condition, parse_where
+from .video_store import VideoStore, embeddings_of, row_schema
 
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .store import FOUND, cosines, embeddings_of, row_schema, synthetic_queries
-from .where import Condition, In, milvus_string, to_milvus
+from .conditions import Condition, In, milvus_string, to_milvus
+from .video_store import FOUND, cosines, embeddings_of, row_schema, synthetic_queries
 
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .conditions import Condition
 from .lance_search import EXACT_UP_TO, LanceSearch, ann_parameters, refresh_index
-from .store import row_schema
-from .where import Condition
+from .video_store import row_schema
 
 
 if TYPE_CHECKING:

@@ -9,16 +9,13 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
-from modeling_pig.retrieval import encode
-from modeling_pig.retrieval.encode import (
-    VideoSegment,
-    encode_files,
-    encode_texts,
-    encode_videos,
-    file_hash,
-    load_pretrained,
-)
-from modeling_pig.retrieval.model_files import model_fingerprint
+from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.texts import encode_texts
+from modeling_pig.encoding.video_segment import VideoSegment
+from modeling_pig.encoding.videos import encode_files, encode_videos
+from modeling_pig.files import hash_file
 from modeling_pig.retrieval.segments import Segmentation
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
@@ -39,7 +36,7 @@ def test_encoding_in_batches_equals_one_by_one_and_sets_broken_files_aside(
     assert [failure.path for failure in failures] == [str(broken)]
     assert [position for batch in batches for position in batch.positions] == [0, 1, 3, 4, 5]
     assert [duration for batch in batches for duration in batch.durations] == pytest.approx([2.0] * 5)
-    embeds = torch.cat([batch.embeds for batch in batches])
+    embeds = torch.cat([batch.embeddings for batch in batches])
     for path, embed in zip(paths, embeds, strict=True):
         with torch.inference_mode():
             alone = model(**processor(videos=path, return_tensors="pt")).video_embeds[0]
@@ -56,7 +53,7 @@ def test_segments_are_encoded_and_placed_in_the_input(model_folder, shape_videos
     assert [position for batch in batches for position in batch.positions] == [0, 2, 3, 4]
     assert [failure.path for failure in failures] == [path]
     assert {path for batch in batches for path in batch.paths} == {path}
-    embeds = torch.cat([batch.embeds for batch in batches])
+    embeds = torch.cat([batch.embeddings for batch in batches])
     for embed, (start, end) in zip(embeds, [(0.5, 1.25), (None, None), (None, None), (None, 1.0)], strict=True):
         frames, _ = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
         inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
@@ -85,7 +82,7 @@ def test_windows_of_all_files_fill_the_batches(model_folder, shape_videos, tmp_p
     monkeypatch.setattr(encode, "_embed", lambda model, clips: sizes.append(len(clips)) or embed(model, clips))
     monkeypatch.setattr(encode, "_in_threads", in_turns)
     paths = [str(path) for path in [*shape_videos, tmp_path / "broken.mp4", shape_videos[0]]]
-    files = encode_files(model, processor, paths, [], Segmentation(0.5), batch_size=5)
+    files = encode_files(model, processor, paths, [], Segmentation(0.5).split, batch_size=5)
     assert [len(file.entries) for file in files] == [4] * 6
     assert sizes == [5, 5, 5, 5, 4]
 
@@ -94,11 +91,11 @@ def test_the_hash_of_a_folder_of_frames_is_that_of_its_frames(tmp_path):
     folder = write_frame_folder(tmp_path / "frames", numbered_frames(3))
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy/notes.txt").touch()
-    assert file_hash(str(folder)) == file_hash(str(tmp_path / "copy"))
+    assert hash_file(str(folder)) == hash_file(str(tmp_path / "copy"))
     os.rename(folder / "000003.jpg", folder / "000004.jpg")
-    assert file_hash(str(folder)) != file_hash(str(tmp_path / "copy"))
+    assert hash_file(str(folder)) != hash_file(str(tmp_path / "copy"))
     with pytest.raises(VideoDecodingError, match="cannot be read"):
-        file_hash(str(tmp_path))
+        hash_file(str(tmp_path))
 
 
 @pytest.mark.parametrize("model_class", [PigForRetrieval, PigVideoModel, PigTextModel])

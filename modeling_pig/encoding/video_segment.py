@@ -1,0 +1,19 @@
+"""The part of a video file that a model reads."""
+
+from typing import NamedTuple
+
+
+class VideoSegment(NamedTuple):
+    """A segment of a video file.
+
+    Attributes:
+        path (`str`): video file, or folder of frames.
+        start, end (`float`, *optional*): seconds after the first frame, `end` excluded; `None` for the whole file.
+    """
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+
+__all__ = ["VideoSegment"]
