@@ -474,3 +474,40 @@ def _iterate_packets(container: Any, *streams: Any) -> Iterator[Any]:
         yield from container.demux(*streams)
     except IndexError:
         pass  # How PyAV ends a file in which a stream began that was not announced at its start.
+
+
+def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, VideoMetadata]]:
+    """
+    Decode all frames of a video file in display order, one at a time, as re-encoding needs them.
+
+    Args:
+        path (`str` or `os.PathLike`): The video file; not a folder of frames.
+
+    Yields:
+        `tuple[float, av.VideoFrame, VideoMetadata]`: Seconds after the first frame; the frame as it is stored, not
+        rotated yet; the metadata of the whole video, as [`decode_video`] returns it but for the size of a frame.
+
+    Raises:
+        `VideoDecodingError`: If the file cannot be decoded to its end, or has neither times nor a frame rate.
+        `ImportError`: If PyAV is not installed.
+    """
+    path = os.fsdecode(path)
+    av = _import_av()
+    metadata, pts, _, times = _read_packets(av, path)
+    if metadata.duration is None or metadata.fps is None:
+        raise VideoDecodingError(path, "the file has neither times nor a frame rate")
+    index = -1  # of the last frame that was yielded
+    with _open_video(av, path) as (container, stream):
+        try:
+            for frame in _iterate_frames(av, container, stream):
+                is_timed = len(pts) and frame.pts is not None
+                decoded = int(np.searchsorted(pts, frame.pts, side="right")) - 1 if is_timed else index + 1
+                decoded = min(decoded, len(times) - 1)
+                if decoded > index:  # Other frames are not shown, or come out of order.
+                    index = decoded
+                    yield float(times[index]), frame, metadata
+        except av.FFmpegError as error:
+            reason = f"damaged, decoding fails near frame {index + 1}: {error.strerror}"
+            raise VideoDecodingError(path, reason) from error
+    if index < 0:
+        raise VideoDecodingError(path, "no frame can be decoded, the file is damaged")

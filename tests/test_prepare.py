@@ -20,7 +20,8 @@ from PIL import Image
 
 from modeling_pig.benchmarks import load_benchmark
 from modeling_pig.benchmarks import prepare as prepare_module
-from modeling_pig.benchmarks.prepare import ManifestEntry, encode_video, parse_options, prepare_benchmark
+from modeling_pig.benchmarks.prepare import ManifestEntry, parse_options, prepare_benchmark
+from modeling_pig.benchmarks.reencode import encode_video
 from modeling_pig.benchmarks.video_files import VideoFiles
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
@@ -210,9 +211,9 @@ def test_smaller_videos_are_found_by_their_ids(videos, tmp_path):
 def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
     encoded = []
 
-    def counted(source, target, **settings):
+    def counted(source, target, *settings):
         encoded.append(Path(source).stem)
-        encode_video(source, target, **settings)
+        encode_video(source, target, *settings)
 
     monkeypatch.setattr(prepare_module, "encode_video", counted)
     output = tmp_path / "out"
@@ -243,14 +244,14 @@ def test_corrupt_videos_are_set_aside_and_tried_again(videos, tmp_path):
     good = (videos / "test/test_0001.mp4").read_bytes()
     (videos / "test/test_0001.mp4").write_bytes(good[: len(good) // 2])
     result = prepare_benchmark(videos=videos, output=output, fps=6, **BENCHMARK)
-    (problem,) = result.set_aside
+    (problem,) = result.failed
     assert len(result.good) == 5 and result.entries == read_manifest(output)
     assert (problem.video_id, problem.video, problem.sha256) == ("test_0001", None, None)
     assert read_problems(output) == [{"video_id": "test_0001", "split": "test", "reason": problem.problem}]
     assert VideoFiles(output).find("test_0001") is None
 
     (videos / "test/test_0001.mp4").write_bytes(good)
-    assert prepare_benchmark(videos=videos, output=output, fps=6, **BENCHMARK).set_aside == []
+    assert prepare_benchmark(videos=videos, output=output, fps=6, **BENCHMARK).failed == []
     assert read_problems(output) == []
 
 
@@ -284,7 +285,7 @@ def test_a_benchmark_loads_from_its_smaller_videos(tmp_path, name):
         **FURTHER.get(name, {}),
     )
     assert hashes(folder) == before
-    assert result.set_aside == [] and len(result.good) == sum(map(len, original.values()))
+    assert result.failed == [] and len(result.good) == sum(map(len, original.values()))
     smaller = rows_of(name, folder, output)
     for split, rows in original.items():
         for row, new in zip(rows, smaller[split], strict=True):
@@ -301,7 +302,7 @@ def test_missing_videos_are_set_aside(didemo, tmp_path):
     result = prepare_benchmark(
         "didemo", annotations=didemo / "annotations", videos=didemo / "videos", output=tmp_path / "out", progress=False
     )
-    reasons = {entry.video_id: entry.problem for entry in result.set_aside}
+    reasons = {entry.video_id: entry.problem for entry in result.failed}
     assert list(reasons) == sorted(DIDEMO["test"])
     assert "no file of this name" in reasons[DIDEMO["test"][0]] and "not a video" in reasons[DIDEMO["test"][1]]
     assert {row["split"] for row in read_problems(tmp_path / "out")} == {"test"}
@@ -328,7 +329,7 @@ def test_a_damaged_frame_sets_its_folder_aside(didemo, tmp_path):
         short_side=32,
         progress=False,
     )
-    (problem,) = result.set_aside
+    (problem,) = result.failed
     assert problem.video_id == DIDEMO["test"][0] and "the frame 000003.jpg cannot be read" in problem.problem
     assert not [name for name in os.listdir(tmp_path / "out/videos") if "7585070382" in name]
 
@@ -342,7 +343,7 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_video(didemo, tmp_path, m
         patch.setattr(shutil, "copyfile", full)
         with pytest.raises(OSError, match="No space left"):
             prepare_benchmark("didemo", output=tmp_path / "out", fps=5, progress=False, **files)
-    assert prepare_benchmark("didemo", output=tmp_path / "out", fps=5, progress=False, **files).set_aside == []
+    assert prepare_benchmark("didemo", output=tmp_path / "out", fps=5, progress=False, **files).failed == []
 
 
 # the command

@@ -45,10 +45,10 @@ def prepare(
         except KeyboardInterrupt:
             typer.echo("stopped; what is done is kept, and the same command goes on from there", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        lines = [f"{entry.source or entry.video_id}: {entry.problem}" for entry in result.set_aside]
+        lines = [f"{entry.source or entry.video_id}: {entry.problem}" for entry in result.failed]
         tell_set_aside(lines, f"see {output / PROBLEMS}")
         if not result.good:
             raise ValueError(f"none of the {len(result.entries)} videos of {benchmark} in {videos} can be decoded")
         typer.echo(f"{result.summary()} in {time.monotonic() - started:.0f} s; {output / MANIFEST}")
-    if result.set_aside:
+    if result.failed:
         raise typer.Exit(EXIT_SET_ASIDE)
