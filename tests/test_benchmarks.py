@@ -13,7 +13,7 @@ import pytest
 
 from modeling_pig.benchmarks import load_benchmark
 from modeling_pig.benchmarks.annotations import Annotations, UnknownFormatError
-from modeling_pig.benchmarks.builder import hash_of
+from modeling_pig.benchmarks.builder import hash_ids
 from modeling_pig.benchmarks.msvd import Msvd
 
 from .benchmark_stand_ins import (
@@ -204,7 +204,7 @@ def test_videos_are_found(load, tmp_path, name, caplog):
                 assert (row["start"], row["end"]) == (0.0, 30.0)
             else:
                 assert row["start"] is row["end"] is None
-    assert "are there" not in caplog.text
+    assert "were found" not in caplog.text
     report = (tmp_path / "videos" / ".datasets" / f"{name}-videos.csv").read_text()
     assert report.split() == ["split,video_id,reason"]
     if name == "didemo":
@@ -224,8 +224,8 @@ def test_missing_and_unreadable_videos_are_listed_and_kept_without_a_path(load, 
     report = tmp_path / "videos" / ".datasets" / "msvd-videos.csv"
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert f"1 of 3 videos of test are there; the others are listed in {report}." in warnings[0]
-    assert "of train are there" not in warnings[0]
+    assert f"1 of 3 videos of test were found and open; the others are listed in {report}." in warnings[0]
+    assert "of train were found" not in warnings[0]
     with open(report, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["split"], row["video_id"]) for row in rows] == [("test", missing), ("test", broken)]
@@ -351,11 +351,11 @@ def test_the_description_says_what_was_read(load):
 def test_another_set_of_as_many_test_ids_is_named(load, monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.EXPECTED", dict.fromkeys(VATEX, (2, None)))
     text = description(load("vatex"))
-    assert "test: these 2 ids are not those of the HGR split: compare with no figure of it." in text
+    assert "test: these 2 ids are not those of the HGR split: do not compare with its figures." in text
 
 
 def test_the_published_test_ids_are_named(load, monkeypatch):
-    monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_of(VATEX["test"]), "the HGR split"))
+    monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_ids(VATEX["test"]), "the HGR split"))
     assert "(ids: test_list.txt, which are those of the HGR split)" in description(load("vatex"))
 
 
@@ -426,10 +426,10 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
     one_k_b = ["video9", "video7012", "video8000"]
     (annotations / "list_miech.txt").write_text("\n".join(one_k_b))
     assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # it lies there, and is not used
-    monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_B", (hash_of(one_k_b),))
+    monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_B", (hash_ids(one_k_b),))
     with pytest.raises(ValueError, match="list_miech.txt .* is the test list of 1k-B"):
         load("msrvtt_1k", lists={"test": "list_miech.txt"})
-    with pytest.raises(ValueError, match="One of them is of 1k-B"):
+    with pytest.raises(ValueError, match="One of the lists is of 1k-B"):
         load("msrvtt_1k", lists={"train": "list_miech.txt"})
 
 
@@ -447,7 +447,7 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
         ({"train": "8k"}, "`train` is '8k'; it is '9k' or '7k'"),
         ({"validation": -1}, "`validation` is -1"),
         ({"validation": 0}, "`validation` is 0"),
-        ({"validation": 10}, "`validation` is 10: as many as"),
+        ({"validation": 10}, "`validation` is 10, but there are only 10 training videos"),
         ({"annotations": ""}, "needs `annotations`"),
         ({"annotations": "nowhere"}, "`annotations` is 'nowhere', which is no folder"),
         ({"videos": "nowhere"}, "'nowhere'"),
@@ -593,7 +593,7 @@ def test_repeated_ids_are_kept_once(load, caplog):
     (annotations / "train_list.txt").write_text("\n".join(VATEX["train"] + VATEX["train"][:2]))
     benchmark = load("vatex")
     assert benchmark["train"]["video_id"][:] == VATEX["train"]
-    assert "train: 2 ids of train_list.txt came again and were kept once." in caplog.text
+    assert "train: 2 repeated ids of train_list.txt were kept once." in caplog.text
 
 
 def test_a_repeated_query_is_kept_once(load):
@@ -602,7 +602,7 @@ def test_a_repeated_query_is_kept_once(load):
         file.write("ret9,msr7020,video7020,another sentence\n")
     benchmark = load("msrvtt_1k")
     assert benchmark["test"][0]["captions"] == [captions_of("video7020")[1]]
-    assert "test: 1 ids of MSRVTT_JSFUSION_test.csv came again" in description(benchmark)
+    assert "test: 1 repeated ids of MSRVTT_JSFUSION_test.csv" in description(benchmark)
 
 
 def test_a_video_without_captions(load):
@@ -627,7 +627,7 @@ def test_1k_a_without_its_queries(load, without):
     choices = annotations / "jsfusion_val_caption_idx.pkl"
     if without == "query":
         choices.unlink()
-        message = "no query a test video; put MSRVTT_JSFUSION_test.csv there"
+        message = "no query of a test video; put MSRVTT_JSFUSION_test.csv there"
     else:
         choices.write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 3)))
         message = "caption 3 of 'video7020' is chosen, which has 3"

@@ -359,7 +359,7 @@ def test_splits_of_stills_share_no_scene():
 
 def test_more_shapes_than_have_room_are_refused(monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.moving_shapes._MAX_TRIALS", 20)
-    with pytest.raises(ValueError, match="`shapes` asks for 30 and `scale` is 1.0: they find no place"):
+    with pytest.raises(ValueError, match="`shapes` asks for 30 and `scale` is 1.0: there is no room"):
         make_scene("train", 0, 0, Regime(shapes=(30,)))
 
 

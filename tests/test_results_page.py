@@ -1,4 +1,4 @@
-"""The page of results: everything inside, everything escaped, a picture or the reason why there is none."""
+"""Page of search results: self-contained, escaped, with a picture or the reason why there is none."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from modeling_pig.visualization.text import format_span, printable
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, and the text in them."""
+    """Parsed page: elements with their attributes, and the texts in them."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -51,24 +51,24 @@ class Page(HTMLParser):
         return [link for link in self.all("a") if link.get("class") == "card"]
 
 
-def picture(source: str) -> np.ndarray:
+def decode_picture(source: str) -> np.ndarray:
     with PIL.Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))) as image:
         assert image.format == "JPEG" and max(image.size) <= 240
         return np.asarray(image, dtype=np.float32)
 
 
-def test_cards_show_middle_frames_and_lead_to_the_files(shape_videos, tmp_path):
+def test_cards_show_middle_frames_and_link_to_the_files(shape_videos, tmp_path):
     whole = [SearchResult(n, 0.5 - n / 10, str(path), 2.0) for n, path in enumerate(shape_videos[:3], start=1)]
-    window = SearchResult(1, 0.25, str(shape_videos[3]), 2.0, 0.0, 0.5)
-    write_results_page([("a red circle", whole), ("a star", [window])], tmp_path / "page.html")
+    segment = SearchResult(1, 0.25, str(shape_videos[3]), 2.0, 0.0, 0.5)
+    write_results_page([("a red circle", whole), ("a star", [segment])], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     addresses = [urlsplit(card["href"]) for card in page.cards]
     assert [unquote(address.path) for address in addresses] == [str(path) for path in shape_videos[:4]]
     assert [address.fragment for address in addresses] == ["", "", "", "t=0,0.5"]
     assert {address.scheme for address in addresses} == {"file"}
-    for image, result in zip(page.all("img"), [*whole, window], strict=True):
+    for image, result in zip(page.all("img"), [*whole, segment], strict=True):
         frames, _ = decode_video(result.path, 1, start=result.start, end=result.end)
-        assert np.abs(picture(image["src"]) - frames[0]).mean() < 6
+        assert np.abs(decode_picture(image["src"]) - frames[0]).mean() < 6
     for text in ("1.", "0.400", "video_0.mp4", "a star", "0:00–0:00.5"):
         assert text in page.texts
 
@@ -78,7 +78,7 @@ def test_large_frames_become_small_pictures(tmp_path):
     folder.mkdir()
     PIL.Image.new("RGB", (640, 360), "teal").save(folder / "1.jpg")
     write_results_page([("a", [SearchResult(1, 0.5, str(folder), None)])], tmp_path / "page.html")
-    assert picture(Page(tmp_path / "page.html").all("img")[0]["src"]).shape == (135, 240, 3)
+    assert decode_picture(Page(tmp_path / "page.html").all("img")[0]["src"]).shape == (135, 240, 3)
 
 
 def test_a_page_needs_no_network_and_runs_nothing(shape_videos, tmp_path):
@@ -94,7 +94,7 @@ def test_a_page_needs_no_network_and_runs_nothing(shape_videos, tmp_path):
 NAMES = ['"><script>alert(1)<!--.mp4', "<b>'x' & y.mp4", "100% #1?.mp4", "日本 語.mp4", "two\nlines\x1b[31m.mp4"]
 
 
-def test_names_and_queries_are_text_whatever_they_hold(tmp_path):
+def test_names_and_queries_are_escaped(tmp_path):
     results = [SearchResult(n, 0.5, f"/no/{name}", None, 1.0, 2.0) for n, name in enumerate(NAMES, start=1)]
     queries = ['</h2><script>alert("q")</script>', "<img src=x onerror=alert(1)>"]
     write_results_page([(query, results) for query in queries], tmp_path / "page.html")
@@ -108,13 +108,13 @@ def test_names_and_queries_are_text_whatever_they_hold(tmp_path):
     assert "\x1b" not in (tmp_path / "page.html").read_text()
 
 
-def test_a_file_without_a_picture_says_why(shape_videos, tmp_path):
+def test_the_reason_is_shown_if_there_is_no_picture(shape_videos, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     results = [
         SearchResult(1, 0.9, str(tmp_path / "junk.mp4"), 2.0),
         SearchResult(2, 0.8, "/gone/away.mp4", 2.0),
         SearchResult(3, 0.7, str(shape_videos[0]), 2.0),
-        SearchResult(4, 0.6, str(shape_videos[1]), 2.0, 30.0, 60.0),  # has become shorter
+        SearchResult(4, 0.6, str(shape_videos[1]), 2.0, 30.0, 60.0),  # shorter than when it was indexed
     ]
     write_results_page([("a", results)], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
@@ -123,7 +123,7 @@ def test_a_file_without_a_picture_says_why(shape_videos, tmp_path):
     assert "not a video file" in reasons[0] and "no such file" in reasons[1] and "starts at 30 s" in reasons[2]
 
 
-def test_windows_of_a_file_are_listed_under_it(shape_videos, tmp_path):
+def test_other_segments_of_a_file_are_listed_on_its_card(shape_videos, tmp_path):
     path = str(shape_videos[0])
     others = (SearchResult(4, 0.3, path, 2.0, 1.0, 1.5), SearchResult(9, 0.2, path, 2.0, 0.0, 0.5))
     results = [FileResult(1, 0.5, path, 2.0, 0.5, 1.0, others), FileResult(2, 0.4, str(shape_videos[1]), 2.0)]
@@ -134,47 +134,55 @@ def test_windows_of_a_file_are_listed_under_it(shape_videos, tmp_path):
     assert links == ["t=1,1.5", "t=0,0.5"]
 
 
-def test_a_page_can_be_found_ones_way_in(shape_videos, tmp_path):
-    """Headings, landmarks and names, for those who hear the page or have no mouse."""
+def test_the_page_is_accessible(shape_videos, tmp_path):
+    """Headings, landmarks and names serve screen readers and navigation by keyboard."""
     results = [SearchResult(1, 0.5, str(shape_videos[0]), 2.0)]
     write_results_page([("a", results), ("b", results), ("c", [])], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert page.all("html")[0]["lang"] == "en" and len(page.all("main")) == len(page.all("h1")) == 1
     headings = [heading["id"] for heading in page.all("h2")]
     assert [section["aria-labelledby"] for section in page.all("section")] == headings
-    assert [link["href"] for link in page.all("a") if link["href"].startswith("#")] == [f"#{one}" for one in headings]
-    assert "No answers." in page.texts
-    assert all("alt" in image for image in page.all("img"))  # empty: the link around it names the file
+    assert [link["href"] for link in page.all("a") if link["href"].startswith("#")] == [
+        f"#{heading}" for heading in headings
+    ]
+    assert "No results." in page.texts
+    assert all("alt" in image for image in page.all("img"))  # may be empty: the link around the image names the file
 
 
-def test_a_page_of_many_pictures_is_never_in_memory(tmp_path, monkeypatch):
+def test_memory_is_bounded(tmp_path, monkeypatch):
     page, size, ahead = tmp_path / "page.html", 100_000, []
 
     def picture(path, start, end):
-        ahead.append(int(start) - os.path.getsize(f"{page}.partial") // size)
-        return True, "data:image/jpeg;base64," + "A" * size
+        (partial,) = tmp_path.glob(".page.html.*.part")
+        ahead.append(int(start) - os.path.getsize(partial) // size)
+        return results_page.Picture(True, "data:image/jpeg;base64," + "A" * size)
 
     monkeypatch.setattr(results_page, "_picture", picture)
-    monkeypatch.setattr(results_page, "NUM_AHEAD", 4)
+    monkeypatch.setattr(results_page, "CHUNK_SIZE", 4)
     results = [SearchResult(n, 0.5, "/v/a.mp4", None, float(n), n + 1.0) for n in range(60)]
     write_results_page([("a", results[:40]), *((str(n), [results[n]]) for n in range(40, 60))], page, num_threads=2)
-    assert len(ahead) == 60 and max(ahead) <= 4 + 1  # and what the file's buffer holds
+    assert len(ahead) == 60 and max(ahead) <= 4 + 1  # one more may be in the buffer of the file
     assert len(Page(page).all("img")) == 60
 
 
-def test_a_picture_that_several_queries_share_is_made_once(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(results_page, "_picture", lambda *window: made.append(window) or (False, "none"))
+def test_a_picture_that_several_queries_share_is_decoded_once(tmp_path, monkeypatch):
+    decoded = []
+
+    def picture(*segment):
+        decoded.append(segment)
+        return results_page.Picture(False, "none")
+
+    monkeypatch.setattr(results_page, "_picture", picture)
     results = [SearchResult(n, 0.5, f"/v/{n}.mp4", None) for n in range(3)]
     write_results_page([("a", results), ("b", results[::-1])], tmp_path / "page.html", num_threads=1)
-    assert sorted(made) == [(f"/v/{n}.mp4", None, None) for n in range(3)]
+    assert sorted(decoded) == [(f"/v/{n}.mp4", None, None) for n in range(3)]
 
 
-def test_a_page_that_was_broken_off_leaves_the_one_before_it(tmp_path, monkeypatch):
+def test_an_interrupted_page_leaves_the_previous_page(tmp_path, monkeypatch):
     def picture(path, start, end):
         if path == "/v/3.mp4":
             raise KeyboardInterrupt
-        return False, "none"
+        return results_page.Picture(False, "none")
 
     monkeypatch.setattr(results_page, "_picture", picture)
     page = tmp_path / "page.html"
@@ -186,21 +194,21 @@ def test_a_page_that_was_broken_off_leaves_the_one_before_it(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["page.html"] and page.read_text() == before
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_path_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match="none"):
         write_results_page([("a", [])], tmp_path / "none/page.html")
 
 
-def test_links_stay_and_pipes_are_not_replaced(tmp_path):
+def test_links_and_pipes_are_not_replaced(tmp_path):
     link, page, pipe = tmp_path / "link.html", tmp_path / "page.html", tmp_path / "pipe"
     page.write_text("before")
     link.symlink_to(page)
     write_results_page([("a", [])], link)
     assert link.is_symlink() and "Video search" in page.read_text()
     os.mkfifo(pipe)
-    for place in (pipe, tmp_path):
-        with pytest.raises(OSError, match="is no regular file"):
-            write_results_page([("a", [])], place)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match="not a regular file"):
+            write_results_page([("a", [])], path)
     assert pipe.is_fifo() and sorted(os.listdir(tmp_path)) == ["link.html", "page.html", "pipe"]
 
 
@@ -214,7 +222,7 @@ def test_links_stay_and_pipes_are_not_replaced(tmp_path):
         (1.5, None, "0:01.5–"),
     ],
 )
-def test_time_spans(start, end, text):
+def test_format_span(start, end, text):
     assert format_span(start, end) == text
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from modeling_pig.benchmarks.video_files import VideoFiles, unreadable
+from modeling_pig.benchmarks.video_files import VideoFiles, find_unreadable
 
 from .video_files import cut_file, numbered_frames, write_audio, write_video
 
@@ -199,12 +199,12 @@ def test_unreadable_videos_are_told_with_the_reason(tmp_path, capfd):
         cut_frames: "the frame 2.jpg cannot be read",
         no_frames: "without numbered JPEG",
     }
-    problems = unreadable([*good, whole_frames, *bad], num_threads=2)
+    problems = find_unreadable([*good, whole_frames, *bad], num_threads=2)
     assert list(problems) == [str(path) for path in bad]
     for path, reason in bad.items():
         assert reason in problems[str(path)]
     output, error = capfd.readouterr()
     assert "10/10" in error and not output
 
-    assert unreadable(iter(good), progress=False) == {}
+    assert find_unreadable(iter(good), progress=False) == {}
     assert capfd.readouterr() == ("", "")

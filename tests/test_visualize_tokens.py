@@ -1,4 +1,4 @@
-"""Explanations of a video: phrases, attention and matches against brute force, and pictures down to their pixels."""
+"""Explanations of a video: phrases, attention and matches against brute force, and the pixels of the picture."""
 
 import colorsys
 import json
@@ -53,7 +53,7 @@ def inputs_of(processor, video):
         ("a star jumps up and down", ["a star jumps up"]),
         ("a well-dressed man walks by-passers down", ["a well-dressed man walks by-passers down"]),
         ("It costs $3.50 (or £3), who's asking?", ["It costs $3.50", "£3", "who's asking"]),
-        ("and the", ["and the"]),  # nothing of content: the query is all there is
+        ("and the", ["and the"]),  # no content word: the whole query is one phrase
         ("?!", ["?!"]),
         ("红色的圆圈", ["红色的圆圈"]),
         ("\\frac{$x_1^2$} and \\alpha", ["\\frac{$x_1^2$}", "\\alpha"]),
@@ -65,18 +65,18 @@ def test_phrases(query, phrases):
     assert all(query[start:end] == phrase.text for phrase in found for start, end in phrase.spans)
 
 
-def test_a_phrase_that_comes_twice_is_one():
+def test_a_repeated_phrase_is_one_phrase():
     query = "a dog, a cat and A dog"
     dog, cat = split_phrases(query)
     assert (dog.text, cat.text) == ("a dog", "a cat")
     assert [query[start:end] for start, end in dog.spans] == ["a dog", "A dog"]
 
 
-# what is computed
+# computation
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])
-def test_attention_is_the_class_tokens_row_of_the_dense_weights(make_model, processor, shape_videos, reduction):
+def test_attention_is_that_of_the_class_token_in_dense_weights(make_model, processor, shape_videos, reduction):
     model = make_model(selector_head_reduction=reduction)
     found = explain_video(model, processor, shape_videos[0], QUERY)
     model.set_attn_implementation("eager")
@@ -87,7 +87,7 @@ def test_attention_is_the_class_tokens_row_of_the_dense_weights(make_model, proc
     for frame in range(4):
         for row in range(4):
             for column in range(4):
-                token = 4 + 17 * frame + 1 + 4 * row + column  # class, 3 globals; a frame token a frame
+                token = 4 + 17 * frame + 1 + 4 * row + column  # class, 3 global, 1 frame token per frame
                 assert found.attention[frame, row, column] == pytest.approx(rows[token] * len(rows), rel=1e-4)
     best = np.argsort(-found.attention.flatten(), kind="stable")[:5]
     assert sorted(found.selected_patches) == sorted(best)
@@ -97,7 +97,7 @@ def test_attention_is_the_class_tokens_row_of_the_dense_weights(make_model, proc
 def test_matches_by_brute_force(make_model, processor, shape_videos, matching):
     model = make_model(num_selected_patches=12)
     with torch.no_grad():
-        model.logit_scale.fill_(4.6)  # as CLIP's: near or far, and not all alike
+        model.logit_scale.fill_(4.6)  # as CLIP's, so that patches differ in their matches
     seen = set()
     for video in shape_videos:
         found = explain_video(model, processor, video, "a red circle, a blue star and a green ring", matching=matching)
@@ -127,7 +127,7 @@ def test_matches_by_brute_force(make_model, processor, shape_videos, matching):
                 is_strong = shares[best] / shares.sum() >= 0.5 and gains[best] > 0
                 assert found.matches[number] == (best if is_strong else NO_PHRASE)
                 seen.add(int(found.matches[number]))
-    assert len(seen) > 1  # the comparison above compared something
+    assert len(seen) > 1  # otherwise the comparison is trivial
 
 
 def test_scores_and_expected_captions(make_model, processor, shape_videos):
@@ -152,7 +152,7 @@ def test_scores_and_expected_captions(make_model, processor, shape_videos):
 
 
 @pytest.mark.parametrize("framework", ["two_tower", "single_tower"])
-def test_models_without_a_selector_have_attention_only(make_model, processor, shape_videos, tmp_path, framework):
+def test_models_without_a_selector_return_attention_only(make_model, processor, shape_videos, tmp_path, framework):
     model = make_model(framework=framework)
     found = explain_video(model, processor, shape_videos[0], QUERY)
     assert found.attention.shape == (4, 4, 4) and found.selected_patches is None and found.matches is None
@@ -167,19 +167,19 @@ def test_models_without_a_selector_have_attention_only(make_model, processor, sh
         explain_video(model, processor, shape_videos[0], QUERY, captions=["a"])
 
 
-def test_captions_of_a_file(tmp_path):
+def test_read_captions(tmp_path):
     path = tmp_path / "captions.txt"
     path.write_bytes("\ufeffa  red circle\r\n\r\n日本\na red circle\n".encode())
     assert read_captions(path) == ["a red circle", "日本"]
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="captions.txt is no UTF-8 text"):
+    with pytest.raises(ValueError, match="captions.txt is not UTF-8 text"):
         read_captions(path)
     path.write_text(" \n")
     with pytest.raises(ValueError, match="holds no captions"):
         read_captions(path)
 
 
-# what is drawn
+# drawing
 
 
 def to_rgb(colour: str) -> np.ndarray:
@@ -191,11 +191,11 @@ def has_colour(pixels: np.ndarray, colour: str) -> bool:
 
 
 def plant_attention(model, planted: list[int], num_frames: int, patches: int) -> None:
-    """Makes the class token attend in the last layer to these patches of the clip, to the first of them most."""
+    """Make the class token attend to these patches in the last layer, to the first of them most."""
     keys = torch.zeros(4 + num_frames * (1 + patches), model.config.vision_config.hidden_size)
     for rank, patch in enumerate(planted):
-        frame, place = divmod(patch, patches)
-        keys[4 + frame * (1 + patches) + 1 + place] = 2 - 0.1 * rank
+        frame, position = divmod(patch, patches)
+        keys[4 + frame * (1 + patches) + 1 + position] = 2 - 0.1 * rank
     attention = model.vision_model.encoder.layers[-1].self_attn
     attention.q_proj.register_forward_hook(lambda module, args, output: torch.ones_like(output))
     attention.k_proj.register_forward_hook(lambda module, args, output: keys.expand_as(output))
@@ -203,14 +203,13 @@ def plant_attention(model, planted: list[int], num_frames: int, patches: int) ->
 
 @pytest.mark.parametrize(("num_frames", "patch_size", "size"), [(1, 16, 64), (20, 32, 64), (5, 8, 64)])
 def test_outlines_lie_on_the_selected_patches(make_model, tokenizer, tmp_path, num_frames, patch_size, size):
-    """Every frame has a colour of its own, by which it is found in the picture: of each of its patches, the pixels
-    that are not in this colour are the outline's."""
+    """Each frame has a unique colour, which locates it in the picture; pixels of other colours are outlines."""
     hues = [colorsys.hsv_to_rgb(frame / num_frames, 0.5, 0.6) for frame in range(num_frames)]
     frames = np.round(255 * np.array(hues)).astype(np.uint8)[:, None, None].repeat(64, axis=1).repeat(96, axis=2)
     video = write_video(tmp_path / "plain.mp4", frames, options={"crf": "1"})
     vision = {"image_size": size, "patch_size": patch_size, "num_frames": num_frames}
     side = size // patch_size
-    planted = [0, num_frames * side**2 - 2, side + 1]  # among them: the first and nearly the last patch
+    planted = [0, num_frames * side**2 - 2, side + 1]  # with the first and the last but one patch
     model = make_model(vision_config=vision, num_selected_patches=3)
     plant_attention(model, planted, num_frames, side**2)
     processor = PigProcessor(PigVideoProcessor(size={"height": size, "width": size}, num_frames=num_frames), tokenizer)
@@ -226,7 +225,7 @@ def test_outlines_lie_on_the_selected_patches(make_model, tokenizer, tmp_path, n
         ys, xs = (np.flatnonzero(own.sum(axis=axis) > 10) for axis in (1, 0))
         area = (slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1))
         height, width = own[area].shape
-        assert width / height == pytest.approx(96 / 64, rel=0.05)  # shown as it was filmed
+        assert width / height == pytest.approx(96 / 64, rel=0.05)  # aspect ratio of the video
         for patch in range(side**2):
             row, column = divmod(patch, side)
             cell = (
@@ -258,7 +257,7 @@ def test_phrases_are_underlined_in_their_colour_and_dotted_without_a_patch(
 
 
 @pytest.mark.parametrize("name", ["picture.png", "folder/picture.PDF"])
-def test_the_same_explanation_gives_the_same_file(make_model, processor, shape_videos, tmp_path, name):
+def test_equal_explanations_give_equal_files(make_model, processor, shape_videos, tmp_path, name):
     found = explain_video(make_model(), processor, shape_videos[0], QUERY, ["a red circle", "$a_{b"])
     contents = []
     for _ in range(2):
@@ -268,7 +267,7 @@ def test_the_same_explanation_gives_the_same_file(make_model, processor, shape_v
     assert contents[0].startswith(b"\x89PNG\r\n" if name.endswith("png") else b"%PDF-")
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font lacks some: drawn as boxes
+@pytest.mark.filterwarnings("ignore:Glyph")  # glyphs that the font lacks are drawn as boxes
 @pytest.mark.parametrize(
     "query",
     [
@@ -281,16 +280,18 @@ def test_the_same_explanation_gives_the_same_file(make_model, processor, shape_v
     ],
 )
 def test_any_text_can_be_drawn(make_model, processor, shape_videos, tmp_path, query):
-    found = explain_video(make_model(), processor, shape_videos[0], query, [query], num_frames=1)  # a narrow picture
+    found = explain_video(
+        make_model(), processor, shape_videos[0], query, [query], num_frames=1
+    )  # one frame: a narrow picture
     draw_explanation(found, tmp_path / "picture.png")
     pixels = np.asarray(PIL.Image.open(tmp_path / "picture.png").convert("L"))
-    assert (pixels[:, -8:] == 255).all()  # nothing runs over the edge
+    assert (pixels[:, -8:] == 255).all()  # the text ends before the edge
 
 
-# bad input, and the command line
+# invalid input, and the command line
 
 
-def test_bad_input(make_model, processor, shape_videos, tmp_path):
+def test_invalid_input(make_model, processor, shape_videos, tmp_path):
     model = make_model()
     with pytest.raises(ValueError, match="The query is empty"):
         explain_video(model, processor, shape_videos[0], " \n")
@@ -306,7 +307,7 @@ def test_bad_input(make_model, processor, shape_videos, tmp_path):
 
 @pytest.fixture
 def pig_explain(model_folder, shape_videos, tmp_path, monkeypatch):
-    """Runs `pig explain` in a folder of its own on good arguments, some of them replaced."""
+    """Run `pig explain` in a temporary folder with valid arguments, some of which are replaced."""
     monkeypatch.chdir(tmp_path)
 
     def run(video=shape_videos[0], query=QUERY, model=model_folder, output="picture.png", captions=None):
@@ -337,7 +338,7 @@ def test_the_command(pig_explain, tmp_path):
         ({"model": "./missing"}, "no model folder ./missing"),
         ({"output": "picture.svg"}, "picture.svg ends in .svg"),
         ({"captions": "missing.txt"}, "missing.txt"),
-        ({"captions": "junk.mp4"}, "junk.mp4 is no UTF-8 text"),
+        ({"captions": "junk.mp4"}, "junk.mp4 is not UTF-8 text"),
         ({"model": "two", "captions": "captions.txt"}, "generates no pseudo-query"),
     ],
 )
@@ -379,7 +380,7 @@ def test_check_selection(model_folder, tmp_path):
     figures = record["figures"]
     assert record["num_videos"] == 3 and figures["all patches on an object"]["patches"] == 3 * 4 * 16
     masks = [draw_masks(make_scene("test", index))[:, [0, 7, 15, 23]].max(axis=0) / 255 for index in range(3)]
-    wanted = 100 * np.mean(masks)  # overlapping edges count half in the one, once in the other
+    wanted = 100 * np.mean(masks)  # at overlapping edges the two measures differ
     assert figures["area of objects in all patches"]["percent"] == pytest.approx(wanted, abs=0.3)
     assert figures["token: selected patches coloured"]["patches"] == 3 * 5
     assert "area of objects in selected patches" in done.stdout and "3 videos" in done.stdout
@@ -394,7 +395,7 @@ def test_coverage_of_patches(monkeypatch):
     masks = draw_masks(scene)[:, frames] / 255
     coverage = cover_patches(scene, frames, 4, 7)
     assert coverage.shape == (len(scene.shapes), 2 * 4 * 7)
-    on_top = masks[-1].repeat(7, axis=2)  # (2, 96, 7 * 96): nothing lies over the last shape
+    on_top = masks[-1].repeat(7, axis=2)  # (2, 96, 7 * 96): no shape covers the last one
     for frame in range(2):
         for row in range(4):
             for column in range(7):

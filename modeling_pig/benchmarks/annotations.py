@@ -1,7 +1,8 @@
-"""Annotation files of the benchmarks as they circulate: told apart by their content, never by their names.
+"""Read the annotation files of benchmarks in all formats in which they circulate.
 
-A file is a list of video ids, or captions of videos, or the number of one caption a video. It is read from lines of
-ids, CSV (`,`, `;` or tabs), JSON in its many shapes, JSONL, lines of an id and a caption, or a pickle of plain values.
+A file is a list of video ids, or captions of videos, or the number of one caption per video. Its format is recognised
+by its content, never by its name: lines of ids, CSV (`,`, `;` or tabs), JSON in several structures, JSONL, lines of
+an id and a caption, or a pickle of plain values.
 """
 
 import csv
@@ -16,31 +17,40 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 
-# Columns and keys that name a video or hold its captions, in lower case.
+# Columns and keys that hold the id or the captions of a video, in lower case.
 _ID_KEYS = ("video_id", "videoid", "clip_id", "video", "image_id")
 _CAPTION_KEYS = ("caption", "encap", "text", "sentence", "description")
-# `AllVideoDescriptions.txt`: an MSVD id and a caption.
+# A line of `AllVideoDescriptions.txt`: an MSVD id and a caption.
 _ID_AND_CAPTION = re.compile(r"([\w-]{11}_\d+_\d+)\s+(\S.*)")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is not UTF-8
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as which `surrogateescape` decodes a byte that is not UTF-8
 
 
 class UnknownFormatError(ValueError):
-    """A file is not one of annotations; the message says why."""
+    """A file is not an annotation file; the message gives the reason."""
+
+
+class FileContent(NamedTuple):
+    """Parsed content of a file: video ids, (id, caption) pairs, and caption numbers by id."""
+
+    ids: list[str]
+    captions: list[tuple[str, str]]
+    choices: dict[str, int]
 
 
 @dataclass
 class AnnotationFile:
-    """What an annotation file holds.
+    """An annotation file of a benchmark.
 
     Attributes:
-        path (`Path`): The file.
-        ids (`list[str]`): Its video ids in file order, each once.
-        captions (`list[tuple[str, str]]`): Id and caption in file order; empty for a list of ids.
-        choices (`dict[str, int]`): Which of a video's captions is meant; empty in all files but that of MSR-VTT 1k-A.
-        repeated (`int`): How many ids of a list came again.
+        path (`Path`): path of the file.
+        ids (`list[str]`): video ids in file order, without repetitions.
+        captions (`list[tuple[str, str]]`): (id, caption) pairs in file order; empty for a list of ids.
+        choices (`dict[str, int]`): number of the caption that is the query of a video; empty for all files except
+            `jsfusion_val_caption_idx.pkl` of MSR-VTT 1k-A.
+        repeated (`int`): number of repeated ids in a list.
     """
 
     path: Path
@@ -51,22 +61,25 @@ class AnnotationFile:
 
     @property
     def name(self) -> str:
+        """Name of the file."""
         return self.path.name
 
     @property
     def is_list(self) -> bool:
+        """Whether the file is a list of ids, without captions."""
         return not self.captions and not self.choices
 
     @cached_property
     def captions_by_id(self) -> dict[str, list[str]]:
+        """Captions of each video, in file order."""
         grouped: dict[str, list[str]] = {}
         for video_id, caption in self.captions:
             grouped.setdefault(video_id, []).append(caption)
         return grouped
 
     @property
-    def role(self) -> str | None:
-        """The split that the file's name speaks of, if it speaks of one."""
+    def split_in_name(self) -> str | None:
+        """Split that the file's name mentions; `None` if it mentions none or several."""
         starts = {"train": "train", "val": "validation", "test": "test"}
         words = re.findall("[a-z]+", self.path.stem.lower())
         found = {split for word in words for start, split in starts.items() if word.startswith(start)}
@@ -75,28 +88,28 @@ class AnnotationFile:
 
 class Annotations:
     """
-    The annotation files of a folder and its subfolders. Hidden files are passed over.
+    The annotation files of a folder and its subfolders. Hidden files are ignored.
 
     Args:
-        folder (`str` or `os.PathLike`): The folder.
-        title (`str`): Name of the benchmark, for messages.
-        id_pattern (`str`): Regular expression of its video ids.
-        example (`str`): One of its ids, for messages.
+        folder (`str` or `os.PathLike`): folder of the annotation files.
+        title (`str`): name of the benchmark, for messages.
+        id_pattern (`str`): regular expression of the benchmark's video ids.
+        example (`str`): one video id, for messages.
 
     Attributes:
-        files (`list[AnnotationFile]`): The files of the benchmark, by path.
-        ignored (`dict[str, str]`): Why each other file is none; by path within the folder.
-        fingerprint (`str`): Changes with the content of `files`.
+        files (`list[AnnotationFile]`): annotation files of the benchmark, sorted by path.
+        ignored (`dict[str, str]`): reason why each other file was ignored, by path relative to the folder.
+        fingerprint (`str`): hash of the names and the content of `files`.
 
     Raises:
-        ValueError: If the folder is not there, or if a file of the benchmark is damaged.
+        ValueError: the folder does not exist, or an annotation file of the benchmark is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike, title: str, id_pattern: str, example: str):
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
             raise ValueError(
-                f"`annotations` is {str(folder)!r}, which is no folder; give that of {title}'s annotations"
+                f"`annotations` is {str(folder)!r}, which is no folder: give the folder of {title}'s annotations"
             )
         self.title, self.example = title, example
         self._id_pattern = re.compile(id_pattern)
@@ -114,11 +127,11 @@ class Annotations:
         return hashlib.sha256("\n".join(self._digests).encode()).hexdigest()[:16]
 
     def read(self, path: Path) -> AnnotationFile:
-        """Reads a file.
+        """Read an annotation file.
 
         Raises:
-            UnknownFormatError: If it is no annotation file of this benchmark.
-            ValueError: If it is one, and is damaged.
+            UnknownFormatError: the file is not an annotation file of this benchmark.
+            ValueError: the file is an annotation file of this benchmark, and is damaged.
         """
         repeated_keys: list[str] = []
         try:
@@ -130,7 +143,7 @@ class Annotations:
                 elif b"\0" in start:
                     raise UnknownFormatError("neither text in UTF-8 nor a pickle")
                 else:
-                    # A byte that is not UTF-8 matters only if the file turns out to be one of ours.
+                    # A byte that is not UTF-8 is an error only if the file belongs to the benchmark.
                     text = (start + file.read()).decode("utf-8-sig", "surrogateescape")
                     ids, captions, choices = _parse_text(path, text, repeated_keys)
         except OSError as error:
@@ -138,39 +151,43 @@ class Annotations:
         if not ids:
             raise UnknownFormatError("holds no video ids")
         unique = list(dict.fromkeys(ids))
-        others = [video_id for video_id in unique if not self._id_pattern.fullmatch(video_id)]
-        if 2 * len(others) > len(unique):
-            raise UnknownFormatError(f"{_short(others[0])} is no id of {self.title}, such as {self.example!r}")
-        if others:
-            where = _place(path, text, others[0])
+        invalid = [video_id for video_id in unique if not self._id_pattern.fullmatch(video_id)]
+        if 2 * len(invalid) > len(unique):
+            raise UnknownFormatError(f"{_short(invalid[0])} is no id of {self.title}, such as {self.example!r}")
+        if invalid:
+            location = _locate(path, text, invalid[0])
             raise ValueError(
-                f"{where}: {_short(others[0])} is no id of {self.title}, such as {self.example!r}; correct it"
+                f"{location}: {_short(invalid[0])} is no id of {self.title}, such as {self.example!r}; correct it"
             )
         if damaged := _NOT_UTF8.search(text):
-            where = f"{path}, line {text.count(chr(10), 0, damaged.start()) + 1}"
-            raise ValueError(f"{where}: byte 0x{ord(damaged[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8")
+            location = f"{path}, line {text.count(chr(10), 0, damaged.start()) + 1}"
+            raise ValueError(f"{location}: byte 0x{ord(damaged[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8")
         if repeated_keys:
             key = repeated_keys[0]
             raise ValueError(
-                f"{_place(path, text, key)}: the key {_short(key)} comes again in the same JSON object, which would "
-                "lose what it held before; join the two"
+                f"{_locate(path, text, key)}: the key {_short(key)} comes again in the same JSON object, which would "
+                "lose its first value; join the two"
             )
         self._digests.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
         return AnnotationFile(path, unique, captions, choices, 0 if captions or choices else len(ids) - len(unique))
 
     def open(self, name: str | os.PathLike) -> AnnotationFile:
-        """Reads the file of this path, from the folder of the annotations if it is there."""
+        """Read the file `name` of the annotations' folder, or else of the working directory.
+
+        Raises:
+            ValueError: there is no such file, or it is not an annotation file of this benchmark.
+        """
         inside = self.folder / Path(name).expanduser()
         path = inside if inside.is_file() else Path(name).expanduser()
         if not path.is_file():
-            raise ValueError(f"`lists` names {str(name)!r}, which is no file, nor one in {str(self.folder)!r}")
+            raise ValueError(f"`lists` names {str(name)!r}, which is no file, nor is it in {str(self.folder)!r}")
         try:
             return self.read(path)
         except UnknownFormatError as reason:
             raise ValueError(f"`lists` names {str(path)!r}, which is no list of {self.title}: {reason}") from reason
 
-    def lacking(self, what: str) -> ValueError:
-        """The error that something is not there, with the files that were passed over."""
+    def missing_error(self, what: str) -> ValueError:
+        """Return the error that the folder lacks `what`, with the files that were read and ignored."""
         files = ", ".join(file.name for file in self.files) or "none"
         ignored = "; ".join(f"{name} ({reason})" for name, reason in list(self.ignored.items())[:8])
         ignored += f"; and {len(self.ignored) - 8} more" if len(self.ignored) > 8 else ""
@@ -179,8 +196,8 @@ class Annotations:
         )
 
 
-def clean(caption: str) -> str:
-    """A caption with single spaces, and without halves of characters that no file can hold."""
+def clean_caption(caption: str) -> str:
+    """Collapse white space in a caption, and replace lone surrogates, which UTF-8 cannot encode."""
     return " ".join(caption.encode("utf-8", "replace").decode().split())
 
 
@@ -195,24 +212,20 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_pickle(content: bytes) -> bool:
-    # By its protocol, or for protocols 0 and 1 by how a dict or list starts.
+    # Protocols 2 and later have a header; in protocols 0 and 1 check how a dict or list starts.
     return content[:1] == b"\x80" or content[:3] in (b"(dp", b"(lp", b"(dq", b"}q\0", b"]q\0")
 
 
-def _place(path: Path, text: str, wanted: str) -> str:
-    """The file, and the line that is `wanted` or else the first that holds it as a word or field."""
+def _locate(path: Path, text: str, wanted: str) -> str:
+    """Return the path with the number of the line that equals `wanted`, or else holds it as a word or field."""
     lines = [line.strip() for line in text.split("\n")]
     field = re.compile(rf"(?<![^\s,;\"]){re.escape(wanted)}(?![^\s,;\"])")
     found = [lines.index(wanted)] if wanted in lines else [n for n, line in enumerate(lines) if field.search(line)]
     return f"{path}, line {found[0] + 1}" if found else str(path)
 
 
-# What is in a file: its ids, (id, caption) pairs, and choices.
-_Content = tuple[list[str], list[tuple[str, str]], dict[str, int]]
-
-
-def _parse_text(path: Path, text: str, repeated_keys: list[str]) -> _Content:
-    """Reads a text, and appends the keys that come again in a JSON object."""
+def _parse_text(path: Path, text: str, repeated_keys: list[str]) -> FileContent:
+    """Parse a text file; append the keys that are repeated within a JSON object to `repeated_keys`."""
     first = text.lstrip()[:1]
     if first and first in "[{":
         return _parse_tree(_load_json(text, repeated_keys))
@@ -226,17 +239,17 @@ def _parse_text(path: Path, text: str, repeated_keys: list[str]) -> _Content:
             return _parse_table(path, text, delimiter, columns)
     matches = [_ID_AND_CAPTION.fullmatch(line) for line in lines]
     if any(matches):
-        # Prose may stand before the first.
+        # Prose may precede the first pair.
         start = next(number for number, match in enumerate(matches) if match)
         for line, match in zip(lines[start:], matches[start:], strict=True):
             if not match:
-                raise ValueError(f"{_place(path, text, line)}: {_short(line)} is not an id, a space and a caption")
+                raise ValueError(f"{_locate(path, text, line)}: {_short(line)} is not an id, a space and a caption")
         pairs = [(match[1], match[2]) for match in matches if match]
-        return [video_id for video_id, _ in pairs], pairs, {}
-    return lines, [], {}
+        return FileContent([video_id for video_id, _ in pairs], pairs, {})
+    return FileContent(lines, [], {})
 
 
-def _parse_table(path: Path, text: str, delimiter: str, columns: list[str]) -> _Content:
+def _parse_table(path: Path, text: str, delimiter: str, columns: list[str]) -> FileContent:
     reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, strict=True)
     records = []
     try:
@@ -252,11 +265,11 @@ def _parse_table(path: Path, text: str, delimiter: str, columns: list[str]) -> _
             records.append(dict(zip(columns, row + [""] * (len(columns) - len(row)), strict=True)))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: broken CSV: {error}") from error
-    if {"videoid", "start", "end", "language"} <= set(columns):  # the MSR corpus, which is MSVD
+    if {"videoid", "start", "end", "language"} <= set(columns):  # the MSR corpus: MSVD
         english = [record for record in records if record["language"].strip().lower() == "english"]
         records = [{**r, "videoid": "_".join(r[key].strip() for key in ("videoid", "start", "end"))} for r in english]
     elif len(columns) == 1:
-        return [record[columns[0]].strip() for record in records], [], {}
+        return FileContent([record[columns[0]].strip() for record in records], [], {})
     elif not any(key in columns for key in _CAPTION_KEYS):
         raise UnknownFormatError("a table without captions")
     return _parse_records(records)
@@ -288,7 +301,7 @@ def _load_json(text: str, repeated_keys: list[str]) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, tuples, dicts, strings and numbers. All else in a pickle names a class or function: refused."""
+    """Read lists, tuples, dicts, strings and numbers; refuse all other classes and functions."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it holds {module}.{name}")
@@ -305,22 +318,22 @@ def _unpickle(path: Path, file: BinaryIO) -> Any:
         ) from error
 
 
-def _parse_tree(tree: Any) -> _Content:
+def _parse_tree(tree: Any) -> FileContent:
     if isinstance(tree, dict):
-        # MSR-VTT's own JSON; COCO's.
+        # the JSON of MSR-VTT, and of COCO
         tree = next((tree[key] for key in ("sentences", "annotations") if isinstance(tree.get(key), list)), tree)
     if isinstance(tree, dict) and tree and all(type(value) is int for value in tree.values()):
-        return list(map(str, tree)), [], {str(key): value for key, value in tree.items()}
+        return FileContent(list(map(str, tree)), [], {str(key): value for key, value in tree.items()})
     if isinstance(tree, dict):
         return _parse_records({"video_id": key, "caption": value} for key, value in tree.items())
     if isinstance(tree, (list, tuple)) and all(isinstance(item, str) for item in tree):
-        return [item.strip() for item in tree], [], {}
+        return FileContent([item.strip() for item in tree], [], {})
     if isinstance(tree, (list, tuple)) and all(isinstance(item, dict) for item in tree):
         return _parse_records({str(key).lower(): value for key, value in item.items()} for item in tree)
     raise UnknownFormatError("JSON of no known structure")
 
 
-def _parse_records(records: Iterable[dict[str, Any]]) -> _Content:
+def _parse_records(records: Iterable[dict[str, Any]]) -> FileContent:
     ids, pairs = [], []
     for record in records:
         key = next((key for key in _ID_KEYS if key in record), None)
@@ -331,11 +344,11 @@ def _parse_records(records: Iterable[dict[str, Any]]) -> _Content:
         pairs += [(video_id, caption) for caption in _captions_of(record)]
     if ids and not pairs:
         raise UnknownFormatError("records without captions")
-    return ids, pairs, {}
+    return FileContent(ids, pairs, {})
 
 
 def _captions_of(record: dict[str, Any]) -> list[str]:
-    """The captions in a string, a list of strings, a list of lists of words, or a dict that holds one of these."""
+    """Return the captions of a record: a string, a list of strings or of lists of words, or a dict of these."""
     key = next((key for key in _CAPTION_KEYS if key in record), None)
     value = None if key is None else record[key]
     if isinstance(value, dict):

@@ -1,11 +1,12 @@
-"""The builder that the benchmarks with annotation files share: ids and captions of a split, checks, and the table."""
+"""Base builder of the benchmarks with annotation files: ids and captions of each split, checks, and the table."""
 
 import csv
 import hashlib
+import io
 import logging
 import os
 import tempfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import Any, ClassVar
 
 import datasets
 
-from .annotations import AnnotationFile, Annotations, clean
-from .video_files import VideoFiles, unreadable
+from ..files import write_text
+from .annotations import AnnotationFile, Annotations, clean_caption
+from .video_files import VideoFiles, find_unreadable
 
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-NO_FILE = "no file"  # why a video is not there
+NO_FILE = "no file"  # reason in the report for a missing video
 
 
 @dataclass
@@ -28,12 +30,12 @@ class BenchmarkConfig(datasets.BuilderConfig):
     """Configuration of a benchmark.
 
     Args:
-        annotations (`str`): Folder of the annotation files, in any of the forms in which they circulate.
-        videos (`str`): Folder of the video files.
-        splits (`tuple[str, ...]`, *optional*): The splits to load; by default all.
-        lists (`dict[str, str]`, *optional*): Files of the ids of a split, to be used instead of what is found, such as
-            `{"test": "my_list.txt"}`; from the folder of the annotations if they are there.
-        strict (`bool`, *optional*, defaults to `False`): Whether a video that is missing or does not open is an error.
+        annotations (`str`): folder of the annotation files, in any format in which they circulate.
+        videos (`str`): folder of the video files.
+        splits (`tuple[str, ...]`, *optional*): splits to load; by default all.
+        lists (`dict[str, str]`, *optional*): file of ids for a split, which replaces the list that would be found,
+            such as `{"test": "my_list.txt"}`; looked up first in the folder of the annotations.
+        strict (`bool`, *optional*, defaults to `False`): whether a video that is missing or does not open is an error.
     """
 
     annotations: str = ""
@@ -58,7 +60,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
 
 @dataclass
 class SplitIds:
-    """The videos of a split, and the words for where their ids come from."""
+    """Video ids of a split, a description of their source, and the number of repeated ids in it."""
 
     ids: list[str]
     source: str
@@ -67,15 +69,15 @@ class SplitIds:
 
 class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
     """
-    Builder of a benchmark from annotation files. Each row is a video; see `load_benchmark`.
+    Builder of a benchmark from annotation files. Each row is a video; see [`load_benchmark`].
 
-    A subclass states the facts of its benchmark. A split with a video that has no caption, or with none at all, is an
-    error; what is repaired (ids that come again, empty captions) and what differs from the published counts is said in
-    a warning and in `info.description`.
+    A subclass states the facts of its benchmark. An empty split, or a video without a caption, is an error. Repairs
+    (repeated ids, empty captions) and differences from the published counts are reported in a warning and in
+    `info.description`.
 
     Raises:
-        ValueError: If an annotation file is missing, damaged or of another benchmark, if two files contradict each
-            other, or if a video would be in two splits.
+        ValueError: an annotation file is missing, damaged or of another benchmark, two files contradict each other,
+            or a video would be in two splits.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -83,12 +85,12 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
 
     TITLE: ClassVar[str]
     ID_PATTERN: ClassVar[str]
-    EXAMPLE: ClassVar[str]  # an id
-    # Published number of videos and of captions (None: not to be compared) of each split.
+    EXAMPLE: ClassVar[str]  # of a video id
+    # Published number of videos and of captions (None: not compared) of each split.
     EXPECTED: ClassVar[dict[str, tuple[int, int | None]]]
-    # `hash_of` the published test ids and their name, where others circulate.
+    # `hash_ids` of the published test ids, and their name; only for benchmarks of which other test sets circulate.
     KNOWN_TEST: ClassVar[tuple[str, str] | None] = None
-    # Splits for which the ids of captions serve where no list is found.
+    # Splits that take their ids from files of captions if no list is found.
     SPLITS_FROM_CAPTIONS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -102,9 +104,9 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
         _refuse_unwritable(self._report_folder)
         lists = kwargs.get("lists", {})
-        _check_lists(lists)  # They are read before the config is made.
+        _check_lists(lists)  # The lists are read before the config is created.
         self.lists = {split: self.annotations.open(lists[split]) for split in SPLITS if split in lists}
-        # With the folder, since the table holds absolute paths.
+        # The table holds absolute paths, so that its hash includes the folder.
         inputs = (self.annotations.fingerprint, self.video_files.fingerprint, self.video_files.folder)
         super().__init__(
             cache_dir,
@@ -114,66 +116,67 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             **kwargs,
         )
 
-    # What a benchmark may say otherwise
+    # Methods for subclasses to override
 
     def protocol(self) -> str:
-        """One or two sentences on what is trained on and what is asked."""
+        """Describe the training videos and the queries in one or two sentences."""
         raise NotImplementedError
 
     def expected(self, split: str) -> tuple[int, int | None]:
+        """Return the published number of videos and of captions (`None`: not compared) of a split."""
         return self.EXPECTED[split]
 
     def ids_of(self, split: str) -> SplitIds:
-        """The videos of a split."""
+        """Return the video ids of a split."""
         return self.chosen_ids(split) or self.agreed_ids(split, self.candidates(split))
 
     def candidates(self, split: str) -> list[AnnotationFile]:
-        """The files that hold the ids of a split: here, those whose names say so."""
-        named = [file for file in self.annotations.files if file.role == split and not file.choices]
+        """Return the files that hold the ids of a split: by default the files whose names mention the split."""
+        named = [file for file in self.annotations.files if file.split_in_name == split and not file.choices]
         lists = [file for file in named if file.is_list]
         return lists or [file for file in named if split in self.SPLITS_FROM_CAPTIONS]
 
     def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
-        """The captions of the videos of a split."""
+        """Return the captions of the videos of a split, by id."""
         return self.agreed_captions(ids, [file for file in self.annotations.files if file.captions])
 
-    def merged(self, captions: list[str]) -> list[str]:
-        """What becomes of the captions of a video."""
+    def merge_captions(self, captions: list[str]) -> list[str]:
+        """Return the queries that the captions of one video make."""
         return captions
 
-    def same_video(self, video_id: str) -> str:
-        """What two ids of one video have in common."""
+    def video_key(self, video_id: str) -> str:
+        """Return a key that is equal for two ids of the same video."""
         return video_id
 
-    def extent_of(self, path: str) -> tuple[float | None, float | None]:
-        """The part of a file that is read, in seconds; None and None for all of it."""
+    def segment_of(self, path: str) -> tuple[float | None, float | None]:
+        """Return the segment of a file to read, as start and end in seconds; (None, None): the whole file."""
         return None, None
 
     # Ids and captions
 
     def chosen_ids(self, split: str) -> SplitIds | None:
-        """The ids of the file that `lists` names for a split."""
+        """Return the ids of the file that `lists` names for a split; `None` if it names none."""
         if split not in self.lists:
             return None
         file = self.lists[split]
         return SplitIds(file.ids, f"{file.name} (chosen by `lists`)", file.repeated)
 
     def agreed_ids(self, split: str, files: list[AnnotationFile]) -> SplitIds:
-        """The ids on which all these files agree."""
+        """Return the ids of the first of `files`; raise a `ValueError` if another file holds other ids."""
         if not files:
-            raise self.annotations.lacking(f"list of the {split} videos; put it there, or name it in `lists`")
+            raise self.annotations.missing_error(f"list of the {split} videos; put it there, or name it in `lists`")
         first = files[0]
         for other in files[1:]:
             if set(other.ids) != set(first.ids):
                 raise ValueError(
                     f"{first.path} and {other.path} both hold ids of the {split} split, but not the same "
-                    f"({len(first.ids):,} and {len(other.ids):,}); choose one by `lists`, as in "
+                    f"({len(first.ids):,} and {len(other.ids):,}); choose one by `lists`: "
                     f"lists={{{split!r}: {first.name!r}}}"
                 )
         return SplitIds(first.ids, first.name, first.repeated)
 
     def agreed_captions(self, ids: list[str], files: list[AnnotationFile]) -> dict[str, list[str]]:
-        """The captions of videos, from any of these files; where several have them, they have to be the same."""
+        """Return the captions of videos; raise a `ValueError` if two of `files` hold different ones of a video."""
         found: dict[str, tuple[list[str], AnnotationFile]] = {}
         for file in files:
             for video_id in ids:
@@ -181,7 +184,7 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
                 if captions is None:
                     continue
                 known, other = found.setdefault(video_id, (captions, file))
-                if known is not captions and sorted(map(clean, known)) != sorted(map(clean, captions)):
+                if known is not captions and sorted(map(clean_caption, known)) != sorted(map(clean_caption, captions)):
                     raise ValueError(
                         f"{other.path} and {file.path} both hold captions of {video_id!r}, but not the same; keep one "
                         "of the two in the folder"
@@ -190,9 +193,9 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         return {video_id: captions for video_id, (captions, _) in found.items()}
 
     def refuse_shared(self, first: str, ids: list[str], second: str, other_ids: list[str]) -> None:
-        """Raises if videos are in two sets, which are named in words."""
-        keys = {self.same_video(video_id) for video_id in other_ids}
-        shared = [video_id for video_id in ids if self.same_video(video_id) in keys]
+        """Raise a `ValueError` if a video is in both sets of ids; `first` and `second` name the sets in messages."""
+        keys = {self.video_key(video_id) for video_id in other_ids}
+        shared = [video_id for video_id in ids if self.video_key(video_id) in keys]
         if shared:
             raise ValueError(
                 f"{self.TITLE}: {len(shared):,} videos are both in {first} and in {second}, such as {shared[0]!r}; "
@@ -200,7 +203,7 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             )
 
     def leak_hint(self, ids: list[str], other_ids: list[str]) -> str:
-        """A guess at how it came to that, as the end of a sentence."""
+        """Return a likely cause of shared videos, as the end of a sentence."""
         return ""
 
     # The table
@@ -216,16 +219,16 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(features=datasets.Features(features))
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Makes the table unless it is there, and warns of what is not as it should be."""
-        self._is_cached = True  # unless it is made now
+        """Build the table unless it is cached; warn about differences from the published benchmark."""
+        self._is_cached = True  # `_split_generators` resets it if the table is built now
         super().download_and_prepare(*args, **kwargs)
-        if self._is_cached:  # The report may be gone, or of other videos.
+        if self._is_cached:  # The report may have been deleted, or list other videos.
             missing = {
                 split: [row["video_id"] for row in rows.select_columns(["video_id", "video"]) if not row["video"]]
                 for split, rows in self.as_dataset().items()
             }
             found = {video_id: self.video_files.find(video_id) for ids in missing.values() for video_id in ids}
-            problems = unreadable([path for path in found.values() if path], progress=False)
+            problems = find_unreadable([path for path in found.values() if path], progress=False)
             self._write_report(
                 [
                     (split, video_id, problems.get(path, "did not open") if (path := found[video_id]) else NO_FILE)
@@ -264,27 +267,30 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
     def _generate_examples(
         self, captions: dict[str, list[str]], paths: dict[str, str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (video_id, texts) in enumerate(captions.items()):
+        for number, (video_id, of_video) in enumerate(captions.items()):
             path = paths.get(video_id, "")
-            start, end = self.extent_of(path)
-            yield number, {"video_id": video_id, "video": path, "captions": texts, "start": start, "end": end}
+            start, end = self.segment_of(path)
+            yield number, {"video_id": video_id, "video": path, "captions": of_video, "start": start, "end": end}
 
     def _clean_captions(self, split: str, found: SplitIds, notes: list[str]) -> dict[str, list[str]]:
         if found.repeated:
-            notes.append(f"{split}: {found.repeated:,} ids of {found.source} came again and were kept once.")
+            notes.append(f"{split}: {found.repeated:,} repeated ids of {found.source} were kept once.")
         raw = self.captions_of(split, found.ids)
-        captions = {video_id: [text for text in map(clean, raw.get(video_id, ())) if text] for video_id in found.ids}
-        if silent := [video_id for video_id, texts in captions.items() if not texts]:
-            raise self.annotations.lacking(
+        captions = {
+            video_id: [caption for caption in map(clean_caption, raw.get(video_id, ())) if caption]
+            for video_id in found.ids
+        }
+        if silent := [video_id for video_id, of_video in captions.items() if not of_video]:
+            raise self.annotations.missing_error(
                 f"caption of {len(silent):,} of the {len(captions):,} {split} videos, such as {silent[0]!r}; add "
                 "them, or choose a list without these videos by `lists`"
             )
         if empty := sum(map(len, raw.values())) - sum(map(len, captions.values())):
             notes.append(f"{split}: {empty:,} empty captions were left out.")
-        return {video_id: self.merged(texts) for video_id, texts in captions.items()}
+        return {video_id: self.merge_captions(of_video) for video_id, of_video in captions.items()}
 
     def _compare(self, split: str, ids: list[str], num_captions: int, notes: list[str]) -> None:
-        """Notes what differs from the published counts."""
+        """Append differences from the published counts to `notes`."""
         videos, captions = self.expected(split)
         if len(ids) != videos:
             notes.append(f"{split}: {len(ids):,} videos, while {videos:,} are published.")
@@ -292,18 +298,18 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             notes.append(f"{split}: {num_captions:,} captions, while {captions:,} are published.")
         if split == "test" and self.KNOWN_TEST and len(ids) == videos and not self._known_as(split, ids):
             name = self.KNOWN_TEST[1]
-            notes.append(f"test: these {len(ids):,} ids are not those of {name}: compare with no figure of it.")
+            notes.append(f"test: these {len(ids):,} ids are not those of {name}: do not compare with its figures.")
 
     def _known_as(self, split: str, ids: list[str]) -> str:
-        if split == "test" and self.KNOWN_TEST and hash_of(ids) == self.KNOWN_TEST[0]:
+        if split == "test" and self.KNOWN_TEST and hash_ids(ids) == self.KNOWN_TEST[0]:
             return f", which are those of {self.KNOWN_TEST[1]}"
         return ""
 
     def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
-        """Paths of the videos that are there and open; writes the report of the others."""
+        """Return the paths of the videos that open, by id; write the report of the other videos."""
         found = {video_id: self.video_files.find(video_id) for ids in splits.values() for video_id in ids}
         shows_progress = not datasets.are_progress_bars_disabled()
-        problems = unreadable([path for path in found.values() if path], progress=shows_progress)
+        problems = find_unreadable([path for path in found.values() if path], progress=shows_progress)
         paths = {video_id: path for video_id, path in found.items() if path and path not in problems}
         rows = [
             (split, video_id, problems.get(found[video_id] or "", NO_FILE))
@@ -313,9 +319,9 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         ]
         report = self._write_report(rows)
         for split, ids in splits.items():
-            there = sum(video_id in paths for video_id in ids)
-            if there < len(ids):
-                counted = f"{there:,} of {len(ids):,} videos of {split} are there"
+            num_found = sum(video_id in paths for video_id in ids)
+            if num_found < len(ids):
+                counted = f"{num_found:,} of {len(ids):,} videos of {split} were found and open"
                 notes.append(f"{counted}; the others are listed in {report}.")
         if rows and self.config.strict:
             first = ", ".join(f"{video_id} ({reason})" for _, video_id, reason in rows[:3])
@@ -326,34 +332,31 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         return paths
 
     def _write_report(self, rows: list[tuple[str, str, str]]) -> Path:
-        """Writes which videos are not there, as (split, id, reason)."""
+        """Write the report of missing and unreadable videos, with rows of (split, id, reason); return its path.
+
+        Rows of splits that are not loaded now are kept.
+        """
         report = self._report_folder / f"{self.config.name}-videos.csv"
-        _write_report(report, rows, self.config.splits)
+        kept: list[list[str]] = []
+        if report.exists():
+            with open(report, encoding="utf-8", newline="") as file:
+                kept = [row for row in csv.reader(file) if row[0] in SPLITS and row[0] not in self.config.splits]
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([("split", "video_id", "reason"), *kept, *rows])
+        write_text(report, table.getvalue())
         return report
 
 
 def _check_lists(lists: Any) -> None:
     if not isinstance(lists, dict) or not all(isinstance(path, str | os.PathLike) for path in lists.values()):
         raise ValueError(
-            f"`lists` is {lists!r}; it names the file of a split, as in lists={{'test': 'test_list.txt'}}"
+            f"`lists` is {lists!r}; it names the file of a split, for example lists={{'test': 'test_list.txt'}}"
         )
 
 
-def hash_of(ids: list[str]) -> str:
-    """SHA-256 of the sorted ids, one a line."""
+def hash_ids(ids: list[str]) -> str:
+    """Return the SHA-256 of the sorted ids, one per line."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
-
-
-def _write_report(report: Path, rows: list[tuple[str, str, str]], splits: Container[str]) -> None:
-    """Writes which videos are not there; what an earlier load found in other splits stays."""
-    kept = []
-    if report.exists():
-        with open(report, encoding="utf-8", newline="") as file:
-            kept = [row for row in csv.reader(file) if row[0] in SPLITS and row[0] not in splits]
-    unfinished = report.with_name(f".{report.name}.{os.getpid()}.part")
-    with open(unfinished, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("split", "video_id", "reason"), *kept, *rows])
-    os.replace(unfinished, report)
 
 
 def _refuse_unwritable(folder: Path) -> None:

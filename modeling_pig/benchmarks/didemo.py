@@ -1,9 +1,9 @@
-"""DiDeMo: the first 30 seconds of Flickr videos; the descriptions of a video make one paragraph.
+"""DiDeMo: the first 30 seconds of Flickr videos; all descriptions of a video are joined to one paragraph.
 
 Hendricks et al., "Localizing Moments in Video with Natural Language", ICCV 2017.
 
-Some videos are annotated under two file names, which differ in the extension. Published figures take the descriptions
-of the name that a list holds and leave the others out (`merge="list"`); `merge="base_id"` joins them.
+Some videos are annotated under two file names that differ in the extension. Published figures use the descriptions of
+the listed name only (`merge="list"`); `merge="base_id"` joins the descriptions of both names.
 """
 
 import os
@@ -19,11 +19,11 @@ CLIP_SECONDS = 30.0
 
 @dataclass
 class DidemoConfig(BenchmarkConfig):
-    """Configuration of DiDeMo: the arguments of `BenchmarkConfig`, and one more.
+    """Configuration of DiDeMo: the arguments of `BenchmarkConfig`, and `merge`.
 
     Args:
         merge (`str`, *optional*, defaults to `"list"`): `"list"`: the videos of the lists, with the descriptions of
-            exactly these names. `"base_id"`: all videos of the data files, with the descriptions of all their names.
+            exactly the listed names. `"base_id"`: all videos of the data files, with the descriptions of all names.
     """
 
     name: str = "didemo"
@@ -45,7 +45,7 @@ class Didemo(AnnotatedBenchmark):
 
     def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
         super().__init__(cache_dir, **kwargs)
-        self._kept: list[str] = []  # how many of the descriptions are in the paragraphs, in words
+        self._kept: list[str] = []  # per split: number of descriptions in the paragraphs, in words
         if self.config.merge == "base_id":
             self.annotations.files = [_with_base_ids(file) for file in self.annotations.files]
             self.lists = {split: _with_base_ids(file) for split, file in self.lists.items()}
@@ -64,7 +64,7 @@ class Didemo(AnnotatedBenchmark):
 
     def candidates(self, split: str) -> list[AnnotationFile]:
         by_list = self.config.merge == "list"
-        return [file for file in self.annotations.files if file.role == split and file.is_list == by_list]
+        return [file for file in self.annotations.files if file.split_in_name == split and file.is_list == by_list]
 
     def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
         captions = super().captions_of(split, ids)
@@ -73,10 +73,10 @@ class Didemo(AnnotatedBenchmark):
         self._kept.append(f"{split}: {sum(map(len, captions.values())):,} of {total:,}")
         return captions
 
-    def merged(self, captions: list[str]) -> list[str]:
+    def merge_captions(self, captions: list[str]) -> list[str]:
         return [" ".join(captions)]
 
-    def same_video(self, video_id: str) -> str:
+    def video_key(self, video_id: str) -> str:
         return _base_id(video_id)
 
     def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
@@ -87,13 +87,13 @@ class Didemo(AnnotatedBenchmark):
                 notes.append(f"{split}: {counted} of frames, of which all are read.")
         return paths
 
-    def extent_of(self, path: str) -> tuple[float | None, float | None]:
-        # A folder of frames has no frame rate, and thus no seconds.
+    def segment_of(self, path: str) -> tuple[float | None, float | None]:
+        # A folder of frames has no frame rate, so that a time in seconds cannot be found in it.
         return (None, None) if os.path.isdir(path) else (0.0, CLIP_SECONDS)
 
 
 def _base_id(name: str) -> str:
-    """`a.mov` and `a.` are the video `a`."""
+    """Return the id of a video without the extension: `a.mov` and `a.` are the video `a`."""
     return name.rpartition(".")[0] or name
 
 

@@ -1,21 +1,21 @@
-"""Moving shapes: a benchmark of text-to-video retrieval that the package draws itself, as h264 mp4 files.
+"""Moving shapes: a benchmark of text-to-video retrieval that the package draws itself, as H.264 mp4 files.
 
-A video shows 2 to 4 shapes on a ground. A shape has a colour, a form, a size, and one motion or two in turn.
-Four captions a video are sentences about the scene: each names every shape with its colour, form and motions,
-the second and fourth also the sizes, the third and fourth also the ground; the first keeps to the plain words
-("a red circle moves left"), the others may say the same in other words.
+A video shows 2 to 4 shapes on a ground. A shape has a colour, a form, a size, and one motion or two in sequence.
+Each video has four captions, which are sentences about the scene: each names every shape with its colour, form and
+motions, the second and fourth also the sizes, the third and fourth also the ground. The first uses plain words
+only ("a red circle moves left"), the others may use synonyms.
 
-- A video depends on the seed, its split and its number alone: a larger benchmark contains a smaller one.
-- No two splits share a scene, not even on another ground, in other sizes or at other places.
+- A video depends only on the seed, its split and its number: a larger benchmark contains a smaller one.
+- No two splits share a scene, not even on another ground, in other sizes or at other positions.
 - Two thirds of the test videos are near-twins: two videos that differ in one attribute of one shape (colour,
-  form, size, one motion) or in the order of its two motions. Their captions use the same words for all else.
-- Circles and rings never spin, since their turning cannot be seen.
+  form, size, one motion) or in the order of its two motions. Apart from the difference, their captions are equal.
+- Circles and rings never spin, since their rotation is invisible.
 
-A caption can fit more test videos than its own, chiefly the near-twin in the other size where it leaves the
-size out. `retrieval_ceiling(dataset["test"])` counts them, and gives the recall that no model can pass.
+A caption can fit several test videos, mostly the near-twin of the other size if the caption does not name the
+size. `retrieval_ceiling(dataset["test"])` counts these videos and returns the highest recall that a model can reach.
 
-Options make it another benchmark, see `Regime`: more shapes in a scene, smaller ones, one at a time, captions that
-name some of them only, and stills, for models of single frames.
+The options of `Regime` change the benchmark: more, smaller or consecutive shapes, captions that name only some of the
+shapes, and stills for models of single frames.
 """
 
 import hashlib
@@ -31,6 +31,7 @@ import datasets
 import numpy as np
 from datasets.utils import tqdm
 
+from ..files import write_text
 from .shapes_drawing import (
     COLOURS,
     FORMS,
@@ -49,16 +50,16 @@ from .shapes_drawing import (
 
 
 SPLITS = ("train", "validation", "test")
-# What tells two near-twins apart.
+# Kinds of difference between two near-twins.
 DIFFERENCES = ("colour", "form", "size", "motion", "order")
 
-_SECOND_MOTION = 0.3  # share of the shapes that have one
-_GAP = 2  # pixels between shapes as the video starts, and always between a shape and the edge
+_SECOND_MOTION = 0.3  # share of the shapes that have a second motion
+_GAP = 2  # pixels between shapes in the first frame, and between a shape and the edge in every frame
 
-# (plain words, names sizes, names the ground), one a caption
+# (plain words, names sizes, names the ground) of each caption
 _CAPTION_STYLES = ((True, False, False), (False, True, False), (False, False, True), (False, True, True))
 
-# The first is the plain word.
+# The first word is the plain one.
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 _FORM_WORDS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign"), "ring": ("ring", "hoop")}
 _MOTION_WORDS = {
@@ -73,7 +74,7 @@ _MOTION_WORDS = {
     "bounces": ("bounces", "hops", "jumps"),
     "circles": ("circles", "loops", "goes round"),
 }
-# Longer ones, for shapes with one motion: so that four shapes with two stay under 50 words.
+# Longer words, for shapes with one motion only: captions of four shapes with two motions stay under 50 words.
 _LONG_MOTION_WORDS = {
     "moves left": ("moves to the left", "slides to the left"),
     "moves right": ("moves to the right", "slides to the right"),
@@ -85,19 +86,19 @@ _LONG_MOTION_WORDS = {
 
 @dataclass(frozen=True)
 class Regime:
-    """What a benchmark's scenes and captions are like.
+    """Options of the scenes and captions of a benchmark.
 
     Attributes:
-        shapes (`tuple[int, ...]`): How many shapes a scene may have.
-        scale (`float`): Factor on the size of every shape. Many shapes have room only if they are small.
-        named (`int`, *optional*): How many shapes a caption names at most, each caption others in turn; all by
-            default. The near-twin of a test video is then told from it by those captions only that name the shape in
-            which they differ.
-        still (`bool`): Nothing moves: a video is one frame, and its captions say nothing of motions.
-        in_turn (`bool`): Each shape has an equal part of the video to itself. A still shows all of them.
+        shapes (`tuple[int, ...]`): numbers of shapes that a scene may have.
+        scale (`float`): factor on the size of every shape. Many shapes have room only if they are small.
+        named (`int`, *optional*): largest number of shapes that a caption names; consecutive captions name different
+            shapes; by default all. Only captions that name the differing shape then distinguish near-twins.
+        still (`bool`): whether nothing moves: a video is one frame, and its captions name no motions.
+        in_turn (`bool`): whether the shapes appear one after another, each in an equal segment of the video. A still
+            shows all shapes.
 
     Raises:
-        ValueError: A number that no scene can have.
+        ValueError: a number is impossible for a scene.
     """
 
     shapes: tuple[int, ...] = (2, 3, 4)
@@ -118,11 +119,11 @@ class Regime:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """What can tell two near-twins apart."""
+        """Kinds of difference that near-twins of this regime can have."""
         return tuple(name for name in DIFFERENCES if not (self.still and name in ("motion", "order")))
 
     def named_shapes(self, scene: Scene, caption: int) -> tuple[Shape, ...]:
-        """The shapes that a scene's caption with this number, from 0, names."""
+        """Return the shapes that the caption with this number, from 0, names."""
         count = len(scene.shapes)
         if self.named is None or self.named >= count:
             return scene.shapes
@@ -130,7 +131,7 @@ class Regime:
 
 
 _PLAIN_REGIME = Regime()
-# Scenes that are tried; the usual ones are found within a few dozen.
+# Number of scenes to try; usually a few dozen are enough.
 _MAX_TRIALS = 20_000
 
 
@@ -138,7 +139,7 @@ _MAX_TRIALS = 20_000
 
 
 def _choose(rng: np.random.Generator, items: Sequence) -> Any:
-    # Only `integers` and `random` are drawn: the streams that NumPy is least likely to change.
+    # Draws use only `integers` and `random`, the streams that NumPy is least likely to change.
     return items[int(rng.integers(len(items)))]
 
 
@@ -147,7 +148,7 @@ def _shuffled(rng: np.random.Generator, items: Iterable) -> list:
 
 
 def _is_sound(shapes: Sequence[Shape]) -> bool:
-    """Whether colour and form tell the shapes apart, no motion comes twice, and every spin can be seen."""
+    """Return whether colour and form identify each shape, no motion is repeated, and every spin is visible."""
     return (
         len({(shape.colour, shape.form) for shape in shapes}) == len(shapes)
         and all(len(set(shape.motions)) == len(shape.motions) for shape in shapes)
@@ -156,13 +157,13 @@ def _is_sound(shapes: Sequence[Shape]) -> bool:
 
 
 def _split_of(shapes: Sequence[Shape]) -> str:
-    """The one split in which these shapes may occur: each has a third of all that can be drawn."""
+    """Return the only split in which these shapes may occur; each split has a third of all combinations."""
     content = sorted([shape.colour, shape.form, *shape.motions] for shape in shapes)
     return SPLITS[int(hashlib.sha256(json.dumps(content).encode()).hexdigest(), 16) % len(SPLITS)]
 
 
 def _sample_shapes(rng: np.random.Generator, count: int, still: bool) -> list[Shape]:
-    """Shapes still without places."""
+    """Draw shapes without positions."""
     shapes = []
     for _ in range(count):
         num_motions = 0 if still else 1 + (rng.random() < _SECOND_MOTION)
@@ -172,39 +173,39 @@ def _sample_shapes(rng: np.random.Generator, count: int, still: bool) -> list[Sh
     return shapes
 
 
-def _free_places(shape: Shape, others: Sequence[Shape], scale: float) -> np.ndarray:
-    """The centres `(N, 2)` from which a shape stays within the frame and at first lies on no other."""
+def _free_positions(shape: Shape, others: Sequence[Shape], scale: float) -> np.ndarray:
+    """Return the first centres, (N, 2), with which a shape stays within the frame and first touches no other shape."""
     trajectory = trajectory_of(shape.motions, shape.size, scale)
     reach = REACH * trajectory.radii[:, None] + _GAP
     first = np.ceil((reach - trajectory.offsets).max(axis=0)).astype(int)
     last = np.floor((FRAME_SIZE - 1 - reach - trajectory.offsets).min(axis=0)).astype(int)
-    places = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
+    positions = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
     for other in others:
         apart = REACH * scale * (SIZES[shape.size] + SIZES[other.size]) + _GAP
-        places = places[((places - (other.x, other.y)) ** 2).sum(axis=1) >= apart**2]
-    return places
+        positions = positions[((positions - (other.x, other.y)) ** 2).sum(axis=1) >= apart**2]
+    return positions
 
 
-def _occlusion(shape: Shape, places: np.ndarray, others: Sequence[Shape], scale: float) -> np.ndarray:
-    """In how many frames, summed over the others, a shape touches another, for each place it may start at."""
+def _occlusion(shape: Shape, positions: np.ndarray, others: Sequence[Shape], scale: float) -> np.ndarray:
+    """Count for each first centre the frames in which a shape touches another one, summed over `others`: (N,)."""
     trajectory = trajectory_of(shape.motions, shape.size, scale)
-    touches = np.zeros(len(places), dtype=int)
+    touches = np.zeros(len(positions), dtype=int)
     for other in others:
         other_trajectory = trajectory_of(other.motions, other.size, scale)
-        between = places[:, None] + trajectory.offsets - (other_trajectory.offsets + (other.x, other.y))
+        between = positions[:, None] + trajectory.offsets - (other_trajectory.offsets + (other.x, other.y))
         touches += ((between**2).sum(axis=2) < (trajectory.radii + other_trajectory.radii) ** 2).sum(axis=1)
     return touches
 
 
-def _place_shapes(rng: np.random.Generator, shapes: Sequence[Shape], scale: float) -> list[Shape] | None:
-    """Finds a place for each shape; None if one has none left."""
+def _position_shapes(rng: np.random.Generator, shapes: Sequence[Shape], scale: float) -> list[Shape] | None:
+    """Draw a position for each shape; return `None` if a shape has no room."""
     placed: list[Shape] = []
     for shape in shapes:
-        places = _free_places(shape, placed, scale)
-        if len(places) == 0:
+        positions = _free_positions(shape, placed, scale)
+        if len(positions) == 0:
             return None
-        places = places[rng.integers(len(places), size=16)]
-        x, y = places[_occlusion(shape, places, placed, scale).argmin()]
+        positions = positions[rng.integers(len(positions), size=16)]
+        x, y = positions[_occlusion(shape, positions, placed, scale).argmin()]
         placed.append(replace(shape, x=int(x), y=int(y)))
     return placed
 
@@ -214,16 +215,16 @@ def _sample_scene(rng: np.random.Generator, split: str, regime: Regime) -> Scene
     for _ in range(_MAX_TRIALS):
         shapes = _sample_shapes(rng, count, regime.still)
         if _is_sound(shapes) and _split_of(shapes) == split:
-            placed = _place_shapes(rng, shapes, regime.scale)
+            placed = _position_shapes(rng, shapes, regime.scale)
             if placed is not None:
                 return Scene(_choose(rng, GROUNDS), tuple(placed), regime.scale, regime.in_turn and not regime.still)
     raise ValueError(
-        f"`shapes` asks for {count} and `scale` is {regime.scale}: they find no place; ask for fewer or smaller ones"
+        f"`shapes` asks for {count} and `scale` is {regime.scale}: there is no room; give fewer or smaller shapes"
     )
 
 
 def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
-    """All shapes that differ from this one in one way."""
+    """Yield all shapes that have one difference of this kind from `shape`."""
     if difference == "colour":
         yield from (replace(shape, colour=colour) for colour in COLOURS if colour != shape.colour)
     elif difference == "form":
@@ -240,46 +241,46 @@ def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
 
 
 def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split: str) -> Scene | None:
-    """A scene with one difference, of the same split; None if there is none.
+    """Draw a scene of the same split with one difference of this kind; return `None` if there is none.
 
-    All shapes keep their places, except where the edited one would leave the frame or lie on another: it then
-    starts at the nearest place where it does not.
+    All shapes keep their positions, unless the edited shape would leave the frame or touch another shape: it then
+    moves to the nearest free position.
     """
     edits = ((i, edit) for i, shape in enumerate(scene.shapes) for edit in _edits(shape, difference))
     for i, edit in _shuffled(rng, edits):
         others = scene.shapes[:i] + scene.shapes[i + 1 :]
         shapes = (*scene.shapes[:i], edit, *scene.shapes[i + 1 :])
         if _is_sound(shapes) and _split_of(shapes) == split:
-            places = _free_places(edit, others, scene.scale)
-            if len(places) > 0:
-                x, y = places[((places - (edit.x, edit.y)) ** 2).sum(axis=1).argmin()]
+            positions = _free_positions(edit, others, scene.scale)
+            if len(positions) > 0:
+                x, y = positions[((positions - (edit.x, edit.y)) ** 2).sum(axis=1).argmin()]
                 placed = replace(edit, x=int(x), y=int(y))
                 return replace(scene, shapes=(*shapes[:i], placed, *shapes[i + 1 :]))
     return None
 
 
 def twin_of(split: str, index: int) -> int | None:
-    """The number of a video's near-twin, if any: of every three test videos, the first two are twins."""
+    """Return the number of a video's near-twin, or `None`: of every three test videos, the first two are twins."""
     return {0: index + 1, 1: index - 1}.get(index % 3) if split == "test" else None
 
 
 def _base_of(split: str, index: int) -> int:
-    """The number from which a video draws its random numbers: near-twins share one."""
+    """Return the number that seeds a video's random draws; near-twins share it."""
     twin = twin_of(split, index)
     return index if twin is None else min(index, twin)
 
 
 def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> Scene:
-    """What the video with this number shows.
+    """Draw the scene of a video.
 
     Args:
         split (`str`): `"train"`, `"validation"` or `"test"`.
-        index (`int`): Number of the video within its split, from 0.
-        seed (`int`, *optional*, defaults to 0): Seed of the benchmark.
-        regime (`Regime`, *optional*): That of the benchmark.
+        index (`int`): number of the video within its split, from 0.
+        seed (`int`, *optional*, defaults to 0): seed of the benchmark.
+        regime (`Regime`, *optional*): regime of the benchmark.
 
     Raises:
-        ValueError: More shapes than find a place.
+        ValueError: there is no room for that many shapes.
     """
     base = _base_of(split, index)
     rng = np.random.default_rng([seed, SPLITS.index(split), base])
@@ -293,18 +294,17 @@ def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_RE
             return scene if index == base else other
 
 
-# Captions, what they say, and which scenes they fit
+# Captions, their descriptions, and the scenes that they fit
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says about a scene.
+    """Content of a caption.
 
     Attributes:
-        shapes (`tuple[dict, ...]`): The attributes that are named of each shape, e.g. `{"colour": "red",
-            "form": "circle", "motions": ("moves left",)}`. `"motions"` are all motions, in their order; a still's
-            captions name none.
-        ground (`str`, *optional*): The ground if it is named.
+        shapes (`tuple[dict, ...]`): named attributes of each shape, such as `{"colour": "red", "form": "circle",
+            "motions": ("moves left",)}`. `"motions"` are all motions, in order; captions of stills name none.
+        ground (`str`, *optional*): ground, if the caption names it.
     """
 
     shapes: tuple[dict[str, Any], ...]
@@ -312,7 +312,7 @@ class Description:
 
 
 def describe(scene: Scene, regime: Regime = _PLAIN_REGIME) -> list[Description]:
-    """What each of a scene's captions says, in the order of the captions."""
+    """Return the description that each caption of a scene expresses, in the order of the captions."""
     descriptions = []
     for number, (_, names_sizes, names_ground) in enumerate(_CAPTION_STYLES):
         named = ("colour", "form") + (() if regime.still else ("motions",)) + (("size",) if names_sizes else ())
@@ -322,9 +322,9 @@ def describe(scene: Scene, regime: Regime = _PLAIN_REGIME) -> list[Description]:
 
 
 def fits(description: Description, scene: Scene) -> bool:
-    """Whether a scene is as described: each described shape is another shape of the scene.
+    """Return whether a scene matches a description: each described shape matches a different shape of the scene.
 
-    The scene may show more shapes, and what the description leaves open does not matter.
+    The scene may show more shapes; attributes that the description does not name are ignored.
     """
     return description.ground in (None, scene.ground) and _can_match(description.shapes, scene.shapes)
 
@@ -340,9 +340,9 @@ def _can_match(described: Sequence[dict[str, Any]], shapes: Sequence[Shape]) -> 
 
 
 def make_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> list[str]:
-    """The four captions of the video with this number; arguments as for `make_scene`."""
+    """Write the four captions of a video; the arguments are those of [`make_scene`]."""
     scene = make_scene(split, index, seed, regime)
-    # Near-twins draw the same words in the same order, so that their captions differ where their scenes do.
+    # Near-twins draw the same words in the same order, so that their captions differ only where their scenes do.
     rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 1])
     return [
         _write_caption(rng, replace(scene, shapes=regime.named_shapes(scene, number)), *style)
@@ -351,10 +351,10 @@ def make_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN
 
 
 def _write_caption(rng: np.random.Generator, scene: Scene, plain: bool, sizes: bool, ground: bool) -> str:
-    """A sentence about all shapes of a scene."""
+    """Write a sentence about all shapes of a scene."""
 
     def say(words: Sequence[str]) -> str:
-        choice = rng.random()  # drawn in any case: the same number of times for near-twins
+        choice = rng.random()  # drawn always, so that near-twins draw equally often
         return words[0] if plain else words[int(choice * len(words))]
 
     sentences = []
@@ -371,36 +371,36 @@ def _write_caption(rng: np.random.Generator, scene: Scene, plain: bool, sizes: b
     joint = say((" and ", " while ") if scene.shapes[0].motions else (" and ", " as well as "))
     caption = ", ".join(sentences[:-1]) + (joint if sentences[1:] else "") + sentences[-1]
     if ground:
-        place = say((f"on a {scene.ground} ground", f"over a {scene.ground} background"))
-        caption = say((f"{caption} {place}", f"{place}, {caption}"))
+        where = say((f"on a {scene.ground} ground", f"over a {scene.ground} background"))
+        caption = say((f"{caption} {where}", f"{where}, {caption}"))
     return caption
 
 
 def count_fitting(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> np.ndarray:
-    """How many of the scenes each description fits: int64 of shape `(len(descriptions),)`."""
+    """Count the scenes that each description fits: int64 of shape `(len(descriptions),)`."""
     return np.array([sum(fits(description, scene) for scene in scenes) for description in descriptions])
 
 
 def recall_ceiling(counts: np.ndarray, k: int) -> float:
-    """Recall@k, from 0 to 1, of a model that cannot be better: one that ranks the fitting videos first.
+    """Return the highest possible recall@k, from 0 to 1: that of a model that ranks all fitting videos first.
 
-    Which of the `m` fitting videos a caption was written for cannot be known: it is among the first `k` with
-    probability `min(1, k / m)`.
+    A model cannot know for which of the `m` fitting videos a caption was written: this video is among the first `k`
+    with probability `min(1, k / m)`.
     """
     return float(np.minimum(1.0, k / np.asarray(counts)).mean())
 
 
 def retrieval_ceiling(split: Iterable[Mapping[str, Any]], regime: Regime = _PLAIN_REGIME) -> dict[str, Any]:
-    """How far text-to-video retrieval in a split can go, given that captions can fit several of its videos.
+    """Compute the highest possible text-to-video recall in a split whose captions can fit several videos.
 
     Args:
-        split (`datasets.Dataset`): Rows with a `"scene"`: `load_benchmark("moving_shapes", ...)["test"]`.
-        regime (`Regime`, *optional*): That of the benchmark, which says what its captions name.
+        split (`datasets.Dataset`): rows with a `"scene"`: `load_benchmark("moving_shapes", ...)["test"]`.
+        regime (`Regime`, *optional*): regime of the benchmark.
 
     Returns:
-        `dict`: `"fitting"`, how many videos of the split each caption fits, int64 of shape `(num_captions,)`,
-        video by video; `"ambiguous"`, the share of captions that fit more than one; `"R@1"`, `"R@5"` and
-        `"R@10"`, the highest possible recall. Shares and recalls are from 0 to 1.
+        `dict`: `"fitting"`, the number of videos in the split that each caption fits, int64 of shape
+        `(num_captions,)`, video by video; `"ambiguous"`, the share of captions that fit several videos; `"R@1"`,
+        `"R@5"` and `"R@10"`, the highest possible recall. Shares and recalls are from 0 to 1.
     """
     scenes = [Scene.from_dict(row["scene"]) for row in split]
     counts = count_fitting([description for scene in scenes for description in describe(scene, regime)], scenes)
@@ -416,10 +416,10 @@ class MovingShapesConfig(datasets.BuilderConfig):
     """Configuration of the benchmark.
 
     Args:
-        videos (`str`): Folder to draw the videos into, as `train/train_0000.mp4` and so on.
-        train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): Number of videos, at least 1.
-        seed (`int`, *optional*, defaults to 0): At least 0.
-        shapes, scale, named, still, in_turn (*optional*): See `Regime`.
+        videos (`str`): folder to draw the videos into, as `train/train_0000.mp4` and so on.
+        train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): number of videos, at least 1.
+        seed (`int`, *optional*, defaults to 0): seed of the benchmark, at least 0.
+        shapes, scale, named, still, in_turn (*optional*): see [`Regime`].
     """
 
     videos: str = ""
@@ -446,11 +446,11 @@ class MovingShapesConfig(datasets.BuilderConfig):
 
 
 class MovingShapes(datasets.GeneratorBasedBuilder):
-    """Builder of the benchmark. It draws the videos that its folder lacks, and leaves the others alone."""
+    """Builder of the benchmark. It draws the videos that are missing in its folder, and keeps existing ones."""
 
-    # Raised with every change to the table, which is cached by it.
+    # Raise it with every change to the table: it is part of the cache's key.
     VERSION = datasets.Version("1.3.0")
-    # Raised with every change to a caption or a frame: videos of another version are not reused.
+    # Raise it with every change to a caption or a frame: videos of another version are not reused.
     DRAWING_VERSION = "1.0.0"
     BUILDER_CONFIG_CLASS = MovingShapesConfig
 
@@ -467,7 +467,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
             "video_id": datasets.Value("string"),
             "video": datasets.Value("string"),
             "captions": [datasets.Value("string")],
-            "start": datasets.Value("float64"),  # null: the whole file, as the end
+            "start": datasets.Value("float64"),  # start and end are null: the whole file
             "end": datasets.Value("float64"),
             "scene": {
                 "ground": datasets.Value("string"),
@@ -480,12 +480,12 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(description=__doc__, features=datasets.Features(features))
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Draws the videos that are not there, then makes the table unless it is there.
+        """Draw missing videos, then build the table unless it is cached.
 
         Raises:
-            ValueError: If the folder holds videos of another seed, version or regime.
+            ValueError: the folder holds videos of another seed, version or regime.
         """
-        # Here and not in `_generate_examples`, which a cached table skips: the files may have gone since.
+        # Not in `_generate_examples`, which a cached table skips: videos may have been deleted since.
         self._draw_missing_videos()
         super().download_and_prepare(*args, **kwargs)
 
@@ -524,8 +524,8 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
         def draw(path: Path) -> None:
             write_video(make_scene(*missing[path], self.config.seed, self.config.regime), path)
 
-        # Threads do, since NumPy and FFmpeg work outside the interpreter's lock. A pool of processes is no
-        # faster, and would need a main guard in every user's script.
+        # NumPy and FFmpeg work outside the interpreter's lock. A pool of processes is no faster than threads, and
+        # would need a main guard in every user's script.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 videos = as_completed([pool.submit(draw, path) for path in missing])
@@ -536,11 +536,11 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                 raise
 
     def _claim_folder(self, holds_videos: bool) -> None:
-        """Writes down in the folder which benchmark it holds, or compares with what is written there."""
+        """Record in the folder which benchmark it holds; raise a `ValueError` if it holds another one."""
         folder = Path(self.config.videos)
         stamp = folder / "moving_shapes.json"
         wanted = {"benchmark": "moving_shapes", "version": self.DRAWING_VERSION, "seed": self.config.seed}
-        # What a frame shows; what captions name does not matter here.
+        # Options that change the frames. Options of captions do not matter for the videos.
         drawn, plain = (
             {
                 "shapes": list(regime.shapes),
@@ -560,9 +560,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                 "choose another folder for `videos`, or delete this one"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = stamp.with_name(f".{stamp.name}.{os.getpid()}.part")
-        unfinished.write_text(json.dumps(wanted))
-        os.replace(unfinished, stamp)
+        write_text(stamp, json.dumps(wanted))
 
 
 def _video_id(split: str, index: int) -> str:

@@ -17,7 +17,7 @@ class Msvd(AnnotatedBenchmark):
 
     BUILDER_CONFIG_CLASS = MsvdConfig
     TITLE = "MSVD"
-    # A YouTube id and two times in seconds, without the leading zeros that VATEX has.
+    # A YouTube id and two times in seconds, without the leading zeros of VATEX ids.
     ID_PATTERN = r"[\w-]{11}_(0|[1-9]\d*)_(0|[1-9]\d*)"
     EXAMPLE = "-4wsuPCjDBc_5_15"
     EXPECTED = {"train": (1200, 48774), "validation": (100, 4290), "test": (670, 27763)}

@@ -1,16 +1,17 @@
-"""Draws a `Scene` of moving shapes as uint8 frames, the same on every machine, and writes them as an mp4.
+"""Draw a `Scene` of moving shapes as uint8 frames, bit-identical on every machine, and write them as an mp4 file.
 
-Coordinates are pixels, x to the right and y downwards, and a pixel's centre has whole coordinates.
+Coordinates are in pixels, x to the right and y downwards; the centre of a pixel has integer coordinates.
 """
 
 import os
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..files import replace_file
 
 
 FRAME_SIZE = 96
@@ -27,7 +28,7 @@ COLOURS = {
     "pink": (255, 95, 200),
     "white": (250, 250, 250),
 }
-# Radius in pixels of the circle at the start of the video; the other forms are sized to look as large.
+# Radius in pixels of a circle in the first frame; the other forms are scaled to look equally large.
 SIZES = {"small": 9, "large": 14}
 FORMS = ("circle", "square", "triangle", "star", "cross", "ring")
 MOTIONS = (
@@ -42,10 +43,10 @@ MOTIONS = (
     "bounces",
     "circles",
 )
-# A turn of these cannot be seen.
+# Forms whose rotation is invisible.
 FORMS_THAT_CANNOT_SPIN = ("circle", "ring")
 
-# Two tones a ground colour: the ground itself and its texture. All are duller than every shape's colour.
+# Two tones per ground colour: the ground and its texture. All are duller than the colours of the shapes.
 _GROUND_TONES = {
     "black": ((10, 10, 10), (46, 46, 46)),
     "grey": ((92, 92, 92), (126, 126, 126)),
@@ -54,28 +55,28 @@ _GROUND_TONES = {
 _TEXTURES = ("plain", "striped", "checked", "dotted")
 GROUNDS = tuple(f"{texture} {colour}" for texture in _TEXTURES for colour in _GROUND_TONES)
 
-# The farthest that any form reaches from its centre, in radii (the tips of the star).
+# Largest distance of any form's outline from its centre, in radii (the tips of the star).
 REACH = 1.35
 
 _TRAVEL = 32  # pixels of a move
 _GROWTH = 1.5
 _SHRINKAGE = 0.55
-_SPIN = 8  # degrees a frame: 26 between 8 evenly sampled frames, less than half of the star's symmetry
-_BLINK = 3  # frames on, then as many off: 8 evenly sampled frames of 24 see on and off in turn
+_SPIN = 8  # degrees per frame: 26 between 8 evenly sampled frames, less than half of the star's symmetry
+_BLINK = 3  # frames on, then as many off: 8 evenly sampled frames of 24 show on and off alternately
 _HOP = 22  # pixels
 _ORBIT = 13  # pixels, radius
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a scene.
+    """A shape of a scene.
 
     Attributes:
-        colour (`str`): One of `COLOURS`.
-        form (`str`): One of `FORMS`.
-        size (`str`): One of `SIZES`, as the video starts.
-        motions (`tuple[str, ...]`): One of `MOTIONS`, or two in turn, for half of the video each; none in a still.
-        x (`int`), y (`int`): Centre in the first frame, in pixels.
+        colour (`str`): one of `COLOURS`.
+        form (`str`): one of `FORMS`.
+        size (`str`): one of `SIZES`, in the first frame.
+        motions (`tuple[str, ...]`): one of `MOTIONS`, or two in sequence, each in half of the video; none in a still.
+        x (`int`), y (`int`): centre in the first frame, in pixels.
     """
 
     colour: str
@@ -88,8 +89,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one video shows: one of `GROUNDS`, and shapes, of which a later one lies over an earlier one. All radii
-    are multiplied by `scale`. `in_turn`, each shape has an equal part of the video to itself."""
+    """Content of one video.
+
+    Attributes:
+        ground (`str`): one of `GROUNDS`.
+        shapes (`tuple[Shape, ...]`): shapes; later shapes cover earlier ones.
+        scale (`float`): factor on all radii.
+        in_turn (`bool`): whether the shapes appear one after another, each in an equal segment of the video.
+    """
 
     ground: str
     shapes: tuple[Shape, ...]
@@ -98,20 +105,20 @@ class Scene:
 
     @classmethod
     def from_dict(cls, scene: dict[str, Any]) -> "Scene":
-        """The scene of a dataset row's `"scene"` column."""
+        """Return the scene of a dataset row's `"scene"` column."""
         shapes = (Shape(**{**shape, "motions": tuple(shape["motions"])}) for shape in scene["shapes"])
         return cls(scene["ground"], tuple(shapes), scene.get("scale", 1.0), scene.get("in_turn", False))
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How a shape moves, T = `NUM_FRAMES` frames: relative to its start, and whatever its form and colour.
+    """Motion of a shape over T = `NUM_FRAMES` frames, independent of its form, colour and first position.
 
     Attributes:
-        offsets (`np.ndarray` of shape `(T, 2)`): x and y of the centre, relative to the start, in pixels.
-        radii (`np.ndarray` of shape `(T,)`): In pixels.
-        angles (`np.ndarray` of shape `(T,)`): Clockwise, in degrees.
-        visible (`np.ndarray` of shape `(T,)`): False where a blinking shape is off.
+        offsets (`np.ndarray` of shape `(T, 2)`): x and y of the centre, relative to the first position, in pixels.
+        radii (`np.ndarray` of shape `(T,)`): radius in pixels.
+        angles (`np.ndarray` of shape `(T,)`): rotation, clockwise, in degrees.
+        visible (`np.ndarray` of shape `(T,)`): False in frames in which a blinking shape is off.
     """
 
     offsets: np.ndarray
@@ -120,16 +127,18 @@ class Trajectory:
     visible: np.ndarray
 
     def within_turn(self, turn: int, num_turns: int) -> "Trajectory":
-        """All of it, but faster, in one of equal parts of the video; invisible in the others."""
+        """Return the whole motion, faster, within segment `turn` of `num_turns`; invisible in the other segments."""
         start, stop = (NUM_FRAMES * number // num_turns for number in (turn, turn + 1))
         frames = np.arange(NUM_FRAMES)
-        at = ((frames - start) * (NUM_FRAMES - 1) // max(stop - start - 1, 1)).clip(0, NUM_FRAMES - 1)
+        indices = ((frames - start) * (NUM_FRAMES - 1) // max(stop - start - 1, 1)).clip(0, NUM_FRAMES - 1)
         is_shown = (frames >= start) & (frames < stop)
-        return Trajectory(self.offsets[at], self.radii[at], self.angles[at], self.visible[at] & is_shown)
+        return Trajectory(
+            self.offsets[indices], self.radii[indices], self.angles[indices], self.visible[indices] & is_shown
+        )
 
 
 def _sine(degrees: np.ndarray | float) -> np.ndarray:
-    # Mathematics libraries differ in the last bits of a sine. Rounded, they agree.
+    # Mathematics libraries differ in the last bits of a sine; rounded values agree.
     return np.round(np.sin(np.deg2rad(degrees)), 6)
 
 
@@ -139,7 +148,7 @@ def _cosine(degrees: np.ndarray | float) -> np.ndarray:
 
 @cache
 def trajectory_of(motions: tuple[str, ...], size: str, scale: float = 1.0) -> Trajectory:
-    """The trajectory of a shape of this size with these motions, in a scene of this scale."""
+    """Return the trajectory of a shape with these motions and this size, in a scene of this scale."""
     frames = np.arange(NUM_FRAMES)
     x, y, angles = np.zeros((3, NUM_FRAMES))
     radii = np.full(NUM_FRAMES, scale * SIZES[size])
@@ -178,12 +187,15 @@ def trajectory_of(motions: tuple[str, ...], size: str, scale: float = 1.0) -> Tr
 
 
 def _beyond_edges(x: np.ndarray, y: np.ndarray, inradius: np.ndarray, directions: range) -> np.ndarray:
-    """Signed distances to the lines at `inradius` whose normals point in `directions` (degrees), stacked."""
+    """Return the signed distances to lines at distance `inradius` whose normals point in `directions` (degrees)."""
     return np.stack([x * _cosine(d) + y * _sine(d) - inradius for d in directions])
 
 
 def _signed_distance(form: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """About how many pixels outside an upright form (negative: inside) x and y from its centre lie."""
+    """Return the approximate distance in pixels of (x, y), relative to the centre, from an upright form's outline.
+
+    The distance is negative inside the form.
+    """
     if form == "circle":
         return np.sqrt(x * x + y * y) - radius
     if form == "ring":
@@ -197,18 +209,18 @@ def _signed_distance(form: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
     if form == "triangle":
         return _beyond_edges(x, y, 0.66 * radius, range(90, 450, 120)).max(axis=0)
     if form == "star":
-        # A point of the five-pointed star is beyond one of the pentagram's five lines at most.
+        # A point within the five-pointed star lies outside at most one of the pentagram's five lines.
         edges = _beyond_edges(x, y, _cosine(72) * REACH * radius, range(-90, 270, 72))
         return np.partition(edges, -2, axis=0)[-2]
     raise ValueError(f"unknown form {form!r}; a form is one of {', '.join(FORMS)}")
 
 
 def draw_masks(scene: Scene) -> np.ndarray:
-    """Draws where each shape is, whatever lies over it.
+    """Draw the mask of each shape, ignoring shapes that cover it.
 
     Returns:
-        `np.ndarray` of shape `(num_shapes, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE)`, uint8: how much of a pixel
-        the shape covers, from 0 to 255.
+        `np.ndarray` of shape `(num_shapes, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE)`, uint8: share of the pixel that the
+        shape covers, from 0 to 255.
     """
     masks = np.zeros((len(scene.shapes), NUM_FRAMES, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
     for turn, (mask, shape) in enumerate(zip(masks, scene.shapes, strict=True)):
@@ -233,7 +245,7 @@ def draw_masks(scene: Scene) -> np.ndarray:
 
 @cache
 def _draw_ground(ground: str) -> np.ndarray:
-    """The ground as uint16 `(FRAME_SIZE, FRAME_SIZE, 3)`."""
+    """Return the ground as uint16 RGB of shape `(FRAME_SIZE, FRAME_SIZE, 3)`."""
     texture, _, colour = ground.partition(" ")
     if ground not in GROUNDS:
         raise ValueError(f"unknown ground {ground!r}; a ground is one of {', '.join(GROUNDS)}")
@@ -249,7 +261,7 @@ def _draw_ground(ground: str) -> np.ndarray:
 
 
 def draw_scene(scene: Scene) -> np.ndarray:
-    """Draws a scene's video.
+    """Draw the video of a scene.
 
     Returns:
         `np.ndarray` of shape `(NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3)`, uint8 RGB.
@@ -258,30 +270,23 @@ def draw_scene(scene: Scene) -> np.ndarray:
     for shape, mask in zip(scene.shapes, draw_masks(scene), strict=True):
         covered = mask > 0
         coverage = mask[covered][:, None].astype(np.uint16)
-        # In whole numbers, so that no rounding differs between machines; 255 * 255 + 127 fits in 16 bits.
+        # Integer arithmetic rounds alike on every machine; 255 * 255 + 127 fits in 16 bits.
         colour = np.array(COLOURS[shape.colour], np.uint16)
         frames[covered] = (frames[covered] * (255 - coverage) + colour * coverage + 127) // 255
     return frames.astype(np.uint8)
 
 
 def write_video(scene: Scene, path: str | os.PathLike) -> None:
-    """Draws a scene into an h264 mp4 file: a whole file or none, also when interrupted. A scene in which nothing moves
-    is one frame long."""
+    """Draw a scene into an H.264 mp4 file, complete or not at all. A scene without motions has one frame."""
     import av
 
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            # Without `mbtree`: with it, what x264 writes can vary from run to run, even in a single thread.
-            options = {"preset": "veryfast", "crf": "16", "threads": "1", "mbtree": "0"}
-            stream = container.add_stream("libx264", rate=FPS, options=options)
-            stream.width = stream.height = FRAME_SIZE
-            stream.pix_fmt = "yuv420p"
-            is_still = not any(shape.motions for shape in scene.shapes)
-            for frame in islice(draw_scene(scene), 1 if is_still else None):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replace_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        # With `mbtree` the output of x264 can vary between runs, even in a single thread.
+        options = {"preset": "veryfast", "crf": "16", "threads": "1", "mbtree": "0"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width = stream.height = FRAME_SIZE
+        stream.pix_fmt = "yuv420p"
+        is_still = not any(shape.motions for shape in scene.shapes)
+        for frame in islice(draw_scene(scene), 1 if is_still else None):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

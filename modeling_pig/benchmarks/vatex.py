@@ -1,7 +1,7 @@
 """VATEX: ten-second clips with ten English captions each (Wang et al., ICCV 2019), in the split of HGR.
 
 The official test set has no captions. HGR (Chen et al., CVPR 2020) halves the 3,000 videos of the official validation
-set by lists of ids; other halves circulate, so that the table says whether the test ids are HGR's.
+set by lists of ids. Other halves circulate: the table's description states whether the test ids are HGR's.
 """
 
 from dataclasses import dataclass

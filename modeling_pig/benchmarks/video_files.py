@@ -1,4 +1,4 @@
-"""The videos of a benchmark on disk: finds the file of a video id, and tells which files cannot be opened."""
+"""Find the file of a video id in a folder, and list the video files that cannot be opened."""
 
 import hashlib
 import os
@@ -20,46 +20,46 @@ VIDEO_EXTENSIONS = {
 
 class VideoFiles:
     """
-    The videos in a folder and its subfolders, by the names that annotations have for them.
+    The videos of a folder and its subfolders, by the names that annotations use for them.
 
-    A video is a file with the extension of a video or with none, or a folder of numbered JPEGs (`000001.jpg`,
-    `frame_0001.jpeg`, ...), its frames. Hidden files and folders are skipped, and so is what cannot be read. The
-    folder is walked once, here, through links as well: what is added later is not seen.
+    A video is a file with a video extension or without an extension, or a folder of numbered JPEG frames
+    (`000001.jpg`, `frame_0001.jpeg`, ...). Hidden and unreadable files and folders are skipped. The constructor walks
+    the folder once and follows links; videos that are added later are not found.
 
     Args:
-        folder (`str` or `os.PathLike`): The folder. Its videos may lie in it side by side, or in subfolders.
+        folder (`str` or `os.PathLike`): folder of the videos, with or without subfolders.
 
     Attributes:
-        folder (`str`): Its absolute path.
-        fingerprint (`str`): 64 hexadecimal digits. A hash of the videos' names with the size and the modification
-            time of each; of a folder of frames with their number and the modification time of the folder.
+        folder (`str`): absolute path of the folder.
+        fingerprint (`str`): SHA-256 over the name, size and modification time of each video; for a folder of frames,
+            over the number of frames and the modification time of the folder.
 
     Raises:
-        `ValueError`: If there is no such folder.
+        ValueError: there is no such folder.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = os.path.abspath(os.path.expanduser(folder))
         if not os.path.isdir(self.folder):
-            raise ValueError(f"there is no folder {os.fspath(folder)!r}; give the one that holds the videos")
-        # Base name -> (is a folder of frames, number of folders above it, path from the folder) of the candidates.
+            raise ValueError(f"there is no folder {os.fspath(folder)!r}; give the folder that holds the videos")
+        # Base name -> (is a folder of frames, depth, path relative to the folder) of each candidate.
         self._candidates: dict[str, list[tuple[bool, int, str]]] = {}
         self._walk()
 
     def find(self, name: str) -> str | None:
         """
-        Finds the file of a video.
+        Find the file of a video.
 
-        An extension is a matter of the file, not of the video: `x.mov` finds `x.mp4`, and `x` and `x.` find
-        either. Of several candidates files come before folders of frames, then what is named exactly so, then
-        the one in the fewest folders, then the first in the order of the alphabet.
+        Extensions are ignored: `x.mov` finds `x.mp4`, and `x` and `x.` find both. Of several candidates, files come
+        before folders of frames, then exact names before other extensions, then the smallest depth, then alphabetical
+        order.
 
         Args:
-            name (`str`): Id of a video, or the name of its file in an annotation. If it holds a `/`, the folders
-                that it names have to be there as well.
+            name (`str`): id of a video, or the name of its file in an annotation. If it contains a `/`, the parent
+                folders must match too.
 
         Returns:
-            `str` or `None`: Absolute path of the file, or of the folder of frames.
+            `str` or `None`: absolute path of the file or of the folder of frames; `None` if there is none.
         """
         name = os.path.normpath(name)
         wanted = _base_name(name)
@@ -70,13 +70,13 @@ class VideoFiles:
         ]
         if not candidates:
             return None
-        # Ascending: False comes before True.
+        # In ascending order False comes before True.
         best = min(candidates, key=lambda found: (found[0], not f"/{found[2]}".endswith(f"/{name}"), *found[1:]))
         return os.path.join(self.folder, best[2])
 
     def _walk(self) -> None:
-        found = []  # (path from the folder, size or number of frames, modification time)
-        visited = set()  # Links may lead in a circle.
+        found = []  # (path relative to the folder, size or number of frames, modification time)
+        visited = set()  # Links may form a cycle.
         for parent, folders, files in os.walk(self.folder, followlinks=True):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in visited:
@@ -96,7 +96,7 @@ class VideoFiles:
                 try:
                     status = os.stat(os.path.join(parent, name))
                 except OSError:
-                    continue  # A link to nowhere, or removed meanwhile.
+                    continue  # A broken link, or a file that was removed meanwhile.
                 path = os.path.normpath(os.path.join(relative, name))
                 self._add(path, is_frames=False)
                 found.append((path, status.st_size, status.st_mtime_ns))
@@ -111,24 +111,24 @@ class VideoFiles:
 
 
 def _base_name(name: str) -> str:
-    """The name without extensions of videos, which may be empty ones; other dots belong to the name."""
+    """Return the name without video extensions or trailing dots; other dots belong to the name."""
     base, extension = os.path.splitext(name)
     return _base_name(base) if extension.lower() in {".", *VIDEO_EXTENSIONS} else name
 
 
-def unreadable(
+def find_unreadable(
     paths: Iterable[str | os.PathLike], num_threads: int | None = None, progress: bool = True
 ) -> dict[str, str]:
     """
-    Tells which videos do not open. Nothing is decoded: a video that opens may still be damaged further on.
+    Find the videos that do not open. No frame is decoded: a video that opens may still be damaged.
 
     Args:
-        paths (`Iterable[str | os.PathLike]`): Video files, or folders of numbered JPEGs.
-        num_threads (`int`, *optional*): How many are opened at a time; by default one a core.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on standard error.
+        paths (`Iterable[str | os.PathLike]`): video files, or folders of numbered JPEGs.
+        num_threads (`int`, *optional*): number of videos that are opened at a time; by default one per core.
+        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar on standard error.
 
     Returns:
-        `dict[str, str]`: Those that do not, each with what is wrong with it, in plain words.
+        `dict[str, str]`: reason for each video that does not open, by path.
     """
     names = [os.fsdecode(path) for path in paths]
     problems = {}
@@ -145,7 +145,7 @@ def unreadable(
 
 
 def _problem(path: str) -> str | None:
-    """What is wrong with a video that does not open."""
+    """Return why a video does not open; `None` if it opens."""
     try:
         ensure_opens(path)
     except VideoDecodingError as error:

@@ -1,1 +1,1 @@
-"""Pictures for people: ranked answers as rows of frames."""
+"""Pictures and pages of search results, model explanations, training curves and ranks."""

@@ -1,15 +1,15 @@
-"""The learning curves of a run: losses and validation recall over steps, as a picture."""
+"""Draw the learning curves of a training run: losses and validation recall over steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def draw_curves(records: Sequence[dict], output: str | Path) -> None:
-    """Draws the lines of a run's `metrics.jsonl`: losses and learning rate on the left, validation on the right.
+    """Draw the records of a run's `metrics.jsonl`: losses on the left, validation recall on the right.
 
     Args:
-        records (`Sequence[dict]`): with `step`, and `loss` or `validation`.
-        output (`str` or `Path`): a picture file.
+        records (`Sequence[dict]`): records with `step`, and with `loss` or `validation`.
+        output (`str` or `Path`): picture to write.
     """
     from matplotlib.figure import Figure
 

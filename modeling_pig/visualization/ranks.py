@@ -1,4 +1,4 @@
-"""Recall at k over k, in both directions: how far down the right answers of an evaluation are, as a picture."""
+"""Draw the recall@k of an evaluation over k, in both directions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 
 DUAL_SOFTMAX = "_dual_softmax"
 COLOURS = {"text_to_video": "C0", "video_to_text": "C1"}
-MAX_LABELLED_GALLERY = 5_000  # in a larger one only the powers of ten are labelled: more labels would touch
+MAX_LABELLED_GALLERY = 5_000  # larger galleries have labels at powers of ten only: more labels would overlap
 
 
 def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
-    """Draws the `recall_curve` of an evaluation, with what random order would find; with dual softmax dashed.
+    """Draw the `recall_curve` of an evaluation and the recall of random order; dashed with dual softmax.
 
     Args:
-        record (`Mapping`): what [`result_record`] made.
-        output (`str` or `Path`): a picture file.
+        record (`Mapping`): record of an evaluation, from [`result_record`].
+        output (`str` or `Path`): picture to write.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -29,7 +29,7 @@ def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
             label = direction.replace("_", "-") + (", dual softmax" if name != direction else "")
             style = "-" if name == direction else "--"
             axes.plot(ks, recalls, style, color=COLOURS[direction], marker=".", label=label, clip_on=False)
-    # Between two powers of ten the line of chance is a curve on this axis.
+    # On a logarithmic axis the recall of random order is a curve.
     steps = [num_videos ** (step / 100) for step in range(101)]
     axes.plot(steps, [100 * k / num_videos for k in steps], color="grey", linewidth=0.8, label="random order")
     axes.set(xscale="log", xlim=(1, max(num_videos, 2)), ylim=(0, 100), xlabel="k", ylabel="R@k, %")
@@ -40,7 +40,7 @@ def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
     axes.set_title(
         f"{record['benchmark']}, {record['split']}\n{record['num_queries']:,} queries, {num_videos:,} of "
         f"{record['num_videos_in_split']:,} videos",
-        parse_math=False,  # a name with dollars is no formula
+        parse_math=False,  # dollar signs in a name are no formula
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)

@@ -1,4 +1,4 @@
-"""Writes ranked answers as one HTML page that needs nothing else: thumbnails inside, links to the files."""
+"""Write search results as one self-contained HTML page with thumbnails and links to the video files."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..files import replace_file
 from ..stores.index import SearchResult
@@ -16,10 +16,18 @@ from .text import format_span, printable
 
 
 THUMBNAIL_SIDE = 240  # pixels, of the longer side
-NUM_AHEAD = 100  # answers whose pictures are made while those before them are written
-NUM_KEPT = 1000  # pictures, some 10 kB each, of which a later query may need some again
+CHUNK_SIZE = 100  # results whose pictures are decoded in parallel and held in memory at a time
+CACHE_SIZE = 1000  # pictures of about 10 kB each, for results that several queries share
 
-Pictures: TypeAlias = Callable[[Sequence[SearchResult]], Iterator[tuple[bool, str]]]
+
+class Picture(NamedTuple):
+    """Picture of a result: a data URI of a JPEG, or the reason why there is none."""
+
+    is_decoded: bool
+    content: str
+
+
+Pictures: TypeAlias = Callable[[Sequence[SearchResult]], Iterator[Picture]]
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --text: #1c1c1a; --quiet: #5f5f5a; --line: #dcdcd6;
@@ -58,60 +66,63 @@ details li { display: flex; justify-content: space-between; padding: .2rem 0; }
 @media print { .answers > li { break-inside: avoid; } }
 """
 
-# Names and queries are escaped; should one slip through all the same, a browser runs and loads nothing.
+# Names and queries are escaped. As a second barrier, the policy forbids a browser to run or load anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_results_page(
-    answers: Sequence[tuple[str, Sequence[SearchResult]]],
+    results: Sequence[tuple[str, Sequence[SearchResult]]],
     output: str | os.PathLike,
     num_threads: int | None = None,
 ) -> None:
-    """Writes a page with a row of cards a query: middle frame of the video or window, rank, score, name, time span.
+    """Write a page with one grid of cards per query: middle frame, rank, score, name and time span of each result.
 
-    A card links to its file, a window's to its start. Where a frame cannot be decoded, the card says why. The page is
-    written as it is made, in bounded memory, and is there once it is complete.
+    A card links to its file; the card of a segment opens the file at the segment's start. If a frame cannot be
+    decoded, the card shows the reason. Memory is bounded, and an existing page is replaced once the new one is
+    complete.
 
     Args:
-        answers (`Sequence[tuple[str, Sequence[SearchResult]]]`): queries, each with its results, best first;
-            [`FileResult`]s list the further windows of their file.
-        output (`str` or `os.PathLike`): the page; one that is there is replaced.
-        num_threads (`int`, *optional*): files decoded at a time; by default one a core.
+        results (`Sequence[tuple[str, Sequence[SearchResult]]]`): pairs of a query and its results, best first; a
+            [`FileResult`] also lists the other segments of its file.
+        output (`str` or `os.PathLike`): page to write.
+        num_threads (`int`, *optional*): number of files that are decoded at a time; by default one per core.
 
     Raises:
         OSError: the page cannot be written.
     """
-    picture = lru_cache(NUM_KEPT)(_picture)
+    picture = lru_cache(CACHE_SIZE)(_picture)
     num_threads = num_threads or os.cpu_count() or 1
     with replace_file(output) as partial, open(partial, "w", encoding="utf-8") as page:
         with ThreadPoolExecutor(num_threads) as pool:
             try:
                 page.writelines(
-                    _page(answers, lambda results: pool.map(lambda r: picture(r.path, r.start, r.end), results))
+                    _page(results, lambda chunk: pool.map(lambda r: picture(r.path, r.start, r.end), chunk))
                 )
             finally:
                 pool.shutdown(cancel_futures=True)
 
 
-def _picture(path: str, start: float | None, end: float | None) -> tuple[bool, str]:
-    """`(True, data URI of a JPEG)`, or `(False, why there is none)`."""
+def _picture(path: str, start: float | None, end: float | None) -> Picture:
     import PIL.Image
 
-    from ..video_decoding_pig import VideoDecodingError, decode_video  # which loads torch: a table needs none
+    from ..video_decoding_pig import (  # imports torch, which a search without a page does not need
+        VideoDecodingError,
+        decode_video,
+    )
 
     try:
         frames, _ = decode_video(path, num_frames=1, start=start, end=end)
     except VideoDecodingError as error:
-        return False, error.reason
+        return Picture(False, error.reason)
     image = PIL.Image.fromarray(frames[0])
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=80, optimize=True)
-    return True, f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
+    return Picture(True, f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}")
 
 
-def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures_of: Pictures) -> Iterator[str]:
-    title = f"{answers[0][0]} – video search" if len(answers) == 1 else f"{len(answers)} video searches"
+def _page(searches: Sequence[tuple[str, Sequence[SearchResult]]], pictures_of: Pictures) -> Iterator[str]:
+    title = f"{searches[0][0]} – video search" if len(searches) == 1 else f"{len(searches)} video searches"
     yield f"""<!doctype html>
 <html lang="en">
 <head>
@@ -126,21 +137,21 @@ def _page(answers: Sequence[tuple[str, Sequence[SearchResult]]], pictures_of: Pi
 <h1>Video search</h1>
 <p>Scores are cosines of query and video. A picture is the middle frame; it opens the video.</p>
 """
-    if len(answers) > 1:
-        links = (f'<li><a href="#query-{n}">{_shown(query)}</a></li>' for n, (query, _) in enumerate(answers, 1))
+    if len(searches) > 1:
+        links = (f'<li><a href="#query-{n}">{_shown(query)}</a></li>' for n, (query, _) in enumerate(searches, 1))
         yield f'<nav aria-label="Queries"><ol>{"".join(links)}</ol></nav>\n'
     yield "</header>\n<main>\n"
-    for number, (query, results) in enumerate(answers, start=1):
+    for number, (query, results) in enumerate(searches, start=1):
         yield f'<section aria-labelledby="query-{number}">\n<h2 id="query-{number}">{_shown(query)}</h2>\n'
         if results:
             yield '<ol class="answers" role="list">\n'  # Safari drops the role of a list without bullets
-            for start in range(0, len(results), NUM_AHEAD):
-                some = results[start : start + NUM_AHEAD]
-                for result, picture in zip(some, pictures_of(some), strict=True):
-                    yield _card(result, *picture)
+            for start in range(0, len(results), CHUNK_SIZE):
+                chunk = results[start : start + CHUNK_SIZE]
+                for result, picture in zip(chunk, pictures_of(chunk), strict=True):
+                    yield _card(result, picture)
             yield "</ol>\n"
         else:
-            yield "<p>No answers.</p>\n"
+            yield "<p>No results.</p>\n"
         yield "</section>\n"
     yield "</main>\n</body>\n</html>\n"
 
@@ -149,13 +160,13 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
-def _card(result: SearchResult, has_picture: bool, picture: str) -> str:
+def _card(result: SearchResult, picture: Picture) -> str:
     name = _shown(os.path.basename(result.path))
     span = format_span(result.start, result.end)
-    if has_picture:
-        top = f'<img class="picture" src="{picture}" alt="" loading="lazy">'
+    if picture.is_decoded:
+        top = f'<img class="picture" src="{picture.content}" alt="" loading="lazy">'
     else:
-        top = f'<span class="picture missing">No picture: {_shown(picture)}</span>'
+        top = f'<span class="picture missing">No picture: {_shown(picture.content)}</span>'
     return (
         f'<li><a class="card" href="{_address(result)}" title="{_shown(result.path)}">{top}\n'
         f'<span class="facts"><span class="rank">{result.rank}.</span>'
@@ -166,18 +177,18 @@ def _card(result: SearchResult, has_picture: bool, picture: str) -> str:
     )
 
 
-def _others(windows: Sequence[SearchResult]) -> str:
-    if not windows:
+def _others(segments: Sequence[SearchResult]) -> str:
+    if not segments:
         return ""
     rows = "".join(
         f'<li><a href="{_address(r)}">{format_span(r.start, r.end)}</a><span>{r.score:.3f}</span></li>'
-        for r in windows
+        for r in segments
     )
-    return f"\n<details><summary>{len(windows)} more here</summary><ol>{rows}</ol></details>"
+    return f"\n<details><summary>{len(segments)} more here</summary><ol>{rows}</ol></details>"
 
 
 def _address(result: SearchResult) -> str:
-    """A URI that opens the file, at its window's start where it has one."""
+    """Return the URI of the file; for a segment, with its start and end."""
     address = Path(os.path.abspath(result.path)).as_uri()
     if result.start is None:
         return escape(address)

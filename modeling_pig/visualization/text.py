@@ -1,23 +1,25 @@
-"""Text for people: files of it, one thing a line, and paths, queries and times as a page or a terminal shows them."""
+"""Read text files line by line, and format paths, queries and times for a page or a terminal."""
 
 import re
 from pathlib import Path
 
 
 def printable(text: str) -> str:
-    r"""A text in which what no screen should be sent stands escaped: a newline as `\n`, the start of a terminal's
-    command as `\x1b`, the reversal of the direction of writing as `\u202e`, a byte of a path that is no UTF-8 as
-    `\xff`."""
+    r"""Escape all characters that are not printable.
+
+    A newline becomes `\n`, the start of a terminal's command `\x1b`, the reversal of the writing direction `\u202e`,
+    and a byte of a path that is not UTF-8 `\xff`.
+    """
     return "".join(c if c.isprintable() or c == "\u3000" else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
-    byte = ord(character) - 0xDC00  # where Python keeps such bytes of file names
+    byte = ord(character) - 0xDC00  # Python decodes a byte of a path that is not UTF-8 to 0xDC00 + byte
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def format_span(start: float | None, end: float | None) -> str:
-    """A time span as people read it, `0:30–1:00`; nothing for a whole file.
+    """Format a time span in seconds as `0:30–1:00`; return an empty string for a whole file.
 
     Example:
 
@@ -39,30 +41,34 @@ def _clock(seconds: float) -> str:
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The different captions in a UTF-8 file with one a line, in their order; empty lines are left out.
+    """Read the distinct captions of a UTF-8 file with one caption per line, in file order.
 
     Raises:
-        OSError: no such file.
-        ValueError: a file of another kind, or without captions.
+        OSError: the file cannot be read.
+        ValueError: the file is not UTF-8 text, or holds no caption.
     """
     lines = split_lines(Path(path).read_bytes(), path, "captions")
     return list(dict.fromkeys(" ".join(line.split()) for line in lines))
 
 
-def split_lines(content: bytes, place: str | Path, things: str) -> list[str]:
-    """The lines of UTF-8 text, without the empty ones and the white space around them. `place` says where it came from
-    and `things` what it holds, for the errors.
+def split_lines(content: bytes, source: str | Path, things: str) -> list[str]:
+    """Split UTF-8 text into its lines, stripped of white space, without empty lines.
+
+    Args:
+        content (`bytes`): text in UTF-8.
+        source (`str` or `Path`): name of the text's source, for errors.
+        things (`str`): plural of what a line holds, for errors.
 
     Raises:
-        ValueError: no UTF-8, or no line with anything in it.
+        ValueError: the text is not UTF-8, or all lines are empty.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place} is no UTF-8 text: expected a file of {things}, one a line.") from error
+        raise ValueError(f"{source} is not UTF-8 text: give a file of {things}, one per line.") from error
     lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not lines:
-        raise ValueError(f"{place} holds no {things}: expected one a line.")
+        raise ValueError(f"{source} holds no {things}: give one per line.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Draws an explanation: the query with its phrases underlined, frames with the selected patches, the attention."""
+"""Draw an explanation: the query with underlined phrases, the selected patches on the frames, the attention."""
 
 import re
 import textwrap
@@ -12,21 +12,21 @@ import PIL.Image
 from .tokens import NO_PHRASE, VideoExplanation
 
 
-# Okabe and Ito's colours, which colour-blind readers tell apart. White is kept for patches without a phrase.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish. White marks patches without a phrase.
 PHRASE_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 FORMATS = {".png", ".pdf"}
-FRAMES_A_ROW = 12
+FRAMES_PER_ROW = 12
 _HEAT = "inferno"
 
 # Inches
 _WIDTH = 11.0  # of a row of frames
-_MIN_WIDTH = 6.5  # for the text over a few frames
+_MIN_WIDTH = 6.5  # room for the text if there are few frames
 _MAX_FRAME = 2.2
 _LEFT, _RIGHT, _EDGE = 0.35, 0.75, 0.15
 _GAP = 0.06
-_LINE = 0.3  # from a line of the query to the next
+_LINE = 0.3  # distance between lines of the query
 _SMALL_LINE = 0.19
-_LETTER = 0.07  # of our own small text, with room to spare
+_LETTER = 0.07  # width of a letter of the small text, rounded up
 _DPI = 150
 _OUTLINE = 2.2  # points
 _QUERY_FONT: dict[str, Any] = {"size": 12, "weight": "bold"}
@@ -34,19 +34,19 @@ _SMALL_FONT: dict[str, Any] = {"size": 8}
 
 
 def draw_explanation(explanation: VideoExplanation, output: str | Path) -> None:
-    """Writes one picture of an explanation.
+    """Draw an explanation as one picture.
 
-    Over the frames stands the query, each phrase underlined in its colour (dotted where no patch has it). In the upper
-    row the selected patches are outlined in the colours of their phrases, white where they have none; of more than
-    seven phrases, the others have no colour. In the lower row is the attention of the class token, on one scale. Clips
-    of more than twelve frames go on in further rows. The nearest captions, if there are any, stand below.
+    Above the frames is the query, each phrase underlined in its colour (dotted if no patch matches it). The upper row
+    outlines the selected patches in the colours of their phrases, or in white without a phrase; phrases after the
+    seventh have no colour. The lower row shows the attention of the class token, on one scale for all frames. Clips of
+    more than twelve frames continue in further rows. The nearest captions, if any, are below.
 
     Args:
-        explanation (`VideoExplanation`): from [`explain_video`](tokens.py).
-        output (`str` or `Path`): the picture, ending in .png or .pdf. The same explanation gives the same file.
+        explanation (`VideoExplanation`): explanation from [`explain_video`](tokens.py).
+        output (`str` or `Path`): file to write, with the suffix .png or .pdf. Equal explanations give equal files.
 
     Raises:
-        ValueError: another ending.
+        ValueError: `output` has another suffix.
     """
     check_output(output)
     from matplotlib.cm import ScalarMappable
@@ -54,7 +54,7 @@ def draw_explanation(explanation: VideoExplanation, output: str | Path) -> None:
     from matplotlib.figure import Figure
 
     num_frames, height, width = explanation.frames.shape[:3]
-    columns = min(num_frames, FRAMES_A_ROW)
+    columns = min(num_frames, FRAMES_PER_ROW)
     num_blocks = -(-num_frames // columns)
     frame_width = min(_MAX_FRAME, _WIDTH / columns - _GAP, _MAX_FRAME * width / height)
     frame_height = max(frame_width * height / width, 0.1)
@@ -69,16 +69,16 @@ def draw_explanation(explanation: VideoExplanation, output: str | Path) -> None:
     figure_height += _SMALL_LINE * (len(legend) + len(heading) + len(captions))
     figure = Figure(figsize=(figure_width, figure_height), dpi=_DPI, facecolor="white")
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        """Inches from the upper left corner -> parts of the figure."""
+    def to_figure(x: float, y: float) -> tuple[float, float]:
+        """Convert inches from the upper left corner to figure coordinates."""
         return x / figure_width, 1 - y / figure_height
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        # Whatever a user wrote is text: dollar signs begin no formula.
-        figure.text(*place(x, y), text, **{"va": "baseline", "parse_math": False, **style})
+        # A user's text may contain dollar signs, which are no formula.
+        figure.text(*to_figure(x, y), text, **{"va": "baseline", "parse_math": False, **style})
 
     def add_axes(x: float, y: float, width: float, height: float) -> Any:
-        left, bottom = place(x, y + height)
+        left, bottom = to_figure(x, y + height)
         return figure.add_axes((left, bottom, width / figure_width, height / figure_height))
 
     y = _EDGE
@@ -87,7 +87,11 @@ def draw_explanation(explanation: VideoExplanation, output: str | Path) -> None:
     for phrase, start, end, line in underlines:
         is_matched = explanation.matches is not None and phrase in explanation.matches
         _underline(
-            figure, place(_LEFT + start, y + (line + 0.78) * _LINE), place(_LEFT + end, 0)[0], phrase, is_matched
+            figure,
+            to_figure(_LEFT + start, y + (line + 0.78) * _LINE),
+            to_figure(_LEFT + end, 0)[0],
+            phrase,
+            is_matched,
         )
     y += num_lines * _LINE - 0.05
     for line in legend:
@@ -121,42 +125,45 @@ def draw_explanation(explanation: VideoExplanation, output: str | Path) -> None:
             write(_LEFT, y, line, **_SMALL_FONT, color=colour)
 
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    # A PDF carries the time when it was made, unless told not to.
-    figure.savefig(output, dpi=_DPI, metadata={"CreationDate": None} if _ending(output) == ".pdf" else None)
+    # By default a PDF contains its creation time, so that equal explanations would give different files.
+    figure.savefig(output, dpi=_DPI, metadata={"CreationDate": None} if _suffix(output) == ".pdf" else None)
 
 
 def check_output(output: str | Path) -> None:
-    """Raises `ValueError` if a picture cannot be written in the format that the ending names."""
-    if _ending(output) not in FORMATS:
-        raise ValueError(f"{output} ends in {_ending(output) or 'nothing'}; a picture is written as .png or .pdf.")
+    """Raise a `ValueError` if the suffix of `output` is not a supported format."""
+    if _suffix(output) not in FORMATS:
+        raise ValueError(f"{output} ends in {_suffix(output) or 'nothing'}: a picture is written as .png or .pdf.")
 
 
-def _ending(output: str | Path) -> str:
+def _suffix(output: str | Path) -> str:
     return Path(output).suffix.lower()
 
 
 def _ruler(**font: Any) -> Callable[[str], float]:
-    """A function that tells the width of a text in inches."""
+    """Return a function that measures the width of a text in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    renderer = FigureCanvasAgg(Figure(figsize=(1, 1), dpi=_DPI)).get_renderer()  # of any size: it is not drawn on
+    renderer = FigureCanvasAgg(Figure(figsize=(1, 1), dpi=_DPI)).get_renderer()  # its size does not matter
     properties = FontProperties(**font)
     return lambda text: renderer.get_text_width_height_descent(text, properties, ismath=False)[0] / _DPI
 
 
 def _lay_out_query(explanation: VideoExplanation, content: float) -> tuple[list, list, int]:
-    """Breaks the query into lines of `content` inches: words as (text, x, line), underlines as (phrase, start, end,
-    line), x in inches, and the number of lines."""
+    """Break the query into lines of `content` inches.
+
+    Returns:
+        Words as (text, x, line), underlines as (phrase, start, end, line), with x in inches; and the number of lines.
+    """
     measure = _ruler(**_QUERY_FONT)
-    owner: dict[int, tuple[int, int]] = {}  # position in the query -> phrase, start
+    owner: dict[int, tuple[int, int]] = {}  # character position in the query -> (phrase, start of its span)
     if explanation.matches is not None:
         for number, phrase in enumerate(explanation.phrases[: len(PHRASE_COLOURS)]):
             for start, end in phrase.spans:
                 owner |= dict.fromkeys(range(start, end), (number, start))
     words: list[tuple[str, float, int]] = []
-    lines_of: dict[tuple[int, int, int], tuple[float, float]] = {}  # phrase, start, line -> from, to
+    lines_of: dict[tuple[int, int, int], tuple[float, float]] = {}  # (phrase, start, line) -> (left, right)
     x, line = 0.0, 0
     for match in re.finditer(r"\S{1,30}", explanation.query):
         text, start = match.group(), match.start()
@@ -196,11 +203,11 @@ def _legend(explanation: VideoExplanation) -> str:
 
 
 def _caption_lines(explanation: VideoExplanation, content: float) -> tuple[list[str], list[str]]:
-    """The heading of the captions, and the captions, a line each, cut to `content` inches."""
+    """Return the lines of the heading, and one line per caption, shortened to `content` inches."""
     if not explanation.expected:
         return [], []
     heading = (
-        f"What the model expected to be asked: the nearest of {explanation.num_captions:,} captions to its "
+        f"Queries that the model expected: the nearest of {explanation.num_captions:,} captions to its "
         f"pseudo-query, by cosine (the query's is {explanation.query_cosine:.3f})"
     )
     measure = _ruler(**_SMALL_FONT)
@@ -215,7 +222,7 @@ def _caption_lines(explanation: VideoExplanation, content: float) -> tuple[list[
 
 
 def _shrink(frame: np.ndarray, width: int) -> np.ndarray:
-    """A frame no wider than can be seen: videos are large, and a PDF keeps every pixel."""
+    """Scale a frame down to `width` pixels: a PDF would store every pixel of a large video."""
     picture = PIL.Image.fromarray(frame)
     picture.thumbnail((width, picture.height), PIL.Image.Resampling.LANCZOS)
     return np.asarray(picture)
@@ -232,7 +239,7 @@ def _draw_selection(axes: Any, explanation: VideoExplanation, frame: int, pictur
         return
     patch_width = 72 * inches / num_columns  # points
     linewidth = min(_OUTLINE, 0.15 * patch_width)
-    inset = linewidth / patch_width  # so that neighbours do not hide each other's outline
+    inset = linewidth / patch_width  # so that outlines of neighbouring patches do not overlap
     for patch, phrase in zip(explanation.selected_patches, explanation.matches, strict=True):
         if patch // (num_rows * num_columns) == frame:
             row, column = divmod(patch % (num_rows * num_columns), num_columns)
@@ -245,14 +252,14 @@ def _draw_selection(axes: Any, explanation: VideoExplanation, frame: int, pictur
                 edgecolor=PHRASE_COLOURS[phrase] if has_colour else "white",
                 linewidth=linewidth if has_colour else 0.6 * linewidth,
             )
-            # On any ground: dark around bright.
+            # A dark line around the bright one is visible on any background.
             outline.set_path_effects([Stroke(linewidth=1.5 * linewidth, foreground="black"), Normal()])
             axes.add_patch(outline)
 
 
 def _draw_attention(axes: Any, attention: np.ndarray, picture: np.ndarray, highest: float) -> None:
     extent = (0, attention.shape[1], attention.shape[0], 0)
-    grey = picture.max(axis=2)  # and not the luminance, in which blue things would be all but black
+    grey = picture.max(axis=2)  # in luminance, blue objects would be almost black
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
     axes.imshow(attention, cmap=_HEAT, vmin=0, vmax=highest, alpha=0.6, extent=extent, aspect="auto")
     _clear(axes)

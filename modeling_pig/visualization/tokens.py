@@ -1,7 +1,7 @@
-"""What a model looked at in a video, and which phrase of a query each of the patches it selected stands for.
+"""Explain how a model sees a video: attention, selected patches, and the phrase of the query that each patch matches.
 
-Shapes: T frames, P patches a frame in `rows` x `columns`, K selected patches, S context tokens, J phrases, D width of
-the joint space.
+Shapes: T frames, P patches per frame in `rows` x `columns`, K selected patches, S context tokens, J phrases,
+D `projection_dim`.
 """
 
 import re
@@ -23,24 +23,24 @@ from ..video_decoding_pig import decode_video
 Matching = Literal["token", "pseudo_query"]
 NO_PHRASE = -1
 
-# Where a query is cut. "to" and "of" are not among them ("moves to the left", "a cup of tea"), nor is "and" before
-# "then": what one thing does in turn stays one phrase.
-_CUTTING_WORDS = (
+# Words at which a query is split. "to" and "of" are not among them ("moves to the left", "a cup of tea"), nor is "and"
+# before "then": consecutive actions of one object stay one phrase.
+_SEPARATING_WORDS = (
     "above across along and are around as at behind below beside between but by for from in inside into is near next "
     "on onto or over that through under was were when where which while who with"
 ).split()
-# A piece of these alone is no phrase: "jumps up and down" leaves "jumps up".
+# Fragments of these words only are dropped: "jumps up and down" becomes "jumps up".
 _SMALL_WORDS = set(
     "a an away back down he her his it its of off out she some the their then there these they this those to "
     "up".split()
 )
-_CUT = re.compile(
-    rf"(?<![\w'-])(?:{'|'.join(_CUTTING_WORDS)})(?![\w'-])(?!\s+then\b)|[,;:.!?](?=\s|$)|[()\"“”–—]", re.IGNORECASE
+_SEPARATOR = re.compile(
+    rf"(?<![\w'-])(?:{'|'.join(_SEPARATING_WORDS)})(?![\w'-])(?!\s+then\b)|[,;:.!?](?=\s|$)|[()\"“”–—]", re.IGNORECASE
 )
 
 
 class Phrase(NamedTuple):
-    """A part of a query: its text, and where in the query it stands, `(start, end)` for each time that it comes."""
+    """Phrase of a query: its text, and the character span `(start, end)` of each of its occurrences."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -55,24 +55,24 @@ class ExpectedCaption(NamedTuple):
 
 @dataclass
 class VideoExplanation:
-    """What [`explain_video`] found; what is `None` needs a `hybrid` model.
+    """Explanation of a video, from [`explain_video`]. Optional fields are `None` unless the model is a `hybrid`.
 
     Attributes:
-        query (`str`): the query, with single spaces.
-        score (`float`): its similarity to the video, a cosine: what retrieval ranks by.
-        frames (`np.ndarray` of shape `(T, height, width, 3)`): what the model saw, before it was squeezed to a square.
-        frame_numbers (`list[int]`): their numbers in the video, from 0.
+        query (`str`): query, with single spaces.
+        score (`float`): cosine of query and video, by which retrieval ranks.
+        frames (`np.ndarray` of shape `(T, height, width, 3)`): uint8 frames of the clip, before resizing to a square.
+        frame_numbers (`list[int]`): numbers of the frames in the video, from 0.
         attention (`np.ndarray` of shape `(T, rows, columns)`):
-            The class token's attention to each patch in the last layer, reduced over the heads as the selector does,
-            in multiples of an even share: 1 is what a patch gets from a token that attends to all alike.
-        phrases (`list[Phrase]`): J parts of the query, from [`split_phrases`].
+            Attention of the class token to each patch in the last layer, reduced over the heads as in the selector,
+            in multiples of uniform attention: 1 is the attention of a token that attends equally to all tokens.
+        phrases (`list[Phrase]`): J phrases of the query, from [`split_phrases`].
         selected_patches (`np.ndarray` of shape `(K,)`, *optional*): best first; patch `p` of frame `t` is `t * P + p`.
         matches (`np.ndarray` of shape `(K,)`, *optional*):
-            For each selected patch the number of its phrase, `NO_PHRASE` where none fits well.
-        pseudo_query (`np.ndarray` of shape `(D,)`, *optional*): the video's pseudo-query, normalised.
-        query_cosine (`float`, *optional*): cosine of the query with it.
-        expected (`list[ExpectedCaption]`, *optional*): the captions nearest to the pseudo-query, nearest first.
-        num_captions (`int`): of how many different ones they are the nearest.
+            Index of the phrase that each selected patch matches; `NO_PHRASE` if no phrase matches well.
+        pseudo_query (`np.ndarray` of shape `(D,)`, *optional*): pseudo-query of the video, normalised.
+        query_cosine (`float`, *optional*): cosine of query and pseudo-query.
+        expected (`list[ExpectedCaption]`, *optional*): captions nearest to the pseudo-query, nearest first.
+        num_captions (`int`): number of distinct captions from which `expected` was chosen.
     """
 
     query: str
@@ -90,9 +90,10 @@ class VideoExplanation:
 
 
 def split_phrases(query: str) -> list[Phrase]:
-    """Cuts a query at punctuation, conjunctions, prepositions and forms of "to be", all of which it leaves out; pieces
-    without a word of content are dropped. The rule is made for English; a query that it finds nothing in is
-    one phrase.
+    """Split a query into phrases at punctuation, conjunctions, prepositions and forms of "to be".
+
+    The separators, and fragments without a content word, are dropped. The rule is made for English; if it finds no
+    phrase, the whole query is one phrase.
 
     Example:
 
@@ -102,13 +103,13 @@ def split_phrases(query: str) -> list[Phrase]:
     ```"""
     spans: dict[str, list[tuple[int, int]]] = {}
     start = 0
-    for end, following in [*(match.span() for match in _CUT.finditer(query)), (len(query), len(query))]:
-        piece = query[start:end]
-        if set(re.findall(r"\w+", piece.lower())) - _SMALL_WORDS:
-            first = start + len(piece) - len(piece.lstrip())
-            spans.setdefault(piece.strip().lower(), []).append((first, first + len(piece.strip())))
+    for end, following in [*(match.span() for match in _SEPARATOR.finditer(query)), (len(query), len(query))]:
+        fragment = query[start:end]
+        if set(re.findall(r"\w+", fragment.lower())) - _SMALL_WORDS:
+            first = start + len(fragment) - len(fragment.lstrip())
+            spans.setdefault(fragment.strip().lower(), []).append((first, first + len(fragment.strip())))
         start = following
-    phrases = [Phrase(query[slice(*places[0])], tuple(places)) for places in spans.values()]
+    phrases = [Phrase(query[slice(*of_phrase[0])], tuple(of_phrase)) for of_phrase in spans.values()]
     return phrases or [Phrase(query, ((0, len(query)),))]
 
 
@@ -125,32 +126,38 @@ def explain_video(
     start: float | None = None,
     end: float | None = None,
 ) -> VideoExplanation:
-    """Looks into a model on its way through one video: where its class token attends, what it selects, and which
-    phrase of the query each selected patch stands for.
+    """Explain how a model sees a video: attention of the class token, selected patches, and the phrase of each patch.
 
-    `two_tower` and `single_tower` models have the attention, but no selector and no pseudo-query.
+    For `two_tower` and `single_tower` models, which have no selector and no pseudo-query, only the attention is
+    returned.
 
     Args:
-        video (`str` or `Path`): a video file, or a folder of numbered JPEG frames.
-        query (`str`): the sentence.
-        captions (`Sequence[str]`): captions to find those in that the model expected to be asked; `hybrid` only.
-        matching (`str`): how a patch meets a phrase, both in the joint space.
-            `"pseudo_query"`: by how much the patch moves the pseudo-query towards the phrase, the only way in which a
-            patch acts on the video's embedding: the cosine of the phrase with the pseudo-query that is generated with
-            this patch, less that without it, all other selected patches being replaced by the clip's average patch.
-            `"token"`: by the cosine of the patch's own token with the phrase's embedding. No loss acts on this cosine:
-            `examples/check_selection.py` tells whether a model has it right.
-            With either, a match is weak, and the patch stays without a phrase, if the patch is no nearer to the phrase
-            than the average patch of the clip, or if the phrase gets less than half of a softmax over all phrases at
-            the model's own temperature.
-        num_frames (`int`, *optional*): frames to look at; by default those of the processor.
-        num_expected (`int`): how many captions to return.
-        start, end (`float`, *optional*): seconds after the first frame between which lies the part to look at, as for
+        model (`PigForRetrieval`): model in evaluation mode.
+        processor (`PigProcessor`): processor of the model.
+        video (`str` or `Path`): video file, or folder of numbered JPEG frames.
+        query (`str`): query.
+        captions (`Sequence[str]`, *optional*): captions among which to find the nearest to the pseudo-query; `hybrid`
+            only.
+        matching (`str`, *optional*, defaults to `"pseudo_query"`): measure of the match of a patch and a phrase.
+            `"pseudo_query"`: how far the patch moves the pseudo-query towards the phrase, which is the only effect of
+            a patch on the video's embedding: the cosine of the phrase and the pseudo-query generated with this patch,
+            minus the cosine without it, with all other selected patches replaced by the clip's average patch.
+            `"token"`: cosine of the patch token and the phrase's embedding. No loss trains this cosine:
+            `examples/check_selection.py` measures whether it is right.
+            With both measures a patch has no phrase if it is no nearer to the phrase than the average patch of the
+            clip, or if the phrase gets less than half of a softmax over all phrases at the model's temperature.
+        num_frames (`int`, *optional*): frames of the clip, T; by default the processor's.
+        num_expected (`int`, *optional*, defaults to 5): number of captions to return.
+        start, end (`float`, *optional*): segment of the video, in seconds after the first frame, as for
             [`decode_video`]; by default the whole video.
 
+    Returns:
+        [`VideoExplanation`].
+
     Raises:
-        ValueError: an empty query, captions for a model that generates no pseudo-query, or too many frames.
-        VideoDecodingError: a video that cannot be decoded.
+        ValueError: the query is empty, captions are given for a model without a pseudo-query, or `num_frames` is
+            larger than the model's.
+        VideoDecodingError: the video cannot be decoded.
     """
     query = " ".join(query.split())
     if not query:
@@ -161,27 +168,27 @@ def explain_video(
 
     frames, metadata = decode_video(video, num_frames or processor.video_processor.num_frames, start=start, end=end)
     inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-    pixels = inputs["pixel_values_videos"].to(model.device, model.dtype)  # (1, T, 3, height, width)
-    features = model.get_video_features(pixels)
-    outputs = model.vision_model(pixels, output_class_attention=True)  # all tokens, which the features leave out
-    rows, columns = (side // vision_config.patch_size for side in pixels.shape[3:])
+    pixel_values_videos = inputs["pixel_values_videos"].to(model.device, model.dtype)  # (1, T, 3, height, width)
+    features = model.get_video_features(pixel_values_videos)
+    outputs = model.vision_model(pixel_values_videos, output_class_attention=True)  # with all tokens
+    rows, columns = (side // vision_config.patch_size for side in pixel_values_videos.shape[3:])
 
     def patches_of(tokens: torch.Tensor) -> torch.Tensor:
-        """(N, ...) class, globals and frames -> (T, P, ...)."""
+        """Return the patches, (T, P, ...), of all tokens, (N, ...): class, global and frame tokens, patches."""
         in_frames = tokens[1 + vision_config.num_global_tokens :].unflatten(0, (len(frames), -1))
-        return in_frames[:, -rows * columns :]  # the frame token stands first
+        return in_frames[:, -rows * columns :]  # the frame token comes first
 
     reduce = torch.amax if model.config.selector_head_reduction == "max" else torch.mean
     attention = reduce(outputs.class_attention[0], dim=0)  # (N,)
     attention = patches_of(attention * len(attention)).unflatten(1, (rows, columns))  # (T, rows, columns)
 
     phrases = split_phrases(query)
-    texts = encode_texts(model, processor, [query, *(phrase.text for phrase in phrases)])  # (1 + J, D)
-    texts = texts.to(model.device)
+    text_embeds = encode_texts(model, processor, [query, *(phrase.text for phrase in phrases)])  # (1 + J, D)
+    text_embeds = text_embeds.to(model.device)
     video_embeds = features.context_embeds if framework == "single_tower" else features.pooler_output
     explanation = VideoExplanation(
         query=query,
-        score=model.similarity(texts[:1], video_embeds.float()).item(),
+        score=model.similarity(text_embeds[:1], video_embeds.float()).item(),
         frames=frames,
         frame_numbers=[int(number) for number in metadata.frames_indices or ()],
         attention=attention.float().cpu().numpy(),
@@ -193,16 +200,16 @@ def explain_video(
     patches = patches_of(_to_joint_space(model, outputs.last_hidden_state)[0]).flatten(0, 1)  # (T * P, D)
     selected = features.selected_patches[0]  # (K,)
     if matching == "token":
-        cosines = normalize(patches.float(), dim=-1) @ texts[1:].t()  # (T * P, J)
+        cosines = normalize(patches.float(), dim=-1) @ text_embeds[1:].t()  # (T * P, J)
         scores, gains = cosines[selected], cosines[selected] - cosines.mean(dim=0)  # (K, J) each
     else:
-        scores = gains = _gains_of_pseudo_query(model, features.context_embeds[0], patches, selected, texts[1:])
+        scores = gains = _gains_of_pseudo_query(model, features.context_embeds[0], patches, selected, text_embeds[1:])
     explanation.selected_patches = selected.cpu().numpy()
     explanation.matches = _match(scores, gains, model.logit_scale.exp().item()).cpu().numpy()
 
     pseudo_query = normalize(features.pseudo_query_embeds.float(), dim=-1)[0]  # (D,)
     explanation.pseudo_query = pseudo_query.cpu().numpy()
-    explanation.query_cosine = (texts[0] @ pseudo_query).item()
+    explanation.query_cosine = (text_embeds[0] @ pseudo_query).item()
     if captions:
         cosines = encode_texts(model, processor, captions).to(model.device) @ pseudo_query  # (captions,)
         best = cosines.topk(min(num_expected, len(captions)))
@@ -219,22 +226,27 @@ def _to_joint_space(model: PigForRetrieval, hidden_states: torch.Tensor) -> torc
 def _gains_of_pseudo_query(
     model: PigForRetrieval, context: torch.Tensor, patches: torch.Tensor, selected: torch.Tensor, phrases: torch.Tensor
 ) -> torch.Tensor:
-    """By how much each selected patch alone moves the pseudo-query towards each phrase, in cosine, (K, J).
+    """Return how far each selected patch alone moves the pseudo-query towards each phrase, in cosine: (K, J).
 
-    The other places for patches are filled with the average patch of the clip: the generator knows no other length.
+    The average patch of the clip replaces the other selected patches, because the generator expects K patches.
     """
     num_selected = len(selected)
-    alone = patches.mean(dim=0).repeat(1 + num_selected, num_selected, 1)  # (1 + K, K, D): no patch, then one each
-    places = torch.arange(num_selected, device=selected.device)
-    alone[1 + places, places] = patches[selected]
+    alone = patches.mean(dim=0).repeat(
+        1 + num_selected, num_selected, 1
+    )  # (1 + K, K, D): row 0 without any patch, row 1 + k with patch k
+    positions = torch.arange(num_selected, device=selected.device)
+    alone[1 + positions, positions] = patches[selected]
     tokens = torch.cat([context.expand(1 + num_selected, -1, -1), alone], dim=1)  # (1 + K, S + K, D)
     cosines = normalize(model.generator(tokens).float(), dim=-1) @ phrases.t()  # (1 + K, J)
     return cosines[1:] - cosines[0]
 
 
 def _match(scores: torch.Tensor, gains: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Number of each patch's phrase, (K,), or `NO_PHRASE`: the one with the highest of the scores, (K, J), if it has
-    half of their softmax or more, and a gain over the clip's average patch, (K, J)."""
+    """Return the index of each patch's phrase, or `NO_PHRASE`: (K,).
+
+    A patch matches the phrase of the highest of its scores, (K, J), if this phrase has at least half of their softmax
+    and the patch's gain over the clip's average patch, (K, J), is positive.
+    """
     shares, best = (scores * temperature).softmax(dim=1).max(dim=1)  # (K,) each
     is_weak = (shares < 0.5) | (gains.gather(1, best[:, None])[:, 0] <= 0)
     return best.masked_fill(is_weak, NO_PHRASE)
