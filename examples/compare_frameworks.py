@@ -1,15 +1,15 @@
 """Compare the three frameworks on videos that the package draws: from one small CLIP, on the same data, with the same
-schedule and seeds. Each phase is run on its own, in this order, and goes on where it was stopped:
+schedule and seeds. Run the phases separately, in this order; each resumes if it was interrupted:
 
-    python examples/compare_frameworks.py --phase regime     # which data leave room for interaction? hybrid is not run
+    python examples/compare_frameworks.py --phase regime     # choose the data, without the hybrid
     python examples/compare_frameworks.py --phase compare    # all three, every seed: tables, costs, pictures
     python examples/compare_frameworks.py --phase others     # the hybrid in the regimes that were not chosen
-    python examples/compare_frameworks.py --phase diagnose   # why does the hybrid do what it does?
-    python examples/compare_frameworks.py --phase ablate     # the hybrid with one thing changed
+    python examples/compare_frameworks.py --phase diagnose   # look into the trained models
+    python examples/compare_frameworks.py --phase ablate     # the hybrid with one change at a time
     python examples/compare_frameworks.py --phase strengthen # four ideas beyond the paper
 
-`--quick` runs a few minutes' version of each, whose figures mean nothing. What is run, by which rule the data are
-chosen, and how long it takes: docs/evidence/README.md.
+`--quick` runs each phase in a few minutes, with meaningless figures. docs/evidence/README.md describes the runs, the
+rule by which the data are chosen, and the running times.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from comparison.diagnosis import (
 )
 from comparison.intervals import (
     METRICS,
+    format_figure,
     mean_and_interval,
     paired_differences,
     summarise,
     with_pooled_spread,
-    write_out,
 )
 from comparison.pictures import draw_latency, draw_tradeoff
-from comparison.runs import Settings, Workplace, read_json, split_of, write_json
+from comparison.runs import Settings, Workspace, read_json, split_of, write_json
 from comparison.stronger import STRONGER
 from comparison.variants import ABLATIONS, FRAMEWORKS, Variant
 
@@ -54,29 +54,27 @@ RULE = (
 )
 
 
-def choose_regime(place: Workplace, args: argparse.Namespace) -> None:
-    """Runs single_tower and two_tower on validation in every regime, and writes the choice down."""
-    file = place.output / "regime.json"
+def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train single_tower and two_tower in every regime, and record the regime chosen on the validation split."""
+    file = workspace.output / "regime.json"
     if file.exists():
-        print(f"{file}: the regime was chosen before ({read_json(file)['chosen']}); a choice stands.")
+        print(f"{file}: the regime {read_json(file)['chosen']} was chosen before; a choice is final.")
         return
-    settings = place.settings
-    looked_at = {}
+    settings = workspace.settings
+    regimes = {}
     for regime in settings.regimes:
         runs: dict[str, dict[int, dict]] = {"two_tower": {}, "single_tower": {}}
         for seed in settings.regime_seeds:
-            for name, of_seed in runs.items():
-                of_seed[seed] = place.run(regime, FRAMEWORKS[name], seed, ("validation",))["validation"]
+            for name, by_seed in runs.items():
+                by_seed[seed] = workspace.run(regime, FRAMEWORKS[name], seed, ("validation",))["validation"]
         gaps = paired_differences(runs["single_tower"], runs["two_tower"])
-        looked_at[regime] = {
+        regimes[regime] = {
             "settings": settings.regimes[regime],
-            "ceiling": place.ceiling(regime, "validation"),
-            "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},
+            "ceiling": workspace.ceiling(regime, "validation"),
+            "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
             "single_tower minus two_tower": gaps,
         }
-    gap_of = {
-        regime: looked["single_tower minus two_tower"]["text_to_video R@1"] for regime, looked in looked_at.items()
-    }
+    gap_of = {regime: found["single_tower minus two_tower"]["text_to_video R@1"] for regime, found in regimes.items()}
     chosen = max(gap_of, key=lambda regime: gap_of[regime]["mean"])
     record = {
         "chosen": chosen,
@@ -84,69 +82,69 @@ def choose_regime(place: Workplace, args: argparse.Namespace) -> None:
         "rule": RULE,
         "clear_gap": settings.clear_gap,
         "regime_seeds": settings.regime_seeds,
-        "regimes": looked_at,
+        "regimes": regimes,
         "environment": environment(),
     }
     write_json(file, record)
     rows = [
         {
             "regime": regime,
-            **{name: write_out(looked["frameworks"][name]["text_to_video R@1"]) for name in looked["frameworks"]},
-            "gap": write_out(gap_of[regime], signed=True),
-            "ceiling": looked["ceiling"]["R@1"],
+            **{name: format_figure(found["frameworks"][name]["text_to_video R@1"]) for name in found["frameworks"]},
+            "gap": format_figure(gap_of[regime], signed=True),
+            "ceiling": found["ceiling"]["R@1"],
         }
-        for regime, looked in looked_at.items()
+        for regime, found in regimes.items()
     ]
-    print_table(f"text-to-video R@1 on validation, {_of(settings.regime_seeds)}", rows)
+    print_table(f"text-to-video R@1 on validation, {_describe(settings.regime_seeds)}", rows)
     print(f"chosen: {chosen}{'' if record['clear_headroom'] else ' (without clear headroom)'}: {file}")
 
 
-def compare(place: Workplace, args: argparse.Namespace) -> None:
-    """Runs the three frameworks in the chosen regime, with every seed."""
-    choice = _choice(place)
-    seeds, regime = args.seeds or place.settings.seeds, choice["chosen"]
+def compare(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train and evaluate the three frameworks in the chosen regime, with every seed, and measure their costs."""
+    choice = _choice(workspace)
+    seeds, regime = args.seeds or workspace.settings.seeds, choice["chosen"]
     runs: dict[str, dict[int, dict]] = {name: {} for name in FRAMEWORKS}
     for seed in seeds:
-        for name, of_seed in runs.items():
-            of_seed[seed] = place.run(regime, FRAMEWORKS[name], seed, ("validation", "test"))
-    loaded = {name: place.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
+        for name, by_seed in runs.items():
+            by_seed[seed] = workspace.run(regime, FRAMEWORKS[name], seed, ("validation", "test"))
+    loaded = {name: workspace.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
     print("measuring costs", flush=True)
     costs = measure_costs(
         {name: model for name, (model, _, _) in loaded.items()},
         loaded["hybrid"][1],
-        place.settings.galleries,
-        place.settings.measured_bytes,
+        workspace.settings.galleries,
+        workspace.settings.measured_bytes,
     )
     report: dict[str, Any] = {
         "regime": regime,
-        "regime_settings": place.settings.regimes[regime],
+        "regime_settings": workspace.settings.regimes[regime],
         "clear_headroom": choice["clear_headroom"],
         "seeds": seeds,
         "recipe": loaded["hybrid"][2].to_dict(),
     }
     for split in ("validation", "test"):
-        of_split = {name: {seed: run[split] for seed, run in of_seed.items()} for name, of_seed in runs.items()}
+        of_split = {name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
         report[split] = {
-            "ceiling": place.ceiling(regime, split),
-            "frameworks": {name: summarise(of_seed) for name, of_seed in of_split.items()},
+            "ceiling": workspace.ceiling(regime, split),
+            "frameworks": {name: summarise(by_seed) for name, by_seed in of_split.items()},
             "paired_differences": {
                 f"{one} minus {other}": paired_differences(of_split[one], of_split[other]) for one, other in PAIRS
             },
         }
     report |= {"costs": costs, "machine": describe_machine(torch.get_num_threads()), "environment": environment()}
-    write_json(place.output / "comparison.json", report)
-    draw_tradeoff(report, place.output / "tradeoff.png")
-    draw_latency(report, place.output / "latency.png")
+    write_json(workspace.output / "comparison.json", report)
+    draw_tradeoff(report, workspace.output / "tradeoff.png")
+    draw_latency(report, workspace.output / "latency.png")
     for split in ("validation", "test"):
-        title = f"{regime}, {split}, {_of(seeds)}"
+        title = f"{regime}, {split}, {_describe(seeds)}"
         _print_metrics(title, report[split]["frameworks"])
         _print_metrics(f"{split}: paired differences", report[split]["paired_differences"], signed=True)
     rows = [
         {
             "framework": name,
             "parameters": f"{of['parameters']:,}",
-            "bytes a video": of["bytes_per_video"],
-            "ms a video": 1000 * of["offline_seconds_per_video"],
+            "bytes per video": of["bytes_per_video"],
+            "ms per video": 1000 * of["offline_seconds_per_video"],
             **{
                 f"ms, {row['videos']:,}": f"{1000 * row['seconds']:.1f}{'' if row['measured'] else ' *'}"
                 for row in of["query_seconds"]
@@ -154,39 +152,41 @@ def compare(place: Workplace, args: argparse.Namespace) -> None:
         }
         for name, of in costs["frameworks"].items()
     ]
-    print_table("costs; ms a query by size of the gallery (* extrapolated)", rows)
-    print(f"figures and pictures: {place.output}")
+    print_table("costs; ms per query by size of the gallery (* extrapolated)", rows)
+    print(f"figures and pictures: {workspace.output}")
 
 
-def compare_others(place: Workplace, args: argparse.Namespace) -> None:
-    """Runs the hybrid in every regime that was looked at, as it was looked at, once the comparison stands."""
-    choice = _choice(place)
-    if not (place.output / "comparison.json").exists():
-        raise ValueError(f"There is no {place.output / 'comparison.json'}: run --phase compare first.")
+def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train the hybrid in every regime with the seeds of the choice, after the comparison is complete."""
+    choice = _choice(workspace)
+    if not (workspace.output / "comparison.json").exists():
+        raise ValueError(f"There is no {workspace.output / 'comparison.json'}: run --phase compare first.")
     seeds = choice["regime_seeds"]
     report = {}
     for regime in choice["regimes"]:
         runs = {
-            name: {seed: place.run(regime, variant, seed, ("validation",))["validation"] for seed in seeds}
+            name: {seed: workspace.run(regime, variant, seed, ("validation",))["validation"] for seed in seeds}
             for name, variant in FRAMEWORKS.items()
         }
-        hybrids = [place.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
+        hybrids = [workspace.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
         attention = [attention_of_hybrid(*hybrid, split_of(hybrid[2], "validation")) for hybrid in hybrids]
         report[regime] = {
             "attention_of_hybrid": {name: mean_and_interval([of[name] for of in attention]) for name in attention[0]},
-            "frameworks": {name: summarise(of_seed) for name, of_seed in runs.items()},
+            "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
             "paired_differences": {
                 f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
             },
         }
-    write_json(place.output / "other_regimes.json", {"seeds": seeds, "regimes": report, "environment": environment()})
+    write_json(
+        workspace.output / "other_regimes.json", {"seeds": seeds, "regimes": report, "environment": environment()}
+    )
     rows = [
         {
             "regime": regime,
-            **{name: write_out(summary["text_to_video R@1"]) for name, summary in of["frameworks"].items()},
+            **{name: format_figure(summary["text_to_video R@1"]) for name, summary in of["frameworks"].items()},
             "attention's entropy": of["attention_of_hybrid"]["entropy_of_uniform"]["mean"],
             **{
-                f"{one} minus {other}": write_out(
+                f"{one} minus {other}": format_figure(
                     of["paired_differences"][f"{one} minus {other}"]["text_to_video R@1"], signed=True
                 )
                 for one, other in PAIRS[:2]
@@ -194,50 +194,50 @@ def compare_others(place: Workplace, args: argparse.Namespace) -> None:
         }
         for regime, of in report.items()
     ]
-    print_table(f"text-to-video R@1 on validation, {_of(seeds)}", rows)
-    print(f"figures: {place.output / 'other_regimes.json'}")
+    print_table(f"text-to-video R@1 on validation, {_describe(seeds)}", rows)
+    print(f"figures: {workspace.output / 'other_regimes.json'}")
 
 
-def ablate(place: Workplace, args: argparse.Namespace) -> None:
-    """Runs the hybrid with one thing changed at a time."""
-    _beside_the_hybrid(place, args, ABLATIONS, "ablations.json")
+def ablate(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train the hybrid with one change at a time."""
+    _compare_with_hybrid(workspace, args, ABLATIONS, "ablations.json")
 
 
-def strengthen(place: Workplace, args: argparse.Namespace) -> None:
-    """Runs what may be stronger than the paper's hybrid."""
-    _beside_the_hybrid(place, args, STRONGER, "stronger.json")
+def strengthen(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train variants that may be stronger than the paper's hybrid."""
+    _compare_with_hybrid(workspace, args, STRONGER, "stronger.json")
 
 
-def _beside_the_hybrid(
-    place: Workplace, args: argparse.Namespace, variants: dict[str, Variant], file_name: str
+def _compare_with_hybrid(
+    workspace: Workspace, args: argparse.Namespace, variants: dict[str, Variant], file_name: str
 ) -> None:
-    regime, seeds = _choice(place)["chosen"], args.seeds or place.settings.variant_seeds
+    regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.variant_seeds
     splits = ("validation", "test")
     if unknown := [name for name in args.variants or () if name not in variants]:
-        raise ValueError(f"There is no variant {', '.join(unknown)} in this phase: it has {', '.join(variants)}.")
+        raise ValueError(f"There is no variant {', '.join(unknown)} in this phase: choose from {', '.join(variants)}.")
     chosen = {"hybrid": FRAMEWORKS["hybrid"]} | {name: variants[name] for name in args.variants or variants}
     runs: dict[str, dict[int, dict]] = {name: {} for name in chosen}
     for seed in seeds:
-        for name, of_seed in runs.items():
-            of_seed[seed] = place.run(regime, chosen[name], seed, splits)
+        for name, by_seed in runs.items():
+            by_seed[seed] = workspace.run(regime, chosen[name], seed, splits)
     report: dict[str, Any] = {"regime": regime, "seeds": seeds}
     for split in splits:
-        of_split = {name: {seed: run[split] for seed, run in of_seed.items()} for name, of_seed in runs.items()}
+        of_split = {name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
         report[split] = {
-            name: {"figures": summarise(of_seed), "minus hybrid": paired_differences(of_seed, of_split["hybrid"])}
-            for name, of_seed in of_split.items()
+            name: {"figures": summarise(by_seed), "minus hybrid": paired_differences(by_seed, of_split["hybrid"])}
+            for name, by_seed in of_split.items()
         }
         differences = {name: of["minus hybrid"] for name, of in report[split].items() if name != "hybrid"}
         if len(seeds) > 1:
             for name, pooled in with_pooled_spread(differences).items():
                 report[split][name]["minus hybrid, spread of all variants"] = pooled
-    write_json(place.output / file_name, report | {"environment": environment()})
+    write_json(workspace.output / file_name, report | {"environment": environment()})
     rows = [
         {
             "variant": name,
-            **{metric: write_out(found["figures"][f"text_to_video {metric}"]) for metric in ("R@1", "R@10")},
+            **{metric: format_figure(found["figures"][f"text_to_video {metric}"]) for metric in ("R@1", "R@10")},
             **{
-                f"{metric} minus hybrid's": write_out(
+                f"{metric} minus hybrid's": format_figure(
                     found.get("minus hybrid, spread of all variants", found["minus hybrid"])[
                         f"text_to_video {metric}"
                     ],
@@ -248,17 +248,21 @@ def _beside_the_hybrid(
         }
         for name, found in report["test"].items()
     ]
-    print_table(f"{regime}, test, text-to-video, {_of(seeds)}; differences by the spread of all variants", rows)
-    print(f"figures: {place.output / file_name}")
+    print_table(f"{regime}, test, text-to-video, {_describe(seeds)}; differences by the spread of all variants", rows)
+    print(f"figures: {workspace.output / file_name}")
 
 
-def explain(place: Workplace, args: argparse.Namespace) -> None:
-    """Looks into the hybrids and the single-towers that `compare` trained."""
-    regime, seeds, splits = _choice(place)["chosen"], args.seeds or place.settings.seeds, ("validation", "test")
+def explain(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Diagnose the hybrids and the single-towers that `compare` trained."""
+    regime, seeds, splits = (
+        _choice(workspace)["chosen"],
+        args.seeds or workspace.settings.seeds,
+        ("validation", "test"),
+    )
     found: dict[int, dict[str, Any]] = {}
     for seed in seeds:
-        hybrid, single_tower = (place.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
-        two_tower = place.run(regime, FRAMEWORKS["two_tower"], seed, splits)
+        hybrid, single_tower = (workspace.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
+        two_tower = workspace.run(regime, FRAMEWORKS["two_tower"], seed, splits)
         train = split_of(hybrid[2], "train")
         mean = mean_query(*single_tower, train)
         found[seed] = {"train": {"hybrid": {"gradients": gradient_cosines(*hybrid, train)}}}
@@ -276,17 +280,24 @@ def explain(place: Workplace, args: argparse.Namespace) -> None:
                 }
             found[seed][split] = {"hybrid": diagnose_hybrid(*hybrid, rows), "single_tower": of_single_tower}
         print(f"seed {seed} is done", flush=True)
-    flat = {seed: _flatten(of_seed) for seed, of_seed in found.items()}
-    summary = {key: mean_and_interval([of_seed[key] for of_seed in flat.values()]) for key in flat[seeds[0]]}
+    flat = {seed: _flatten(by_seed) for seed, by_seed in found.items()}
+    summary = {key: mean_and_interval([by_seed[key] for by_seed in flat.values()]) for key in flat[seeds[0]]}
     record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment()}
-    write_json(place.output / "diagnosis.json", record)
+    write_json(workspace.output / "diagnosis.json", record)
     shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
-    rows = [{"figure": key, "mean": summary[key]["mean"], "seeds": _listed(summary[key]["values"])} for key in shown]
+    rows = [
+        {
+            "figure": key,
+            "mean": summary[key]["mean"],
+            "seeds": ", ".join(f"{value:.3f}" for value in summary[key]["values"]),
+        }
+        for key in shown
+    ]
     print_table(f"{regime}: the trained models", rows)
-    print(f"figures: {place.output / 'diagnosis.json'}")
+    print(f"figures: {workspace.output / 'diagnosis.json'}")
 
 
-PHASES: dict[str, Callable[[Workplace, argparse.Namespace], None]] = {
+PHASES: dict[str, Callable[[Workspace, argparse.Namespace], None]] = {
     "regime": choose_regime,
     "compare": compare,
     "others": compare_others,
@@ -296,17 +307,21 @@ PHASES: dict[str, Callable[[Workplace, argparse.Namespace], None]] = {
 }
 
 
-def _choice(place: Workplace) -> dict:
-    file = place.output / "regime.json"
+def _choice(workspace: Workspace) -> dict:
+    file = workspace.output / "regime.json"
     if not file.exists():
-        raise ValueError(f"There is no {file}: the regime is chosen before any hybrid is run, by --phase regime.")
+        raise ValueError(
+            f"There is no {file}: the regime is chosen before any hybrid is trained: run --phase regime first."
+        )
     choice = read_json(file)
-    if place.settings.regimes.get(choice["chosen"]) != choice["regimes"][choice["chosen"]]["settings"]:
-        raise ValueError(f"{file} chose {choice['chosen']} with other settings: give the same, or another --output.")
+    if workspace.settings.regimes.get(choice["chosen"]) != choice["regimes"][choice["chosen"]]["settings"]:
+        raise ValueError(
+            f"{file} chose {choice['chosen']} with other settings: give the same settings, or another --output."
+        )
     return choice
 
 
-def _of(seeds: list[int]) -> str:
+def _describe(seeds: list[int]) -> str:
     return f"mean [95 % interval], seeds {', '.join(map(str, seeds))}"
 
 
@@ -316,7 +331,7 @@ def _print_metrics(title: str, figures: dict[str, dict], signed: bool = False) -
             {
                 "": name,
                 **{
-                    metric: write_out(summary[f"{direction} {metric}"], signed)
+                    metric: format_figure(summary[f"{direction} {metric}"], signed)
                     for of, metric in METRICS
                     if of == direction
                 },
@@ -333,28 +348,24 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def _listed(values: list[float]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the three frameworks on videos that the package draws.")
     parser.add_argument("--phase", required=True, choices=list(PHASES))
-    parser.add_argument("--quick", action="store_true", help="a few minutes' version, in folders of its own")
-    parser.add_argument("--settings", help="a YAML file (configuration/comparison/full.yaml, or quick.yaml)")
-    parser.add_argument("--output", help="the folder of all runs (runs/comparison, or runs/comparison_quick)")
-    parser.add_argument("--data", default="data/comparison", help="the folder that the videos are drawn into")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the settings")
-    parser.add_argument("--variants", nargs="+", help="of ablate or strengthen, instead of all")
+    parser.add_argument("--quick", action="store_true", help="run in a few minutes, in separate folders")
+    parser.add_argument("--settings", help="YAML file (by default configuration/comparison/full.yaml, or quick.yaml)")
+    parser.add_argument("--output", help="folder of all runs (by default runs/comparison, or runs/comparison_quick)")
+    parser.add_argument("--data", default="data/comparison", help="folder into which the videos are drawn")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds, instead of those of the settings")
+    parser.add_argument("--variants", nargs="+", help="variants of ablate or strengthen to train, instead of all")
     args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     name = "quick" if args.quick else "full"
     try:
         settings = Settings.from_yaml(args.settings or ROOT / f"configuration/comparison/{name}.yaml")
         output = args.output or f"runs/comparison{'_quick' if args.quick else ''}"
-        PHASES[args.phase](Workplace(settings, output, args.data), args)
+        PHASES[args.phase](Workspace(settings, output, args.data), args)
     except TrainingInterrupted:
-        print("Told to stop; the state of the run is saved, and the same command goes on from it.", file=sys.stderr)
+        print("Interrupted: the state of the run is saved. Run the same command again to resume.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -106,7 +106,7 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     assert words == ["a</w>", "blue</w>", "circle</w>", "moves</w>"]  # no caption of a still has the last one
 
     run_phase(monkeypatch, settings, "regime")
-    assert "a choice stands" in capsys.readouterr().out
+    assert "a choice is final" in capsys.readouterr().out
     assert json.loads((output / "regime.json").read_text()) == choice
 
     run_phase(monkeypatch, settings, "compare")
@@ -156,7 +156,7 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     saved = PigForRetrieval.from_pretrained(regime / "patches_0-seed0/model")
     assert saved.config.num_selected_patches == 0
 
-    with pytest.raises(SystemExit, match="no variant patches_0 in this phase: it has several_pseudo_queries, "):
+    with pytest.raises(SystemExit, match="no variant patches_0 in this phase: choose from several_pseudo_queries, "):
         run_phase(monkeypatch, settings, "strengthen", "--variants", "patches_0")
     run_phase(monkeypatch, settings, "strengthen")
     table = json.loads((output / "stronger.json").read_text())["test"]
@@ -186,7 +186,7 @@ def test_settings_of_the_repository(name):
 
 def test_settings_that_are_wrong(tmp_path):
     (tmp_path / "settings.yaml").write_text("{clip: a, run: b, regimen: {}}")
-    with pytest.raises(ValueError, match="lack or do not know: .*regimen, regimes"):
+    with pytest.raises(ValueError, match="missing or unknown fields: .*regimen, regimes"):
         Settings.from_yaml(tmp_path / "settings.yaml")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         Settings.from_yaml(tmp_path / "missing.yaml")
@@ -251,7 +251,7 @@ def test_variants_are_trained_and_loaded_as_themselves(make_variant, batch, tmp_
         torch.testing.assert_close(again(**batch, return_loss=True).loss, loss)
         loss.backward()
         assert math.isfinite(float(loss.detach()))
-        with variant.in_training():
+        with variant.patch_training():
             from modeling_pig.training import start
 
             assert start.PigForRetrieval is variant.model_class
@@ -396,7 +396,9 @@ def test_intervals_over_seeds():
     assert figure["mean"] == 12 and figure["interval_95"] == pytest.approx([12 - half, 12 + half], rel=1e-4)
     assert intervals.mean_and_interval([3.0, 3.0, 3.0])["interval_95"] == [3, 3]
     assert intervals.mean_and_interval([3.0]) == {"mean": 3.0, "interval_95": None, "values": [3.0]}
-    assert intervals.write_out(figure) == "12.0 [-13.4, 37.4]" and intervals.write_out({**figure, "interval_95": None})
+    assert intervals.format_figure(figure) == "12.0 [-13.4, 37.4]" and intervals.format_figure(
+        {**figure, "interval_95": None}
+    )
     with pytest.raises(ValueError, match="There are 17 seeds"):
         intervals.mean_and_interval([1.0] * 17)
 
@@ -433,8 +435,8 @@ def test_a_gallery_is_scored_as_the_model_scores_it(make_model, monkeypatch):
         expected = model.similarity(query, context)
         stored = costs.keys_and_values(model.interaction, context)
         for found in (
-            costs._pool(model.interaction, query, context),
-            costs._pool_stored(model.interaction, query, stored),
+            costs._score(model.interaction, query, context),
+            costs._score_stored(model.interaction, query, stored),
         ):
             torch.testing.assert_close(found, expected)
 

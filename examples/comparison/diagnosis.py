@@ -1,7 +1,6 @@
-"""Why a hybrid does what it does: its pseudo-query, its interaction, its two losses, and what the real query would do;
-and whether a single-tower's interaction does more.
+"""Diagnose trained models: a hybrid's pseudo-query, interaction and losses, and the interaction of a single-tower.
 
-Shapes: B videos, Q captions, S context tokens, D width of the joint space.
+Shapes: B videos, Q captions, S context tokens, D `projection_dim`.
 """
 
 import copy
@@ -21,7 +20,7 @@ from modeling_pig.training.start import part_of
 
 
 def diagnose_hybrid(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any) -> dict[str, Any]:
-    """All that is asked of a trained hybrid but for its losses, of the rows of a split."""
+    """Compute all figures of a trained hybrid on the rows of a split, except those of its losses."""
     encoded = _encode(model, processor, recipe, rows)
     return {
         "pseudo_query": pseudo_query_cosines(**encoded),
@@ -37,11 +36,11 @@ def _encode(model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, row
     encoded = {
         "texts": encode_texts(model, processor, [c for row in captions for c in row], recipe.data.max_text_tokens),
         "video_of_text": torch.tensor([number for number, row in enumerate(captions) for _ in row]),
-        "context": torch.cat([part.context_embeds for part in features]),  # (B, S, D)
+        "context": torch.cat([batch.context_embeds for batch in features]),  # (B, S, D)
     }
     if model.config.framework == "hybrid":
-        encoded["pseudo_queries"] = torch.cat([part.pseudo_query_embeds for part in features])  # (B, D)
-        videos = torch.cat([part.pooler_output for part in features])  # (B, D)
+        encoded["pseudo_queries"] = torch.cat([batch.pseudo_query_embeds for batch in features])  # (B, D)
+        videos = torch.cat([batch.pooler_output for batch in features])  # (B, D)
         encoded["videos"] = nn.functional.normalize(videos, dim=-1)
     return encoded
 
@@ -58,20 +57,20 @@ def _video_features(model: PigForRetrieval, processor: PigProcessor, recipe: Rec
 def attention_of_hybrid(
     model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any
 ) -> dict[str, float]:
-    """[`attention_entropy`] of a split's videos, each with its own pseudo-query."""
+    """Compute the [`attention_entropy`] of a split's videos, each with its pseudo-query."""
     features = _video_features(model, processor, recipe, rows)
     queries, context = (
-        torch.cat([part[name] for part in features]) for name in ("pseudo_query_embeds", "context_embeds")
+        torch.cat([batch[name] for batch in features]) for name in ("pseudo_query_embeds", "context_embeds")
     )
     return attention_entropy(model, queries, context)
 
 
 @torch.inference_mode()
 def mean_query(
-    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, trained: Any, num_captions: int = 2000
+    model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, num_captions: int = 2000
 ) -> torch.Tensor:
-    """(D,), normalised: the mean of the embeddings of some captions that the model was trained on."""
-    captions = [captions[0] for captions in trained[:num_captions]["captions"]]
+    """Return the normalised mean embedding, (D,), of the first captions of the training rows."""
+    captions = [captions[0] for captions in rows[:num_captions]["captions"]]
     return nn.functional.normalize(
         encode_texts(model, processor, captions, recipe.data.max_text_tokens).mean(dim=0), dim=-1
     )
@@ -81,8 +80,12 @@ def mean_query(
 def diagnose_single_tower(
     model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, mean: torch.Tensor
 ) -> dict[str, Any]:
-    """What a trained single-tower's interaction does with its queries: its attention for a true caption of each video,
-    and the figures with one query, `mean` (D,), in the place of all, which leaves one vector a video."""
+    """Diagnose the interaction of a trained single-tower.
+
+    Returns:
+        `dict`: `attention`, for a true caption of each video; and `recall`, with each query, and with the query
+        `mean`, (D,), for all videos, which leaves one vector per video.
+    """
     encoded = _encode(model, processor, recipe, rows)
     texts, video_of_text, context = encoded["texts"], encoded["video_of_text"], encoded["context"]
     first = [int((video_of_text == number).nonzero()[0]) for number in range(len(context))]
@@ -97,17 +100,17 @@ def diagnose_single_tower(
 
 
 def _pooled(interaction: nn.Module, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """Videos (B, D), normalised, all pooled for one query (D,)."""
+    """Return the normalised embeddings of videos, (B, D), all pooled for one query, (D,)."""
     return nn.functional.normalize(interaction(query[None, None], context)[:, 0], dim=-1)
 
 
 @torch.inference_mode()
 def _as_single_tower(model: PigForRetrieval, texts: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """Scores (Q, B) of each video pooled for each real query."""
+    """Return the scores, (Q, B), of videos that are pooled for each real query."""
     scores = []
-    for some in texts.split(32):
-        pooled = nn.functional.normalize(model.interaction(some[None], context), dim=-1)  # (B, 32, D)
-        scores.append(torch.einsum("qd,bqd->qb", some, pooled))
+    for block in texts.split(32):
+        pooled = nn.functional.normalize(model.interaction(block[None], context), dim=-1)  # (B, 32, D)
+        scores.append(torch.einsum("qd,bqd->qb", block, pooled))
     return torch.cat(scores)
 
 
@@ -119,9 +122,13 @@ def _text_to_video(scores: torch.Tensor, video_of_text: torch.Tensor) -> dict[st
 def pseudo_query_cosines(
     texts: torch.Tensor, video_of_text: torch.Tensor, pseudo_queries: torch.Tensor, **_: Any
 ) -> dict[str, float]:
-    """Mean cosine of pseudo-query and real query over true pairs and over all wrong ones; that of captions of a video
-    and of different ones with one another; and of the mean caption with all captions, which is what a pseudo-query
-    that says nothing of its video can reach."""
+    """Return mean cosines of pseudo-queries and captions.
+
+    Returns:
+        `dict`: cosine of pseudo-query and caption over `true_pairs` and `wrong_pairs`; of two captions of one video
+        and of different videos; and of the mean caption with all captions, which a pseudo-query without any
+        information on its video can reach.
+    """
     cosines = texts @ nn.functional.normalize(pseudo_queries, dim=-1).t()  # (Q, B)
     is_true = nn.functional.one_hot(video_of_text, len(pseudo_queries)).bool()
     among_texts = texts @ texts.t()
@@ -137,8 +144,12 @@ def pseudo_query_cosines(
 
 @torch.inference_mode()
 def attention_entropy(model: PigForRetrieval, queries: torch.Tensor, context: torch.Tensor) -> dict[str, float]:
-    """Entropy of the interaction's attention for each video's query (B, D), as a share of the uniform one's: 1 is an
-    average over all tokens. Also the mean weight of the class token."""
+    """Return figures of the interaction's attention for the query, (B, D), of each video.
+
+    Returns:
+        `dict`: entropy as a share of that of uniform attention (1: an average over all tokens), mean weight of the
+        class token, mean largest weight, and the weight in uniform attention.
+    """
     interaction = model.interaction
     heads = (interaction.num_heads, -1)
     query = interaction.q_proj(interaction.layer_norm1(queries)).unflatten(-1, heads)  # (B, heads, D / heads)
@@ -163,26 +174,26 @@ def oracle_recall(
     context: torch.Tensor,
     videos: torch.Tensor,
 ) -> dict[str, dict]:
-    """Text-to-video figures when the video's embedding is not what the hybrid stores.
+    """Return text-to-video metrics for other video embeddings than the stored ones of the hybrid.
 
-    `real_query_on_true_pairs` puts the real query in the pseudo-query's place in the interaction with its own video
-    only: an oracle, which knows the answer. `real_query_on_all_pairs` does so for every pair: the hybrid used as a
-    single-tower. `pseudo_query_alone` and `class_token_alone` leave the interaction out. Two controls tell whether a
-    video's own pseudo-query matters to what is stored: `the_mean_pseudo_query_for_all`, and `uniform_attention`.
+    `real_query_on_true_pairs` replaces the pseudo-query by the real query in the interaction with the correct video
+    only: an oracle. `real_query_on_all_pairs` does so for every pair: the hybrid used as a single-tower.
+    `pseudo_query_alone` and `class_token_alone` skip the interaction. Two controls show whether a video's pseudo-query
+    matters for the stored embedding: `the_mean_pseudo_query_for_all`, and `uniform_attention`.
     """
     stored = texts @ videos.t()  # (Q, B)
     as_single_tower = _as_single_tower(model, texts, context)
     is_true = nn.functional.one_hot(video_of_text, len(videos)).bool()
     mean = nn.functional.normalize(pseudo_queries, dim=-1).mean(dim=0)
-    blind = copy.deepcopy(model.interaction)
-    for parameter in blind.q_proj.parameters():
+    uniform = copy.deepcopy(model.interaction)
+    for parameter in uniform.q_proj.parameters():
         nn.init.zeros_(parameter)
     scores = {
         "stored": stored,
         "real_query_on_true_pairs": torch.where(is_true, as_single_tower, stored),
         "real_query_on_all_pairs": as_single_tower,
         "the_mean_pseudo_query_for_all": texts @ _pooled(model.interaction, mean, context).t(),
-        "uniform_attention": texts @ _pooled(blind, mean, context).t(),
+        "uniform_attention": texts @ _pooled(uniform, mean, context).t(),
         "pseudo_query_alone": texts @ nn.functional.normalize(pseudo_queries, dim=-1).t(),
         "class_token_alone": texts @ nn.functional.normalize(context[:, 0], dim=-1).t(),
     }
@@ -192,9 +203,13 @@ def oracle_recall(
 def gradient_cosines(
     model: PigForRetrieval, processor: PigProcessor, recipe: Recipe, rows: Any, num_batches: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Cosine between the gradients of the retrieval and the reconstruction loss, by part of the model that both reach,
-    and their ratio of lengths (reconstruction, with its weight, over retrieval): means over batches of training
-    videos, without dropout. Below 0 the two pull a part apart."""
+    """Compare the gradients of the retrieval and the reconstruction loss, by module that both reach.
+
+    Returns:
+        `dict`: by module the cosine of the two gradients (below 0 they oppose each other), and the ratio of their
+        norms (reconstruction, with its weight, over retrieval): means over batches of training videos, without
+        dropout.
+    """
     parameters = dict(model.named_parameters())
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     rng = np.random.default_rng(recipe.training.seed)
@@ -217,7 +232,7 @@ def gradient_cosines(
                     parts[key][0].append(retrieval.flatten())
                     parts[key][1].append(reconstruction.flatten())
         for part, gradients in parts.items():
-            first, second = (torch.cat(some) for some in gradients)
+            first, second = (torch.cat(of_loss) for of_loss in gradients)
             if first.norm() > 0 and second.norm() > 0:
                 cosine = nn.functional.cosine_similarity(first, second, dim=0)
                 found[part].append((float(cosine), float(second.norm() / first.norm())))

@@ -1,4 +1,4 @@
-"""Means over seeds with 95 % intervals, and paired differences."""
+"""Compute means over seeds with 95 % intervals, and paired differences."""
 
 import math
 import statistics
@@ -9,30 +9,30 @@ METRICS = tuple(
     (direction, metric) for direction in ("text_to_video", "video_to_text") for metric in ("R@1", "R@5", "R@10", "MdR")
 )
 
-# The 97.5 % point of Student's t with 1, 2, ... degrees of freedom.
+# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
 def mean_and_interval(values: Sequence[float]) -> dict:
-    """Mean of one figure a seed, with its 95 % interval by Student's t.
+    """Compute the mean of one figure per seed, with its 95 % interval by Student's t.
 
     Returns:
         `dict`: `mean`, `interval_95` ([low, high]; `None` for a single seed) and the `values`.
 
     Raises:
-        ValueError: more than 16 seeds.
+        ValueError: there are more than 16 seeds.
     """
     mean = statistics.fmean(values)
     if len(values) == 1:
         return {"mean": mean, "interval_95": None, "values": list(values)}
     if len(values) > len(_T) + 1:
-        raise ValueError(f"There are {len(values)} seeds; intervals are tabled for at most {len(_T) + 1}.")
+        raise ValueError(f"There are {len(values)} seeds; give at most {len(_T) + 1}.")
     half = _T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "interval_95": [mean - half, mean + half], "values": list(values)}
 
 
 def summarise(runs: Mapping[int, Mapping]) -> dict[str, dict]:
-    """`{seed: figures of evaluate}` -> for each direction and metric its mean, interval and values."""
+    """Return mean, interval and values of each direction and metric, from `{seed: metrics of evaluate}`."""
     return {
         f"{direction} {metric}": mean_and_interval([figures[direction][metric] for figures in runs.values()])
         for direction, metric in METRICS
@@ -40,7 +40,7 @@ def summarise(runs: Mapping[int, Mapping]) -> dict[str, dict]:
 
 
 def paired_differences(runs: Mapping[int, Mapping], baseline: Mapping[int, Mapping]) -> dict[str, dict]:
-    """What `summarise` gives, of `runs` minus `baseline` within each seed that both have."""
+    """Summarise `runs` minus `baseline`, paired by seed, over the seeds that both have."""
     seeds = [seed for seed in runs if seed in baseline]
     return {
         f"{direction} {metric}": mean_and_interval(
@@ -51,22 +51,24 @@ def paired_differences(runs: Mapping[int, Mapping], baseline: Mapping[int, Mappi
 
 
 def with_pooled_spread(variants: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
-    """`{variant: paired differences}` of two seeds or more -> the same with intervals by the spread between seeds that
-    all variants have in common: of two or three seeds of one variant it is hardly known."""
+    """Replace the intervals in `{variant: paired differences}` by intervals from the pooled spread of all variants.
+
+    Two or three seeds of one variant determine its spread only poorly. Each variant needs at least two seeds.
+    """
     pooled: dict[str, dict[str, dict]] = {name: {} for name in variants}
     for metric in next(iter(variants.values())):
         values = [of[metric]["values"] for of in variants.values()]
-        freedom = sum(len(some) - 1 for some in values)
-        variance = sum(statistics.variance(some) * (len(some) - 1) for some in values) / freedom
-        for name, some in zip(variants, values, strict=True):
-            mean = statistics.fmean(some)
-            half = _T[min(freedom, len(_T)) - 1] * math.sqrt(variance / len(some))
-            pooled[name][metric] = {"mean": mean, "interval_95": [mean - half, mean + half], "values": some}
+        freedom = sum(len(of_variant) - 1 for of_variant in values)
+        variance = sum(statistics.variance(of_variant) * (len(of_variant) - 1) for of_variant in values) / freedom
+        for name, of_variant in zip(variants, values, strict=True):
+            mean = statistics.fmean(of_variant)
+            half = _T[min(freedom, len(_T)) - 1] * math.sqrt(variance / len(of_variant))
+            pooled[name][metric] = {"mean": mean, "interval_95": [mean - half, mean + half], "values": of_variant}
     return pooled
 
 
-def write_out(figure: Mapping, signed: bool = False) -> str:
-    """`17.2 [15.9, 18.5]`."""
+def format_figure(figure: Mapping, signed: bool = False) -> str:
+    """Format a mean with its interval as `17.2 [15.9, 18.5]`."""
     form = "+.1f" if signed else ".1f"
     interval = figure["interval_95"]
     ends = "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"

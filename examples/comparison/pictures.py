@@ -1,15 +1,15 @@
-"""The two pictures of the comparison: quality against online latency, and latency against the size of the gallery."""
+"""Draw the pictures of the comparison: recall against latency, and latency against the size of the gallery."""
 
 from pathlib import Path
 from typing import Any
 
 
 COLOURS = {"two_tower": "C0", "hybrid": "C1", "single_tower": "C2"}
-_SHOWN = 10_000  # videos, of the first picture
+_TRADEOFF_VIDEOS = 10_000  # size of the gallery in the picture of recall against latency
 
 
 def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
-    """R@1 on the test split with its interval over seeds, against the milliseconds of a query in 10,000 videos."""
+    """Draw R@1 on the test split, with its interval over seeds, against milliseconds per query in 10,000 videos."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -17,7 +17,7 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
     axes = figure.subplots()
     for name, summary in report["test"]["frameworks"].items():
         rows = report["costs"]["frameworks"][name]["query_seconds"]
-        row = min(rows, key=lambda row: abs(row["videos"] - _SHOWN))
+        row = min(rows, key=lambda row: abs(row["videos"] - _TRADEOFF_VIDEOS))
         recall = summary["text_to_video R@1"]
         low, high = recall["interval_95"] or [recall["mean"]] * 2
         error = [[recall["mean"] - low], [high - recall["mean"]]]
@@ -26,9 +26,9 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
         )
     axes.set(
         xscale="log",
-        xlabel=f"milliseconds a query among {row['videos']:,} videos",
+        xlabel=f"milliseconds per query among {row['videos']:,} videos",
         ylabel="text-to-video R@1 on the test split, %",
-        title=f"seeds {', '.join(map(str, report['seeds']))}; bars: 95 % interval over them",
+        title=f"seeds {', '.join(map(str, report['seeds']))}; bars: 95 % interval over seeds",
     )
     axes.margins(x=0.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # less than a decade: no powers of ten
@@ -40,27 +40,29 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
 
 
 def draw_latency(report: dict[str, Any], output: str | Path) -> None:
-    """Milliseconds of a query against the number of videos, log-log; what was extrapolated is hollow and dashed."""
+    """Draw milliseconds per query against the number of videos, log-log; extrapolated points are hollow and dashed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, costs in report["costs"]["frameworks"].items():
         if name == "two_tower":
-            continue  # the hybrid's line is also its own
+            continue  # equal to the hybrid's line
         label = "two_tower and hybrid" if name == "hybrid" else name
         colour = COLOURS.get(name, "C3")
         measured = [(row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if row["measured"]]
-        rest = [(row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if not row["measured"]]
+        extrapolated = [
+            (row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if not row["measured"]
+        ]
         axes.plot(*zip(*measured, strict=True), "o-", color=colour, label=label)
-        if rest:
-            axes.plot(*zip(measured[-1], *rest, strict=True), "--", color=colour)
-            axes.plot(*zip(*rest, strict=True), "o", color=colour, fillstyle="none")
+        if extrapolated:
+            axes.plot(*zip(measured[-1], *extrapolated, strict=True), "--", color=colour)
+            axes.plot(*zip(*extrapolated, strict=True), "o", color=colour, fillstyle="none")
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="videos in the gallery",
-        ylabel="milliseconds a query (hollow: extrapolated)",
+        ylabel="milliseconds per query (hollow: extrapolated)",
     )
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,4 +1,7 @@
-"""The runs of a comparison: a small CLIP a regime, and from it every framework with every seed. All of it resumes."""
+"""Train and evaluate the runs of a comparison: one small CLIP per regime, and from it every framework and seed.
+
+Interrupted runs resume.
+"""
 
 import json
 import shutil
@@ -14,6 +17,7 @@ from modeling_pig.benchmarks.moving_shapes import Regime, retrieval_ceiling
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.report import result_record
+from modeling_pig.files import replace_folder, write_text
 from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import ModelRecipe, Recipe
 from modeling_pig.training.run_folder import RunFolder
@@ -24,7 +28,7 @@ from .variants import FRAMEWORKS, Variant
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared, on which data, how often: a file of `configuration/comparison`, which explains the fields."""
+    """Settings of a comparison: a file of `configuration/comparison`, whose comments explain the fields."""
 
     clip: Path
     run: Path
@@ -39,33 +43,44 @@ class Settings:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Settings":
-        """Reads a file; raises `ValueError` if it cannot be read, or a field is missing or unknown."""
+        """Read a YAML file.
+
+        Raises:
+            ValueError: the file cannot be read, or a field is missing or unknown.
+        """
         try:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"The settings {path} cannot be read: {error.strerror}.") from error
         known = {f.name for f in fields(cls)}
         if wrong := (known - {"overrides"} - tree.keys()) | (tree.keys() - known):
-            raise ValueError(f"The settings {path} lack or do not know: {', '.join(sorted(wrong))}.")
+            raise ValueError(f"The settings {path} have missing or unknown fields: {', '.join(sorted(wrong))}.")
         for name in ("clip", "run"):
             tree[name] = Path(path).parent / tree[name]
         return cls(**tree)
 
 
-class Workplace:
-    """Where the runs of a comparison are: `output/regimes/REGIME/` holds `clip/` and a run folder a variant and seed;
-    the videos are drawn into `data`."""
+class Workspace:
+    """Folders of a comparison.
+
+    `output/regimes/REGIME/` holds `clip/` and one run folder per variant and seed; videos are drawn into `data`.
+
+    Args:
+        settings (`Settings`): settings of the comparison.
+        output (`str` or `Path`): folder of all runs.
+        data (`str` or `Path`): folder of the videos.
+    """
 
     def __init__(self, settings: Settings, output: str | Path, data: str | Path):
         self.settings, self.output, self.data = settings, Path(output), Path(data)
 
     def recipe(self, regime: str, still: bool, overrides: list[str]) -> Recipe:
-        """The recipe of a run on the regime's stills or videos. Regimes that draw the same share their videos."""
+        """Return the recipe of a run on the regime's stills or videos; regimes of equal scenes share videos."""
         path = self.settings.clip if still else self.settings.run
-        chosen = self.settings.regimes[regime]
-        more = chosen.get("clip_overrides" if still else "overrides", [])
-        recipe = Recipe.from_yaml(path, [*self.settings.overrides, *more, *overrides])
-        recipe.data.options |= {**chosen["options"], "still": still}
+        fields_of_regime = self.settings.regimes[regime]
+        of_regime = fields_of_regime.get("clip_overrides" if still else "overrides", [])
+        recipe = Recipe.from_yaml(path, [*self.settings.overrides, *of_regime, *overrides])
+        recipe.data.options |= {**fields_of_regime["options"], "still": still}
         drawn = self.regime(recipe)
         counts = "-".join(map(str, drawn.shapes))
         kind = "_still" if still else "_in_turn" if drawn.in_turn else ""
@@ -77,44 +92,44 @@ class Workplace:
 
     @staticmethod
     def regime(recipe: Recipe) -> Regime:
+        """Return the options of a recipe's scenes and captions."""
         names = {f.name for f in fields(Regime)}
         options = {name: value for name, value in recipe.data.options.items() if name in names}
         return Regime(**{**options, "shapes": tuple(options.get("shapes", Regime().shapes))})
 
     def clip(self, regime: str) -> Path:
-        """The folder of the regime's CLIP, trained on stills if it is not there yet."""
-        place = self.output / "regimes" / regime / "clip"
-        folder = place / "clip"
+        """Return the folder of the regime's CLIP; train it on stills if it does not exist."""
+        parent = self.output / "regimes" / regime / "clip"
+        folder = parent / "clip"
         if not folder.exists():
             recipe = self.recipe(regime, still=True, overrides=[])
-            start = place / "start"
+            start = parent / "start"
             if not start.exists():
-                # The vocabulary has the words for motions too, as that of every CLIP; no caption of a still has them.
+                # The vocabulary includes the words of motions, which no caption of a still contains.
                 videos = self.recipe(regime, still=False, overrides=[])
                 captions = [*split_of(recipe, "train")["captions"], *split_of(videos, "train")["captions"]]
                 torch.manual_seed(recipe.training.seed)
                 model, processor = build_model(recipe.model, captions)
-                aside = place / ".start.part"
-                model.save_pretrained(aside)
-                processor.save_pretrained(aside)
-                aside.replace(start)
+                with replace_folder(start) as partial:
+                    model.save_pretrained(partial)
+                    processor.save_pretrained(partial)
             recipe.model = ModelRecipe(init="pig", checkpoint=str(start))
-            train(recipe, place / "run", resume=True)
-            model, processor = load_pretrained(FRAMEWORKS["two_tower"].model_class, str(place / "run/model"))
-            save_as_clip(model, processor, place / ".clip.part")
-            (place / ".clip.part").replace(folder)
+            train(recipe, parent / "run", resume=True)
+            model, processor = load_pretrained(FRAMEWORKS["two_tower"].model_class, str(parent / "run/model"))
+            with replace_folder(folder) as partial:
+                save_as_clip(model, processor, partial)
         return folder
 
     def run(self, regime: str, variant: Variant, seed: int, splits: tuple[str, ...]) -> dict[str, dict]:
-        """Trains a variant from the regime's CLIP, unless that was done before; its figures on each of the splits."""
+        """Train a variant from the regime's CLIP unless it is trained; return its metrics on each of `splits`."""
         folder = self.run_folder(regime, variant, seed)
         recipe = self.recipe(regime, still=False, overrides=[f"training.seed={seed}", "evaluation.test=false"])
         recipe.model.clip = str(self.clip(regime))
         recipe.model.overrides = {**recipe.model.overrides, **variant.fields}
         print(f"--- {folder}", flush=True)
-        with variant.in_training():
+        with variant.patch_training():
             train(recipe, folder, resume=True)
-        shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # only an unfinished run needs them
+        shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # only an unfinished run needs checkpoints
         figures_file = folder / "figures.json"
         figures = read_json(figures_file) if figures_file.exists() else {}
         for split in splits:
@@ -129,19 +144,20 @@ class Workplace:
                     max_text_tokens=recipe.data.max_text_tokens,
                     num_bootstrap=1000 if split == "test" else 0,
                 )
-                place = str(folder / "model")
-                figures[split] = result_record(found, model, place, split, recipe.to_dict(), rows.info.description)
+                name = str(folder / "model")
+                figures[split] = result_record(found, model, name, split, recipe.to_dict(), rows.info.description)
                 write_json(figures_file, figures)
         return {split: figures[split] for split in splits}
 
     def run_folder(self, regime: str, variant: Variant, seed: int) -> Path:
+        """Return the folder of a run."""
         return self.output / "regimes" / regime / f"{variant.name}-seed{seed}"
 
     def load(self, regime: str, variant: Variant, seed: int) -> tuple[Any, Any, Recipe]:
-        """Model, processor and recipe of a finished run.
+        """Load model, processor and recipe of a finished run.
 
         Raises:
-            ValueError: it has not been run.
+            ValueError: the run is not finished.
         """
         folder = self.run_folder(regime, variant, seed)
         if not RunFolder(folder).finished_file.exists():
@@ -150,25 +166,24 @@ class Workplace:
         return model, processor, Recipe.from_yaml(folder / "recipe.yaml")
 
     def ceiling(self, regime: str, split: str) -> dict[str, float]:
-        """The recall that no model can pass, in per cent: some captions fit several videos."""
+        """Return the highest possible recall, in per cent: some captions fit several videos."""
         recipe = self.recipe(regime, still=False, overrides=[])
         found = retrieval_ceiling(split_of(recipe, split), self.regime(recipe))
         return {name: 100 * found[name] for name in ("R@1", "R@5", "R@10")}
 
 
 def split_of(recipe: Recipe, split: str) -> Any:
-    """A split of a recipe's benchmark."""
+    """Load a split of a recipe's benchmark."""
     data = recipe.data
     return load_benchmark(data.benchmark, videos=data.videos, **data.options)[split]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes aside and moves into place, so that a kill leaves no half file."""
+    """Write JSON; an interrupted call leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""What may make the hybrid stronger than the paper's: four ideas, each trained in the hybrid's place.
+"""Four variants that may be stronger than the paper's hybrid.
 
-Shapes: B videos, Q captions, n pseudo-queries a video, S context tokens, K patches, D width of the joint space. The
-losses are for one process, and for batches that are not cut into chunks.
+Shapes: B videos, Q captions, n pseudo-queries per video, S context tokens, K patches, D `projection_dim`. The losses
+are for one process, and for batches that are not split into chunks.
 """
 
 from typing import Any
@@ -18,8 +18,10 @@ from .variants import Variant
 
 
 class SeveralPseudoQueries(PigForRetrieval):
-    """Four pseudo-queries a video, one for each of four end tokens of the generator; what the interaction pools for
-    each is normalised and averaged into the one vector that is stored."""
+    """Generate four pseudo-queries per video, one from each of four end tokens of the generator.
+
+    The embeddings that the interaction pools for them are normalised and averaged into one stored vector.
+    """
 
     num_queries = 4
 
@@ -30,7 +32,7 @@ class SeveralPseudoQueries(PigForRetrieval):
     @classmethod
     def from_clip(cls, *args, **kwargs):
         model = super().from_clip(*args, **kwargs)
-        with torch.no_grad():  # near the first end, and apart: equal ones would stay equal
+        with torch.no_grad():  # near the first end token, but distinct: equal tokens would stay equal
             end = model.generator.eos_embedding
             model.more_ends.copy_(end + end.std() * torch.randn_like(model.more_ends))
         return model
@@ -47,8 +49,8 @@ class SeveralPseudoQueries(PigForRetrieval):
 
 
 class HardNegatives(PigForRetrieval):
-    """The retrieval loss counts a negative the more the nearer it is: its exponential is weighted with
-    (B - 1) softmax(beta logits) over the row's negatives (arXiv 2301.02280, with alpha = 1)."""
+    """Weight nearer negatives more in the retrieval loss: their exponentials are weighted with (B - 1) softmax(beta
+    logits) over the row's negatives (arXiv 2301.02280, with alpha = 1)."""
 
     beta = 0.5
 
@@ -63,21 +65,25 @@ class HardNegatives(PigForRetrieval):
 
 
 def hard_negative_loss(logits: torch.Tensor, caption_ids: torch.Tensor | None, beta: float) -> torch.Tensor:
-    """(B, B) logits, row i belongs to column i -> the mean over rows; with `beta` 0 the plain cross entropy. Pairs
-    with equal `caption_ids` are no negatives of one another."""
+    """Compute the mean loss over the rows of `logits`, (B, B), whose row i belongs to column i.
+
+    With `beta` 0 it is the cross entropy. Pairs with equal `caption_ids` are not negatives of each other.
+    """
     is_true = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    is_none = is_true if caption_ids is None else caption_ids[:, None] == caption_ids
-    num_negatives = (~is_none).sum(dim=1, keepdim=True)
-    hardness = (beta * logits.detach()).masked_fill(is_none, -torch.inf).log_softmax(dim=1)
-    weighted = (logits + hardness + num_negatives.log()).masked_fill(is_none, -torch.inf)
+    is_positive = is_true if caption_ids is None else caption_ids[:, None] == caption_ids
+    num_negatives = (~is_positive).sum(dim=1, keepdim=True)
+    hardness = (beta * logits.detach()).masked_fill(is_positive, -torch.inf).log_softmax(dim=1)
+    weighted = (logits + hardness + num_negatives.log()).masked_fill(is_positive, -torch.inf)
     weighted = torch.where(is_true, logits, weighted)  # also a row without negatives
     return nn.functional.cross_entropy(weighted, torch.arange(len(logits), device=logits.device))
 
 
 class Distilled(PigForRetrieval):
-    """The interaction also pools each video for each real query, as a single-tower does. These scores learn by the
-    retrieval loss, and the hybrid's follow them (KL divergence in both directions). Backbone and interaction are
-    shared; in use nothing differs."""
+    """Distil the scores of a single-tower, which shares the backbone and the interaction, into the hybrid's scores.
+
+    The interaction also pools each video for each real query. The retrieval loss trains these scores, and the KL
+    divergence in both directions pulls the hybrid's scores to them. Inference is that of the hybrid.
+    """
 
     def forward(self, *args, caption_ids: torch.Tensor | None = None, **kwargs):
         outputs = super().forward(*args, caption_ids=caption_ids, **kwargs)
@@ -87,15 +93,15 @@ class Distilled(PigForRetrieval):
             scores = torch.einsum("qd,bqd->qb", outputs.text_embeds, nn.functional.normalize(pooled, dim=-1))
             teacher, student = self.logit_scale.exp() * scores, outputs.logits_per_text  # (Q, B)
             outputs.loss = outputs.loss + contrastive_loss(teacher, caption_ids)
-            for ours, theirs in ((student, teacher.detach()), (student.t(), teacher.detach().t())):
+            for logits, targets in ((student, teacher.detach()), (student.t(), teacher.detach().t())):
                 outputs.loss = outputs.loss + nn.functional.kl_div(
-                    ours.log_softmax(dim=-1), theirs.log_softmax(dim=-1), log_target=True, reduction="batchmean"
+                    logits.log_softmax(dim=-1), targets.log_softmax(dim=-1), log_target=True, reduction="batchmean"
                 )
         return outputs
 
 
 class AllCaptions(PigForRetrieval):
-    """The pseudo-query is held against all captions of its video, not against the one that was drawn."""
+    """Compare the pseudo-query with all captions of its video, instead of the sampled one only."""
 
     def forward(self, *args, other_input_ids=None, other_attention_mask=None, num_others=None, **kwargs):
         outputs = super().forward(*args, **kwargs)
@@ -113,7 +119,7 @@ class AllCaptions(PigForRetrieval):
 
 
 class CaptionLines(VideoTextDataset):
-    """A sample's caption is the one that was drawn, then its video's others, a line each."""
+    """Dataset whose caption holds the sampled caption and then the video's other captions, one per line."""
 
     def _read(self, row, rng):
         frames, caption = super()._read(row, rng)
@@ -121,8 +127,8 @@ class CaptionLines(VideoTextDataset):
 
 
 class CaptionLinesCollator(TrainingCollator):
-    """Adds `other_input_ids`, `other_attention_mask` (B, most, tokens) of the captions that were not drawn, the first
-    `num_others` (B,) of each video."""
+    """Collator that adds the tokens of the captions that were not sampled: `other_input_ids` and
+    `other_attention_mask`, (B, most, tokens), of which the first `num_others`, (B,), of each video count."""
 
     def __call__(self, samples: list[Sample]) -> Any:
         lines = [sample.caption.split("\n") for sample in samples]
@@ -146,7 +152,7 @@ STRONGER = {
         Variant(
             "all_captions",
             model_class=AllCaptions,
-            in_place={"VideoTextDataset": CaptionLines, "TrainingCollator": CaptionLinesCollator},
+            replaced_classes={"VideoTextDataset": CaptionLines, "TrainingCollator": CaptionLinesCollator},
         ),
     )
 }

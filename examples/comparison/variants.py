@@ -1,7 +1,7 @@
-"""What is compared: the three frameworks, and the hybrid with one thing changed.
+"""Variants of the comparison: the three frameworks, and the hybrid with one change at a time.
 
-A change that `PigConfig` has a field for is an override; another one is a subclass of the model, which the training
-and the evaluation of that run use in its place. None of them is part of the package.
+A variant overrides fields of `PigConfig`, or is a subclass of the model that replaces it in the training and
+evaluation of its runs. No variant is part of the package.
 """
 
 from collections.abc import Iterator
@@ -20,26 +20,32 @@ from modeling_pig.training import loop, start
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to train: `name`, fields of its configuration, its class, and classes by the name of those of the
-    training loop in whose place they stand."""
+    """Model to train.
+
+    Attributes:
+        name (`str`): name of the variant.
+        fields (`dict[str, Any]`): fields of its configuration.
+        model_class (`type[PigForRetrieval]`): class of the model.
+        replaced_classes (`dict[str, type]`): substitutes of classes of the training loop, by the replaced name.
+    """
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
     model_class: type[PigForRetrieval] = PigForRetrieval
-    in_place: dict[str, type] = field(default_factory=dict)
+    replaced_classes: dict[str, type] = field(default_factory=dict)
 
     @contextmanager
-    def in_training(self) -> Iterator[None]:
-        """Meanwhile the package's training makes models of this class."""
+    def patch_training(self) -> Iterator[None]:
+        """Make the package's training use this variant's classes within the context."""
         with ExitStack() as patches:
             patches.enter_context(patch.object(start, "PigForRetrieval", self.model_class))
-            for name, other in {"PigForRetrieval": self.model_class, **self.in_place}.items():
+            for name, other in {"PigForRetrieval": self.model_class, **self.replaced_classes}.items():
                 patches.enter_context(patch.object(loop, name, other))
             yield
 
 
 class DetachedTarget(PigForRetrieval):
-    """The reconstruction loss moves the pseudo-query only, not the real query towards it."""
+    """Train the pseudo-query only with the reconstruction loss, and not the real query."""
 
     def forward(self, *args, **kwargs):
         outputs = super().forward(*args, **kwargs)
@@ -51,16 +57,16 @@ class DetachedTarget(PigForRetrieval):
 
 
 class RandomPatches(PigForRetrieval):
-    """The generator reads patches drawn at random; in evaluation the same places of every video."""
+    """Select random patches; in evaluation the same positions in every video."""
 
     def _select_patches(self, class_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.training:
             generator = torch.Generator().manual_seed(0)
             scores = torch.rand(class_attention.shape[2], generator=generator).expand_as(class_attention)
         else:
-            # The layer that drops the other patches and the report of what was kept ask apart, about one tensor.
-            if getattr(self, "_asked_about", None) is not class_attention:
-                self._asked_about = class_attention
+            # Within one forward pass the method is called twice with one tensor, and must select the same patches.
+            if getattr(self, "_scored_attention", None) is not class_attention:
+                self._scored_attention = class_attention
                 self._scores = torch.rand_like(class_attention)
             scores = self._scores
         return super()._select_patches(scores.to(class_attention.device), num_frames)
@@ -77,7 +83,7 @@ class _ClassTokenPlusPseudoQuery(nn.Module):
 
 
 class PseudoQueryAlone(PigForRetrieval):
-    """No interaction: the video's embedding is its pseudo-query."""
+    """Use the pseudo-query as the video's embedding, without interaction."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -85,7 +91,7 @@ class PseudoQueryAlone(PigForRetrieval):
 
 
 class ClassTokenPlusPseudoQuery(PigForRetrieval):
-    """No interaction: the video's embedding is the sum of its class token and its pseudo-query, both normalised."""
+    """Use the sum of the normalised class token and pseudo-query as the video's embedding, without interaction."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -93,7 +99,7 @@ class ClassTokenPlusPseudoQuery(PigForRetrieval):
 
 
 class KeysWithPatches(PigForRetrieval):
-    """The interaction also reads the selected patches."""
+    """Let the interaction also read the selected patches."""
 
     def get_video_features(self, *args, **kwargs):
         features = super().get_video_features(*args, **kwargs)
@@ -110,7 +116,7 @@ ABLATIONS = {
     for variant in (
         Variant("no_reconstruction", {"reconstruction_loss_weight": 0.0}),
         Variant("detached_target", model_class=DetachedTarget),
-        *(Variant(f"patches_{k}", {"num_selected_patches": k}) for k in (0, 4, 8, 32)),  # the paper's are 16
+        *(Variant(f"patches_{k}", {"num_selected_patches": k}) for k in (0, 4, 8, 32)),  # the paper selects 16
         Variant("mean_over_heads", {"selector_head_reduction": "mean"}),
         Variant("random_patches", model_class=RandomPatches),
         Variant("pseudo_query_alone", model_class=PseudoQueryAlone),
