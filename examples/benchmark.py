@@ -1,4 +1,4 @@
-"""What our code costs beside a named peer: a forward pass and training beside CLIP's own, ranking beside sorting.
+"""Measure what our code costs compared with a named peer, such as CLIP, FAISS or plain transformers.
 
     python examples/benchmark.py model                                  # ViT-B/32 and B/16, batch 2 and 4, 12 frames
     python examples/benchmark.py model --sizes b32 --batches 2 --repeats 5 --json runs/benchmark.json
@@ -6,10 +6,10 @@
     python examples/benchmark.py train                                  # ViT-B/32, batch 4, 12 frames; and the data
     python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
     python examples/benchmark.py index                                  # from video files to an index
-    python examples/benchmark.py start                                  # from the start of a process to its answer
-    python examples/benchmark.py train --quick                          # tiny shapes: does it run?
+    python examples/benchmark.py start                                  # from process start to the first results
+    python examples/benchmark.py train --quick                          # tiny shapes, to see that it runs
 
-What is measured and how is told in the file of each subject, in `examples/benchmarks`.
+The module of each subject in `examples/benchmarks` describes what is measured, and how.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from benchmarks.measure import describe_machine, write_json
 
 
 def main() -> None:
-    # Not above: the processes that are started import this file anew, but need only what they run.
+    # Imported here, because spawned processes import this file again, but need only what they run.
     from benchmarks import index, model, ranking, search, start, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
-    common.add_argument("--json", help="also write the figures to this file")
-    parser = argparse.ArgumentParser(description="Measure what our code costs beside a named peer.")
+    common.add_argument("--json", help="write the figures to this file too")
+    parser = argparse.ArgumentParser(description="Measure what our code costs compared with a named peer.")
     subjects = parser.add_subparsers(dest="subject", required=True)
     for name, subject in {
         "model": model,
@@ -50,7 +50,7 @@ def main() -> None:
     if args.json:
         write_json(args.json, args.subject, machine, figures)
     if wrong := sum(row["ranks that differ"] for row in figures.get("ranking", [])):
-        sys.exit(f"error: {wrong} ranks differ from those by sorting")
+        sys.exit(f"error: {wrong} ranks differ from the ranks by sorting")
 
 
 if __name__ == "__main__":

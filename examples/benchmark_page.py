@@ -1,7 +1,6 @@
-"""Gather figures that `examples/benchmark.py` wrote with `--json` into one page: their tables, and when, with which
-command and on what machine they were taken.
+"""Gather the figures of `examples/benchmark.py --json` into one page: tables with date, command and machine.
 
-    python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
+python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 """
 
 import argparse
@@ -11,25 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modeling_pig.files import write_text
+
 
 INTRODUCTION = """# What it costs
 
-Each table is of one run, in which ours and its peers were measured side by side, in turns: read the ratios, the times
-are those of one machine. `make bench` measures everything again and writes this page. What the models are worth is on
-[another page](evidence/README.md).
+Each table comes from one run with interleaved rounds of our code and its peers: compare the ratios; the absolute times
+depend on the machine. `make bench` repeats all measurements and writes this page. [Another page](evidence/README.md)
+reports the quality of the models.
 """
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same keys as a table, numbers to the right; a row that lacks a key has a dash there."""
+    """Format rows as a Markdown table, with numbers aligned right and a dash for a missing key."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     ends = {column: "---" if any(isinstance(row.get(column), str) for row in rows) else "---:" for column in columns}
     lines = [columns, [ends[column] for column in columns]]
-    lines += [[_write_out(row.get(column)) for column in columns] for row in rows]
+    lines += [[_format_cell(row.get(column)) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _write_out(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -40,14 +41,14 @@ def _write_out(value: Any) -> str:
 
 
 def section(path: str) -> str:
-    """The page's part of one file of figures."""
+    """Format one file of figures as a section of the page."""
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     about, figures = content.pop("measured"), content
-    described = importlib.import_module(f"benchmarks.{about['subject']}").__doc__.split(":", 1)[1].strip()
+    description = importlib.import_module(f"benchmarks.{about['subject']}").__doc__.split(":", 1)[1].strip()
     machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
     parts = [
         f"## {about['subject'].capitalize()}",
-        described[0].upper() + described[1:],
+        description[0].upper() + description[1:],
         f"`{about['command']}`, {about['date']}; {machine}.",
     ]
     for name, rows in figures.items():
@@ -57,14 +58,14 @@ def section(path: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Gather the figures of benchmarks into one page.")
-    parser.add_argument("figures", nargs="+", help="files that examples/benchmark.py wrote with --json")
-    parser.add_argument("--output", required=True, help="the page, in Markdown")
+    parser.add_argument("figures", nargs="+", help="files written by examples/benchmark.py --json")
+    parser.add_argument("--output", required=True, help="page to write, in Markdown")
     args = parser.parse_args()
     try:
         sections = [section(path) for path in args.figures]
     except (OSError, json.JSONDecodeError, KeyError) as error:
         sys.exit(f"error: no figures of examples/benchmark.py: {error}")
-    Path(args.output).write_text("\n\n".join([INTRODUCTION.strip(), *sections]) + "\n", encoding="utf-8")
+    write_text(args.output, "\n\n".join([INTRODUCTION.strip(), *sections]) + "\n")
     print(f"page: {args.output}")
 
 

@@ -1,21 +1,23 @@
-"""Check on moving_shapes, where the truth is known, whether a model selects objects and tells which phrase names them.
+"""Check on moving_shapes, whose ground truth is known, whether a model selects objects and matches the right phrases.
 
     python examples/check_selection.py --model runs/demo/model --recipe runs/demo/recipe.yaml --json selection.json
 
-Selection: how much of the selected patches is covered by objects, beside how much of all patches is (what a selector
-gets that draws patches at random); and how many of them lie on an object, which is to say that one covers a quarter of
-the patch or more. Phrases, of each video's plain caption, a phrase a shape: how many of the coloured patches that lie
-on a named object have the phrase with its colour word, its form word, both; beside what a phrase drawn at random gets,
-and how many are in the one colour that is most common in their video: where nearly all are, colours tell which object
-the model holds on to, and not patches apart.
-Both ways of `explain_video` to match patches with phrases are checked. The 95 % intervals are over videos.
+Selection: share of the area of the selected patches that objects cover, and share of the selected patches that lie on
+an object (an object covers at least a quarter of the patch); each compared with the share over all patches, which a
+random selector reaches.
+
+Phrases: the plain caption of each video has one phrase per shape. Of the patches with a phrase that lie on a named
+object, the share whose phrase has the right colour word, form word, or both, compared with a random phrase; and the
+share whose phrase is the most common one in the video. If the latter is nearly all, the phrase depends on the video
+rather than on the patch.
+
+Both matchings of `explain_video` are checked. The 95 % intervals are over videos.
 """
 
 import argparse
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -25,31 +27,32 @@ from tqdm import tqdm
 from modeling_pig import PigForRetrieval, load_benchmark
 from modeling_pig.benchmarks.shapes_drawing import Scene, draw_masks
 from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.files import write_text
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.visualization.tokens import NO_PHRASE, explain_video
 
 
-ON_OBJECT = 0.25  # share of a patch that an object on which it lies covers
+ON_OBJECT = 0.25  # smallest share of a patch that an object covers if the patch lies on it
 NUM_BOOTSTRAP = 1000
 MATCHINGS = ("token", "pseudo_query")
 
 
 def cover_patches(scene: Scene, frame_numbers: list[int], rows: int, columns: int) -> np.ndarray:
-    """Share of each patch that each shape covers, where no other lies over it: (shapes, T * rows * columns)."""
+    """Return the share of each patch that each shape visibly covers: (shapes, T * rows * columns)."""
     visible = draw_masks(scene)[:, frame_numbers] / 255  # (shapes, T, height, width)
     for below in range(len(visible)):
         visible[below] *= np.prod(1 - visible[below + 1 :], axis=0)
-    for axis, parts in ((2, rows), (3, columns)):
-        repeats = parts // math.gcd(parts, visible.shape[axis])  # so that patches end where pixels end
+    for axis, num_patches in ((2, rows), (3, columns)):
+        repeats = num_patches // math.gcd(num_patches, visible.shape[axis])  # patches end at pixel borders
         visible = np.repeat(visible, repeats, axis).reshape(
-            *visible.shape[:axis], parts, -1, *visible.shape[axis + 1 :]
+            *visible.shape[:axis], num_patches, -1, *visible.shape[axis + 1 :]
         )
         visible = visible.mean(axis=axis + 1)
     return visible.reshape(len(visible), -1)
 
 
 def check_video(model, processor, row: dict) -> dict[str, tuple[float, int]]:
-    """Of one video, (sum, number of patches) of each figure."""
+    """Return the sum over patches, and the number of patches, of each figure of one video."""
     scene = Scene.from_dict(row["scene"])
     sums: dict[str, tuple[float, int]] = {}
     for matching in MATCHINGS:
@@ -85,7 +88,7 @@ def check_video(model, processor, row: dict) -> dict[str, tuple[float, int]]:
 
 
 def summarise(videos: list[dict[str, tuple[float, int]]], seed: int = 0) -> dict[str, dict]:
-    """Each figure over all patches in per cent, its 95 % bootstrap interval over videos, and of how many patches."""
+    """Return each figure in per cent, its 95 % bootstrap interval over videos, and its number of patches."""
     draws = np.random.default_rng(seed).integers(len(videos), size=(NUM_BOOTSTRAP, len(videos)))
     figures = {}
     for name in videos[0]:
@@ -101,21 +104,21 @@ def summarise(videos: list[dict[str, tuple[float, int]]], seed: int = 0) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check a model's selected patches on moving_shapes.")
-    parser.add_argument("--model", required=True, help="a hybrid model's folder, or its name on the Hub")
-    parser.add_argument("--recipe", required=True, help="a recipe of moving_shapes, that says where its videos are")
+    parser.add_argument("--model", required=True, help="folder of a hybrid model, or its name on the Hub")
+    parser.add_argument("--recipe", required=True, help="recipe of moving_shapes, with the folder of its videos")
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="write the figures to this file too")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args()
     try:
         data = Recipe.from_yaml(args.recipe, args.overrides).data
         if data.benchmark != "moving_shapes":
-            raise ValueError(
-                f"{args.recipe} is of {data.benchmark}: where objects are is known of moving_shapes only."
-            )
+            raise ValueError(f"{args.recipe} is a recipe of {data.benchmark}: give one of moving_shapes.")
         model, processor = load_pretrained(PigForRetrieval, args.model)
         if model.config.framework != "hybrid":
-            raise ValueError(f"{args.model} is a {model.config.framework} model, which selects no patches.")
+            raise ValueError(
+                f"{args.model} is a {model.config.framework} model, which selects no patches: give a hybrid."
+            )
         split = load_benchmark(data.benchmark, videos=data.videos, **data.options)[args.split]
         videos = [check_video(model, processor, row) for row in tqdm(split, desc="videos")]
     except (OSError, ValueError) as error:
@@ -132,7 +135,7 @@ def main() -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     if args.json:
         record = {"model": args.model, "split": args.split, "num_videos": len(videos), "figures": figures}
-        Path(args.json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

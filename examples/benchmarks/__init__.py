@@ -1,1 +1,1 @@
-"""The subjects of `examples/benchmark.py`, one file each, and what they measure with."""
+"""Subjects of `examples/benchmark.py`, one module each, and their common measuring functions."""

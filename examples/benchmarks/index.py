@@ -1,16 +1,17 @@
-"""`index`: from video files to an index, as `pig index` does it, beside what decoding and the model take alone.
+"""`index`: from video files to an index, as in `pig index`, compared with decoding alone and the model alone.
 
-The files are those of `train`: h264, 320 x 240, 25 frames a second, 10 s. Measured in turns, with all threads:
+The files are those of `train`: H.264, 320 x 240, 25 frames per second, 10 s. Measured in interleaved rounds, with all
+threads:
 
 - decoding: bare PyAV, then torchvision's bicubic resize, of the same frames, several files at a time.
-- model: its video half on as many pixels, in the same batches.
-- ours: `index_videos` into a new index; the model is loaded before, as for the others.
+- model: `PigVideoModel` on as many pixels, in the same batches.
+- ours: `index_videos` into a new index, with a loaded model.
 
-On a CPU decoding and the model want the same cores, and the floor is the sum of both; on a GPU, where they overlap, it
-is the longer one.
+The floor is the least possible time: on a CPU, where decoding and the model share the cores, the sum of both; on a
+GPU, where they overlap, the longer one.
 
-Then the same of many short videos and a tiny model: is it as fast at the end as at the start? Videos a second between
-5 % and 15 %, and between 85 % and 95 % of all.
+A second table compares the speed at the start and at the end of many short videos with a tiny model: videos per second
+between 5 % and 15 %, and between 85 % and 95 % of all videos.
 """
 
 import argparse
@@ -38,11 +39,11 @@ from .train_data import CAPTION, decode_and_resize, plan_decoding, write_video
 
 
 BATCH_SIZE = 16
-DIFFERENT = 50  # of many videos; the rest are copies
+NUM_DISTINCT = 50  # of many videos; the others are copies
 
 
 def make_model(size: str, num_frames: int, device: str) -> tuple[PigVideoModel, PigProcessor, PigConfig]:
-    """The video half of a model of random weights, and its processor."""
+    """Return a `PigVideoModel` with random weights, its processor and its configuration."""
     torch.manual_seed(0)
     config = make_config(size, num_frames)
     side = config.vision_config.image_size
@@ -52,11 +53,12 @@ def make_model(size: str, num_frames: int, device: str) -> tuple[PigVideoModel, 
 
 
 def new_index(folder: str, number: int, config: PigConfig) -> VideoIndex:
+    """Create an empty index in a new folder."""
     return VideoIndex(f"{folder}/{number}.lance", IndexInfo("benchmark", "0", config.projection_dim))
 
 
 def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str) -> list[dict]:
-    """Rows of decoding, the model and ours."""
+    """Return rows of decoding, the model, ours and the floor."""
     model, processor, config = make_model(size, num_frames, device)
     side = config.vision_config.image_size
     numbers = count()
@@ -76,8 +78,8 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
         @torch.inference_mode()
         def forward() -> None:
             for first in range(0, num_files, BATCH_SIZE):
-                some = min(BATCH_SIZE, num_files - first)
-                model.get_video_features(torch.zeros(some, num_frames, 3, side, side, device=device))
+                size = min(BATCH_SIZE, num_files - first)
+                model.get_video_features(torch.zeros(size, num_frames, 3, side, side, device=device))
             if device != "cpu":
                 torch.cuda.synchronize()
 
@@ -94,25 +96,25 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
         {
             "model": size,
             "what": name,
-            "videos/s": num_files / statistics.median(of),
+            "videos/s": num_files / statistics.median(by_round),
             "of the floor's speed": share if name == "ours" else None,
             **judge(share if name == "ours" else None, at_least=0.9),
         }
-        for name, of in {**times, "floor": floor}.items()
+        for name, by_round in {**times, "floor": floor}.items()
     ]
 
 
 def benchmark_steadiness(num_files: int, num_frames: int, device: str) -> list[dict]:
-    """A row: the speed at the start and at the end of many videos."""
+    """Return one row: the speed at the start and at the end of many videos."""
     model, processor, config = make_model("tiny", num_frames, device)
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder) / "videos"
         videos.mkdir()
         for number in range(num_files):
-            if number < DIFFERENT:
+            if number < NUM_DISTINCT:
                 write_video(videos / f"{number}.mp4", number, 1)
             else:
-                shutil.copyfile(videos / f"{number % DIFFERENT}.mp4", videos / f"{number}.mp4")
+                shutil.copyfile(videos / f"{number % NUM_DISTINCT}.mp4", videos / f"{number}.mp4")
         index = new_index(folder, 0, config)
         samples, is_done = [(time.perf_counter(), 0)], threading.Event()
 
@@ -129,11 +131,11 @@ def benchmark_steadiness(num_files: int, num_frames: int, device: str) -> list[d
             watching.result()
         samples.append((time.perf_counter(), len(index)))
     times, counts = zip(*samples, strict=True)
-    reached = np.unique(counts, return_index=True)  # when each count was first seen
+    distinct, first_seen = np.unique(counts, return_index=True)
 
     def speed(start: float, end: float) -> float:
-        at = np.interp([start * num_files, end * num_files], reached[0], np.array(times)[reached[1]])
-        return (end - start) * num_files / (at[1] - at[0])
+        begin, finish = np.interp([start * num_files, end * num_files], distinct, np.array(times)[first_seen])
+        return (end - start) * num_files / (finish - begin)
 
     first, last = speed(0.05, 0.15), speed(0.85, 0.95)
     return [
@@ -151,14 +153,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="b32", choices=["b32", "b16", "tiny"])
     parser.add_argument("--files", type=int, default=32)
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--many", type=int, default=10_000, help="short videos, for the speed at start and end")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds that count")
+    parser.add_argument("--many", type=int, default=10_000, help="short videos for the speed at start and end")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few files: does it run?")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few files, to see that it runs")
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Both tables, printed as they come."""
+    """Measure and print both tables."""
     size, num_files, num_frames, many, repeats = args.size, args.files, args.frames, args.many, args.repeats
     seconds = 10
     if args.quick:

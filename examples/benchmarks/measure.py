@@ -1,4 +1,4 @@
-"""What the subjects measure with: interleaved rounds, peak memory in a process of its own; and tables and JSON."""
+"""Measure interleaved rounds and peak memory in a separate process; print tables and write JSON."""
 
 import contextlib
 import json
@@ -21,12 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from modeling_pig.files import write_text
+
 
 def interleave(candidates: dict[str, Callable], repeats: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Runs the candidates one after the other in each round, after one round of warm-up.
+    """Run all candidates in each round, after one warm-up round.
 
-    Returns the seconds of each run of each candidate, and the CPU seconds of all threads and of the processes that it
-    started and waited for: where other programs take their share of the machine, these say more.
+    Returns:
+        `tuple[dict, dict]`: seconds, and CPU seconds, of each run by candidate. CPU seconds include all threads and
+        finished child processes; they are more reliable if other programs share the machine.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
@@ -41,17 +44,18 @@ def interleave(candidates: dict[str, Callable], repeats: int) -> tuple[dict[str,
 
 
 def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and its finished child processes."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
 
 
-def median_ratio(seconds: list[float], floor: list[float]) -> float:
-    """The median of the ratios within each round."""
-    return statistics.median(ours / theirs for ours, theirs in zip(seconds, floor, strict=True))
+def median_ratio(seconds: list[float], baseline: list[float]) -> float:
+    """Return the median over rounds of the ratio within a round."""
+    return statistics.median(ours / theirs for ours, theirs in zip(seconds, baseline, strict=True))
 
 
 def judge(figure: float | None, at_most: float | None = None, at_least: float | None = None) -> dict[str, str]:
-    """The columns that say which bar a figure is held to, if any, and whether it meets it."""
+    """Return the columns `bar`, the required value of a figure, and `met`, whether the figure meets it."""
     if figure is None or (at_most is None and at_least is None):
         return {"bar": "-", "met": "-"}
     if at_most is not None:
@@ -60,13 +64,14 @@ def judge(figure: float | None, at_most: float | None = None, at_least: float | 
 
 
 def flops(run: Callable) -> int:
+    """Count the floating point operations of a call."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def peak_memory(run: Callable) -> tuple[Any, float | None]:
-    """What `run` returns, and the MB of resident memory that it adds at its peak (`None` where there is no /proc)."""
+    """Return the result of `run`, and the MB of resident memory that it adds at its peak (`None` without /proc)."""
     if not Path("/proc/self/clear_refs").exists():
         return run(), None
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports and initialisation
@@ -81,9 +86,14 @@ def _status(field: str) -> int:
 
 
 def added_memory(make: Callable, *candidate, start_method: str = "spawn") -> float | None:
-    """In a process of its own: MB that a run adds at its peak to the model and the inputs that `make` returned it
-    with; `None` where the system does not tell (needs Linux)."""
-    return in_own_process(_added_memory, make, *candidate, start_method=start_method)
+    """Measure in a separate process the MB that a run adds at its peak to its model and inputs (`None` off Linux).
+
+    Args:
+        make (`Callable`): function that returns the model and the run.
+        candidate: arguments of `make`.
+        start_method (`str`, *optional*, defaults to `"spawn"`): start method of the process.
+    """
+    return in_separate_process(_added_memory, make, *candidate, start_method=start_method)
 
 
 def _added_memory(make: Callable, *candidate) -> float | None:
@@ -92,20 +102,23 @@ def _added_memory(make: Callable, *candidate) -> float | None:
     return peak_memory(run)[1]
 
 
-def in_own_process(function: Callable, *arguments, start_method: str = "spawn") -> Any:
-    """What a function returns in a fresh process."""
+def in_separate_process(function: Callable, *arguments, start_method: str = "spawn") -> Any:
+    """Return the result of a function that is called in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context(start_method)) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def fork_after_imports(*more: str) -> None:
-    """Makes the processes of start method "forkserver" forks of one that has imported the package, and `more`, and
-    done nothing else: the imports take longer than what is measured on small shapes."""
-    names = ["transformers.models.clip.modeling_clip", "modeling_pig.modeling_pig", *more]
+def fork_after_imports(*modules: str) -> None:
+    """Let processes of start method "forkserver" fork from a process that has imported the package and `modules` only.
+
+    With small shapes the imports would take longer than the measurement.
+    """
+    names = ["transformers.models.clip.modeling_clip", "modeling_pig.modeling_pig", *modules]
     multiprocessing.set_forkserver_preload(names)
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
+    """Return the processor, cores, threads and versions of the machine."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -113,12 +126,11 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "precision": "float32 unless said otherwise",
+        "precision": "float32 unless stated otherwise",
     }
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -127,6 +139,7 @@ def _processor() -> str:
 
 
 def print_table(title: str, rows: list[dict]) -> None:
+    """Print rows with the same keys as a table."""
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
@@ -136,7 +149,7 @@ def print_table(title: str, rows: list[dict]) -> None:
 
 
 def write_json(path: str, subject: str, machine: dict[str, Any], figures: dict[str, list[dict]]) -> None:
-    """The figures of a subject, and how they were taken, as examples/benchmark_page.py reads them."""
+    """Write the figures of a subject with command, date and machine, for examples/benchmark_page.py."""
     measured = {
         "subject": subject,
         "command": shlex.join(["python", "examples/benchmark.py", *sys.argv[1:]]),
@@ -144,5 +157,5 @@ def write_json(path: str, subject: str, machine: dict[str, Any], figures: dict[s
         "machine": machine,
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps({"measured": measured, **figures}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"measured": measured, **figures}, indent=2) + "\n")
     print(f"figures: {path}")

@@ -1,8 +1,8 @@
-"""`model`: our forward pass beside CLIP's own, its parts, its memory, and bfloat16 and torch.compile.
+"""`model`: our forward pass compared with CLIP's, its modules, its memory, and bfloat16 and torch.compile.
 
-Weights are random: they do not change the cost. Runs of the candidates are interleaved in one process with the same
-threads, and a ratio is the median of the ratios within each round, so that a machine whose speed drifts does not tilt
-it. Peak memory is taken in a process of its own a candidate: what the forward pass adds to the loaded model.
+Weights are random, which does not affect the cost. Runs of the candidates are interleaved in one process with the same
+threads, and a ratio is the median of the ratios within each round, so that a drift in the machine's speed does not
+bias it. Peak memory is measured in a separate process per candidate: what the forward pass adds to the loaded model.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TEXT_CANDIDATES = ("ours", "CLIP", "CLIP padded to 77")
 def make_video_candidate(
     name: str, patch_size: int, batch_size: int, num_frames: int
 ) -> tuple[torch.nn.Module, Callable]:
-    """A model and its forward pass over `batch_size` random clips: ours, or CLIP over the same frames."""
+    """Return a model and its forward pass over `batch_size` random clips: ours, or CLIP on the same frames."""
     torch.manual_seed(0)
     pixels = torch.randn(batch_size, num_frames, 3, 224, 224)
     if name == "CLIP on frames":
@@ -38,7 +38,7 @@ def make_video_candidate(
 
 
 def benchmark_video(size: str, batch_size: int, num_frames: int, repeats: int, memory: bool) -> list[dict]:
-    """Ours and CLIP on the same frames."""
+    """Compare our models with CLIP on the same frames."""
     settings = (PATCH_SIZES[size], batch_size, num_frames)
     made = {name: make_video_candidate(name, *settings) for name in VIDEO_CANDIDATES}
     seconds, _ = interleave({name: run for name, (_, run) in made.items()}, repeats)
@@ -62,7 +62,7 @@ def benchmark_video(size: str, batch_size: int, num_frames: int, repeats: int, m
 
 
 def benchmark_parts(size: str, batch_size: int, num_frames: int, repeats: int) -> list[dict]:
-    """What the parts that CLIP lacks cost each, as a share of the whole video path."""
+    """Measure the modules that CLIP lacks, as a share of the whole video path."""
     model, whole = make_video_candidate("hybrid", PATCH_SIZES[size], batch_size, num_frames)
     config = model.config
     tokens = torch.randn(batch_size, config.generator_length(num_frames) - 2, config.projection_dim)
@@ -93,7 +93,7 @@ def benchmark_parts(size: str, batch_size: int, num_frames: int, repeats: int) -
 
 
 def make_text_candidate(name: str, length: int, batch_size: int) -> tuple[torch.nn.Module, Callable]:
-    """A text model and its forward pass over `batch_size` random sentences of `length` tokens."""
+    """Return a text model and its forward pass over `batch_size` random texts of `length` tokens."""
     torch.manual_seed(0)
     if name == "ours":
         model = PigTextModel(PigConfig().text_config).eval()
@@ -107,7 +107,7 @@ def make_text_candidate(name: str, length: int, batch_size: int) -> tuple[torch.
 
 
 def benchmark_text(batch_size: int, repeats: int, memory: bool) -> list[dict]:
-    """The text half beside CLIP's at the same length, and beside padding to 77 tokens."""
+    """Compare `PigTextModel` with CLIP at the same length, and with CLIP padded to 77 tokens."""
     rows = []
     for length in TEXT_LENGTHS:
         made = {name: make_text_candidate(name, length, batch_size) for name in TEXT_CANDIDATES}
@@ -132,7 +132,7 @@ def benchmark_text(batch_size: int, repeats: int, memory: bool) -> list[dict]:
 
 
 def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int) -> list[dict]:
-    """bfloat16 and torch.compile as a user would switch them on: speed, and the ranks that they change."""
+    """Measure the speed of bfloat16 and torch.compile, and how many ranks they change."""
     torch.manual_seed(0)
     config = PigConfig(vision_config={"patch_size": PATCH_SIZES[size], "num_frames": num_frames})
     model = PigForRetrieval(config).eval()
@@ -154,7 +154,7 @@ def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int
     embeds: dict[str, list[torch.Tensor]] = {name: [] for name in candidates}
     with torch.inference_mode():
         for start in range(0, num_videos, 2):
-            # Random videos that differ: a random picture each, with a little of its own in each frame.
+            # Distinct random videos: one random picture per video, with a small variation in each frame.
             generator = torch.Generator().manual_seed(start)
             pictures = torch.randn(2, 1, 3, 7, 7, generator=generator).expand(-1, num_frames, -1, -1, -1)
             frames = pictures + 0.3 * torch.randn(2, num_frames, 3, 7, 7, generator=generator)
@@ -162,7 +162,7 @@ def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int
             pixels = pixels.unflatten(0, (2, num_frames))
             for name, run in candidates.items():
                 embeds[name].append(run(pixels).pooler_output.float().clone())
-    # Queries: the videos' own float32 embeddings, disturbed until some are confused with others.
+    # Queries: float32 embeddings of the videos, with so much noise that some are nearer to another video.
     videos = {name: torch.nn.functional.normalize(torch.cat(parts), dim=-1) for name, parts in embeds.items()}
     spread = videos["float32"].std(dim=0).mean()
     queries = videos["float32"] + 1.5 * spread * torch.randn(videos["float32"].shape)
@@ -186,13 +186,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", default=list(PATCH_SIZES), choices=list(PATCH_SIZES))
     parser.add_argument("--batches", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--videos", type=int, default=200, help="random videos for the ranks")
     parser.add_argument("--leave-out", nargs="+", default=[], choices=["memory", "switches"])
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """All tables of the forward pass, printed as they come."""
+    """Measure and print all tables of the forward pass."""
     with_memory = "memory" not in args.leave_out
     figures: dict[str, list[dict]] = {"text": benchmark_text(args.batches[-1], 5 * args.repeats, with_memory)}
     print_table("Text: ours beside CLIP at the same length", figures["text"])
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
             print_table(f"Video, ViT-{size}: ours beside CLIP on the same {batch_size} x {args.frames} frames", rows)
         rows = benchmark_parts(size, args.batches[0], args.frames, args.repeats)
         figures.setdefault("parts", []).extend(rows)
-        print_table(f"Video, ViT-{size}: the parts", rows)
+        print_table(f"Video, ViT-{size}: modules", rows)
     if with_memory:
         rows = [
             {

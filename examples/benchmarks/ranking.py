@@ -1,9 +1,9 @@
-"""`ranking`: scores and ranks in both directions from embeddings, in blocks as `evaluate` does it, and by sorting the
-whole matrix.
+"""`ranking`: scores and ranks in both directions from embeddings, in blocks as in `evaluate`, and by sorting the whole
+matrix.
 
-Time and peak memory are those of one run in a process of its own, memory beyond the embeddings. Both ways must give
-equal ranks, to the last one: the embeddings are whole numbers but for a power of two, and so their dot products are
-exact in any order of summation.
+Time and peak memory, beyond the embeddings, are those of one run in a separate process. Both methods must give equal
+ranks: the embeddings are integers divided by a power of two, so that their dot products are exact in any order of
+summation.
 """
 
 import argparse
@@ -14,22 +14,27 @@ import torch
 
 from modeling_pig.evaluation.metrics import ranks_in_both_directions
 
-from .measure import fork_after_imports, in_own_process, peak_memory, print_table
+from .measure import fork_after_imports, in_separate_process, peak_memory, print_table
 
 
-def make_embeddings(num_texts: int, num_videos: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts (num_texts, width) and videos (num_videos, width) in float32; the texts of a video lie side by side.
+def make_embeddings(num_texts: int, num_videos: int, embedding_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return texts, (num_texts, embedding_dim), and videos, (num_videos, embedding_dim), in float32.
 
-    About a quarter of the texts find their video first, and some scores are equal.
+    The texts of a video are consecutive. About a quarter of the texts rank their video first, and some scores are
+    equal.
     """
     generator = torch.Generator().manual_seed(0)
-    videos = (4 * torch.randn(num_videos, width, generator=generator)).round()
-    texts = 32 * torch.randn(num_texts, width, generator=generator)
+    videos = (4 * torch.randn(num_videos, embedding_dim, generator=generator)).round()
+    texts = 32 * torch.randn(num_texts, embedding_dim, generator=generator)
     texts += videos.repeat_interleave(num_texts // num_videos, dim=0)
-    return texts.round() / 2**7, videos / 2**7  # at width 512 a text scores 0.5 with its video, 0 +- 0.2 with another
+    return (
+        texts.round() / 2**7,
+        videos / 2**7,
+    )  # with 512 dimensions the score is 0.5 for the true video, 0 +- 0.2 for others
 
 
 def rank_in_blocks(texts: torch.Tensor, videos: torch.Tensor, dual_softmax: bool) -> dict[str, np.ndarray]:
+    """Rank as `evaluate` does."""
     owners = torch.arange(len(texts)) // (len(texts) // len(videos))
     return ranks_in_both_directions(
         lambda rows: texts[rows] @ videos.t(), owners, len(videos), dual_softmax=dual_softmax
@@ -37,7 +42,7 @@ def rank_in_blocks(texts: torch.Tensor, videos: torch.Tensor, dual_softmax: bool
 
 
 def rank_by_sorting(texts: torch.Tensor, videos: torch.Tensor, dual_softmax: bool) -> dict[str, np.ndarray]:
-    """The naive way: the whole matrix, sorted; a target's rank is the middle of its equals' places."""
+    """Rank by sorting the whole matrix; a target's rank is the mean rank of all equal scores."""
 
     def ranks(scores: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         target_scores = scores.gather(1, targets[:, None])
@@ -67,7 +72,7 @@ RANKING = {"in blocks": rank_in_blocks, "sorting": rank_by_sorting}
 def _measure_ranking(
     way: str, shape: tuple[int, int, int], dual_softmax: bool, threads: int
 ) -> tuple[float, float, float | None, dict[str, np.ndarray]]:
-    """In a process of its own: seconds, CPU seconds of all threads, MB at the peak, ranks."""
+    """Return seconds, CPU seconds of all threads, MB at the peak, and ranks; called in a separate process."""
     torch.set_num_threads(threads)
     RANKING[way](*make_embeddings(8, 4, shape[2]), dual_softmax)  # warm-up
     embeddings = make_embeddings(*shape)
@@ -77,12 +82,12 @@ def _measure_ranking(
 
 
 def benchmark_ranking(shape: tuple[int, int, int], threads: int) -> list[dict]:
-    """Both ways, without and with dual softmax."""
+    """Measure both methods, without and with dual softmax."""
     fork_after_imports()
     rows = []
     for dual_softmax in (False, True):
         measured = {
-            way: in_own_process(_measure_ranking, way, shape, dual_softmax, threads, start_method="forkserver")
+            way: in_separate_process(_measure_ranking, way, shape, dual_softmax, threads, start_method="forkserver")
             for way in RANKING
         }
         floor_seconds, _, floor_added, floor_ranks = measured["sorting"]
@@ -92,7 +97,7 @@ def benchmark_ranking(shape: tuple[int, int, int], threads: int) -> list[dict]:
                     "ranks": way,
                     "dual softmax": "yes" if dual_softmax else "no",
                     "seconds": seconds,
-                    "CPU seconds": cpu_seconds,  # where other programs take their share, these say more
+                    "CPU seconds": cpu_seconds,  # more reliable if other programs share the machine
                     "ratio": seconds / floor_seconds,
                     "added MB": added,
                     "memory ratio": added / floor_added if added and floor_added else None,
@@ -110,14 +115,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         type=int,
         default=[59_800, 2_990, 512],
-        metavar=("TEXTS", "VIDEOS", "WIDTH"),
-        help="texts a multiple of videos",
+        metavar=("TEXTS", "VIDEOS", "DIMENSIONS"),
+        help="sizes; the number of texts is a multiple of that of videos",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """The table of both ways, printed."""
-    texts, videos, width = args.shape
-    rows = benchmark_ranking((texts, videos, width), args.threads)
-    print_table(f"{texts:,} texts x {videos:,} videos, width {width}, both directions", rows)
+    """Measure and print both methods."""
+    texts, videos, dimensions = args.shape
+    rows = benchmark_ranking((texts, videos, dimensions), args.threads)
+    print_table(f"{texts:,} texts x {videos:,} videos, {dimensions} dimensions, both directions", rows)
     return {"ranking": rows}

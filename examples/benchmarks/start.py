@@ -1,13 +1,13 @@
-"""`start`: the first answer of a process that has just been started, by `pig search` and by plain transformers.
+"""`start`: time from process start to the first results, of `pig search` and of plain transformers.
 
-A ViT-B/32 of random weights and 10,000 embeddings, both on disk and read before. In turns, each time in a process of
-its own, which ends with its answer:
+A ViT-B/32 with random weights and 10,000 embeddings are on disk, in the file cache. Rounds are interleaved; each
+measurement is a separate process that exits after its results:
 
 - ours: `pig search`, with an index in a folder.
 - transformers: CLIP's tokenizer and `CLIPTextModelWithProjection` of the same size, the embeddings in a safetensors
   file, torch's product and topk.
 
-The memory is all that the process holds at its peak, libraries included.
+The memory is the peak of the whole process, libraries included.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from .measure import interleave, judge, median_ratio, print_table
 from .train import make_config
 
 
-SENTENCE = "a dog runs on a beach"
-# Small, so that the memory of what starts a process does not count as that of the process.
+QUERY = "a dog runs on a beach"
+# A small launcher, because the peak memory of a child process includes that of the forked parent.
 LAUNCHER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -47,24 +47,24 @@ import sys
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 import torch
-folder, sentence = sys.argv[1:]
+folder, query = sys.argv[1:]
 model = CLIPTextModelWithProjection.from_pretrained(folder).eval()
 videos = load_file(f"{folder}/videos.safetensors")["videos"]
 with torch.inference_mode():
-    query = model(**AutoTokenizer.from_pretrained(folder)([sentence], return_tensors="pt")).text_embeds[0]
-    print((videos @ torch.nn.functional.normalize(query, dim=0)).topk(10))
+    text_embeds = model(**AutoTokenizer.from_pretrained(folder)([query], return_tensors="pt")).text_embeds[0]
+    print((videos @ torch.nn.functional.normalize(text_embeds, dim=0)).topk(10))
 """
 
 
 def make_vocabulary(size: int) -> list[list[str]]:
-    """Captions of random words, enough to make a tokenizer as large as CLIP's of."""
+    """Return captions of random words, enough to train a tokenizer of `size` tokens."""
     rng = np.random.default_rng(0)
     letters = rng.integers(ord("a"), ord("z") + 1, (size, 5), dtype=np.uint8)
-    return [[SENTENCE, " ".join(row.tobytes().decode() for row in letters)]]
+    return [[QUERY, " ".join(row.tobytes().decode() for row in letters)]]
 
 
 def make_folders(folder: Path, size: str, count: int) -> dict[str, list[str]]:
-    """Writes the model, the index and the peer's files; the command of each, by name."""
+    """Write the model, the index and the peer's files; return the command of each candidate by name."""
     torch.manual_seed(0)
     config = make_config(size, num_frames=12)
     text, side = config.text_config, config.vision_config.image_size
@@ -81,13 +81,13 @@ def make_folders(folder: Path, size: str, count: int) -> dict[str, list[str]]:
     tokenizer.save_pretrained(peer)
     save_file({"videos": videos}, peer / "videos.safetensors")
     return {
-        "ours": [sys.executable, "-m", "modeling_pig.cli", "search", SENTENCE, "--index", str(index)],
-        "transformers": [sys.executable, "-c", PEER, str(peer), SENTENCE],
+        "ours": [sys.executable, "-m", "modeling_pig.cli", "search", QUERY, "--index", str(index)],
+        "transformers": [sys.executable, "-c", PEER, str(peer), QUERY],
     }
 
 
 def benchmark_start(size: str, count: int, repeats: int) -> list[dict]:
-    """A row a way: seconds and memory of a process."""
+    """Return one row per candidate: seconds and memory of a process."""
     measured: dict[str, list[tuple[float, float]]] = {}
 
     def start(name: str, command: list[str]) -> None:
@@ -98,7 +98,7 @@ def benchmark_start(size: str, count: int, repeats: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         commands = make_folders(Path(folder), size, count)
         interleave({name: lambda name=name: start(name, commands[name]) for name in commands}, repeats)
-    seconds = {name: [run[0] for run in runs[1:]] for name, runs in measured.items()}  # without that of warm-up
+    seconds = {name: [run[0] for run in runs[1:]] for name, runs in measured.items()}  # without the warm-up
     return [
         {
             "model": size,
@@ -117,13 +117,13 @@ def benchmark_start(size: str, count: int, repeats: int) -> list[dict]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="b32", choices=["b32", "b16", "tiny"])
     parser.add_argument("--videos", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=10, help="rounds that count")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few videos: does it run?")
+    parser.add_argument("--repeats", type=int, default=10, help="rounds after the warm-up")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few videos, to see that it runs")
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """The table, printed."""
+    """Measure and print the table."""
     size, count, repeats = ("tiny", 100, 1) if args.quick else (args.size, args.videos, args.repeats)
     rows = benchmark_start(size, count, repeats)
-    print_table("from the start of a process to its answer", rows)
+    print_table("from process start to the first results", rows)
     return {"first answer": rows}

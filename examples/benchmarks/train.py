@@ -1,9 +1,9 @@
-"""`train`: what a step of training costs beside CLIP's own, what the gradient cache adds to it, and what a second
-process gains. The data's part is in `train_data.py`.
+"""`train`: a training step compared with CLIP's, the cost of the gradient cache, and the gain of a second process.
+`train_data.py` measures the data.
 
-A step is forward, losses and backward; that of the optimiser stands apart. Weights, pixels and tokens are random: they
-do not change the cost. Times are taken in interleaved rounds, ratios are medians of ratios within a round. Peak memory
-is taken in a process of its own: what a first step adds to the loaded model and its batch, gradients included.
+A step is forward, losses and backward; the optimiser is measured separately. Weights, pixels and tokens are random,
+which does not affect the cost. Rounds are interleaved, and ratios are medians of ratios within a round. Peak memory is
+measured in a separate process: what the first step adds to the loaded model and its batch, gradients included.
 """
 
 import argparse
@@ -36,11 +36,12 @@ from .train_data import benchmark_data
 
 PATCH_SIZES = {"b32": 32, "b16": 16}
 TINY = Path(__file__).parents[2] / "configuration/models/tiny.json"
-NUM_TOKENS = 12  # of a usual caption
+NUM_TOKENS = 12  # of a typical caption
 PARTS = ("step", "memory", "data", "scaling")
 
 
 def make_config(size: str, num_frames: int) -> PigConfig:
+    """Return the configuration of a model of this size."""
     if size == "tiny":
         settings = json.loads(TINY.read_text(encoding="utf-8"))
         last = settings["text_config"]["vocab_size"] - 1
@@ -52,6 +53,7 @@ def make_config(size: str, num_frames: int) -> PigConfig:
 
 
 def make_batch(config: PigConfig, batch_size: int, num_frames: int) -> dict[str, torch.Tensor]:
+    """Return random model inputs of `batch_size` pairs."""
     text, side = config.text_config, config.vision_config.image_size
     input_ids = torch.randint(1, text.vocab_size - 2, (batch_size, NUM_TOKENS))
     input_ids[:, 0], input_ids[:, -1] = text.bos_token_id, text.eos_token_id
@@ -63,7 +65,7 @@ def make_batch(config: PigConfig, batch_size: int, num_frames: int) -> dict[str,
 
 
 def make_step(name: str, size: str, batch_size: int, num_frames: int) -> tuple[nn.Module, Callable[[], None]]:
-    """A model in training mode, and a step over `batch_size` random pairs that leaves no gradients behind."""
+    """Return a model in training mode, and a step over `batch_size` random pairs that clears its gradients."""
     torch.manual_seed(0)
     config = make_config(size, num_frames)
     batch = make_batch(config, batch_size, num_frames)
@@ -86,9 +88,11 @@ def make_step(name: str, size: str, batch_size: int, num_frames: int) -> tuple[n
     return model, run
 
 
-def make_step_to_weigh(*candidate) -> tuple[nn.Module, Callable[[], None]]:
-    """`make_step` in a process whose freed blocks go back to the system at once: what the C library would keep of them
-    for later depends on the history of the process, and is not what the step needs."""
+def make_step_for_memory(*candidate) -> tuple[nn.Module, Callable[[], None]]:
+    """Return [`make_step`] after setting the C library to return freed memory to the system at once.
+
+    The memory that the library would keep depends on the history of the process, and not on the step.
+    """
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3
         library.mallopt(trim_threshold, 2**17)
@@ -97,6 +101,7 @@ def make_step_to_weigh(*candidate) -> tuple[nn.Module, Callable[[], None]]:
 
 
 def make_cached(model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: int) -> Callable[[], None]:
+    """Return a step with the gradient cache."""
     accelerator = Accelerator(cpu=True)
 
     def run() -> None:
@@ -107,30 +112,32 @@ def make_cached(model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: in
 
 
 def make_clip(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """CLIP over each frame; the mean over the frames is the video's embedding."""
+    """Return CLIP and its loss, with the mean over the frames as the video's embedding."""
     towers = {name: getattr(config, name).to_dict() for name in ("text_config", "vision_config")}
     model = CLIPModel(CLIPConfig(**towers, projection_dim=config.projection_dim)).train()
-    pixels = batch["pixel_values_videos"]
+    pixel_values_videos = batch["pixel_values_videos"]
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def loss() -> torch.Tensor:
-        frames = model.get_image_features(pixels.flatten(0, 1)).pooler_output  # (B * T, D)
-        videos = nn.functional.normalize(frames.unflatten(0, pixels.shape[:2]).mean(1), dim=-1)  # (B, D)
-        sentences = nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
-        return contrastive_loss(model.logit_scale.exp() * sentences @ videos.t())
+        image_embeds = model.get_image_features(pixel_values_videos.flatten(0, 1)).pooler_output  # (B * T, D)
+        video_embeds = image_embeds.unflatten(0, pixel_values_videos.shape[:2]).mean(1)  # (B, D)
+        text_embeds = nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
+        return contrastive_loss(
+            model.logit_scale.exp() * text_embeds @ nn.functional.normalize(video_embeds, dim=-1).t()
+        )
 
     return model, loss
 
 
 def make_naive(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """The same loss of the same weights, computed as in a straightforward port of the authors' code: every video
-    interacts with every pseudo-query of the batch, and the diagonal is taken; attention is eager, and the video tower
-    keeps all layers' weights, of which the selector needs one row; the last layer, its norm and the projection finish
-    every patch; texts are padded to 77 tokens.
+    """Return our model and the same loss, computed as in a straightforward port of the authors' code.
 
-    What the port would do well is left to it: attention in two dense parts, not under an N x N mask.
+    Every video interacts with every pseudo-query of the batch, and the diagonal is kept. Attention is eager, and the
+    video tower stores the weights of all layers, of which the selector needs one row. The last layer, its norm and the
+    projection process every patch. Texts are padded to 77 tokens. As in a good port, attention is computed in two
+    dense parts instead of with an N x N mask.
     """
-    kept: list[torch.Tensor] = []  # two tensors a layer: of the video tokens (B, H, M, N), and of the frames'
+    kept: list[torch.Tensor] = []  # per layer the weights of the video tokens, (B, H, M, N), then of the frames
 
     def eager_and_kept(*args, **kwargs):
         output, weights = eager_attention_forward(*args, **kwargs)
@@ -167,13 +174,13 @@ def make_naive(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Mo
 
 
 def benchmark_steps(size: str, batch_size: int, num_frames: int, repeats: int) -> dict[str, list[dict]]:
-    """Ours, the naive way and CLIP, and the gradient cache beside our own step; then the optimiser's."""
+    """Compare ours, the naive step and CLIP; the gradient cache with our step; and the optimiser."""
     chunks = [f"chunks of {size}" for size in sorted({max(1, batch_size // 2), 1}, reverse=True)]
     names = ["ours", "naive", "CLIP on frames", *chunks]
     made = {name: make_step(name, size, batch_size, num_frames) for name in names}
     seconds, cpu = interleave({name: run for name, (_, run) in made.items()}, repeats)
     added = {
-        name: added_memory(make_step_to_weigh, name, size, batch_size, num_frames, start_method="forkserver")
+        name: added_memory(make_step_for_memory, name, size, batch_size, num_frames, start_method="forkserver")
         for name in names
     }
 
@@ -200,7 +207,7 @@ def benchmark_steps(size: str, batch_size: int, num_frames: int, repeats: int) -
 
 
 def benchmark_optimizer(made: dict[str, tuple[nn.Module, Callable]], repeats: int) -> list[dict]:
-    """A step of AdamW over the weights of each model; it reads and writes them, and does not depend on the batch."""
+    """Measure a step of AdamW over the weights of each model, which does not depend on the batch."""
     steps = {}
     for name, (model, _) in made.items():
         for parameter in model.parameters():
@@ -219,12 +226,15 @@ def benchmark_optimizer(made: dict[str, tuple[nn.Module, Callable]], repeats: in
 
 
 def benchmark_memory(batch_sizes: list[int], chunk_size: int) -> list[dict]:
-    """The gradient cache's memory against the batch, with the demo's small model: flat, from the smallest batch of
-    several chunks on (with the second chunk, the gradients of the first are there)."""
+    """Measure the gradient cache's memory for several batch sizes, with the demo's small model.
+
+    The memory is constant from the smallest batch of several chunks on: from the second chunk on, the gradients of the
+    previous chunk are in memory.
+    """
     rows: list[dict] = []
     for batch_size in batch_sizes:
         added = {
-            name: added_memory(make_step_to_weigh, name, "tiny", batch_size, 8, start_method="forkserver")
+            name: added_memory(make_step_for_memory, name, "tiny", batch_size, 8, start_method="forkserver")
             for name in (f"chunks of {chunk_size}", "ours")
         }
         cached, direct = added.values()
@@ -234,8 +244,8 @@ def benchmark_memory(batch_sizes: list[int], chunk_size: int) -> list[dict]:
                 "batch": batch_size,
                 "chunk": chunk_size,
                 "added MB": cached,
-                "beside the smallest batch": ratio,
-                "without cache, MB": direct,
+                "relative to the smallest batch": ratio,
+                "MB without cache": direct,
                 **judge(ratio, at_most=1.10),
             }
         )
@@ -246,14 +256,14 @@ def benchmark_memory(batch_sizes: list[int], chunk_size: int) -> list[dict]:
 
 
 def benchmark_scaling(batch_size: int, num_frames: int, repeats: int) -> list[dict]:
-    """The small model's step over one global batch: one process alone, and two under DDP (gloo), a thread each."""
+    """Measure the small model's step over one global batch: one process, and two with DDP (gloo), one thread each."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool,
     ):
         settings = [(rank, folder, batch_size, num_frames, repeats) for rank in range(2)]
         alone, together = zip(*pool.map(_measure_scaling, *zip(*settings, strict=True)), strict=True)
-    # A step of two lasts as long as its slower half; their CPU seconds add up.
+    # A step of two processes lasts as long as the slower one; their CPU seconds add up.
     seconds = {1: [step[0] for step in alone[0]], 2: [max(a[0], b[0]) for a, b in zip(*together, strict=True)]}
     cpu = {1: [step[1] for step in alone[0]], 2: [a[1] + b[1] for a, b in zip(*together, strict=True)]}
     return [
@@ -262,7 +272,7 @@ def benchmark_scaling(batch_size: int, num_frames: int, repeats: int) -> list[di
             "global batch": batch_size,
             "videos/s": batch_size / statistics.median(seconds[n]),
             "speed": median_ratio(seconds[1], seconds[n]),
-            "CPU seconds a step": statistics.median(cpu[n]),
+            "CPU seconds per step": statistics.median(cpu[n]),
             "CPU ratio": median_ratio(cpu[n], cpu[1]),
             **judge(None),
         }
@@ -273,7 +283,7 @@ def benchmark_scaling(batch_size: int, num_frames: int, repeats: int) -> list[di
 def _measure_scaling(
     rank: int, folder: str, batch_size: int, num_frames: int, repeats: int
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """In a process of its own: (seconds, CPU seconds) of steps alone (first process only), and of steps of both."""
+    """Return (seconds, CPU seconds) of steps alone, on rank 0 only, and of steps of both; called in each process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = make_config("tiny", num_frames)
@@ -282,7 +292,7 @@ def _measure_scaling(
     model = PigForRetrieval(config).train()
     alone, together = [], []
     for round_number in range(repeats + 1):
-        # The losses are over the processes of the group: alone means that there is none.
+        # The losses gather over the process group, so that a step alone runs without a group.
         dist.init_process_group("gloo", init_method=f"file://{folder}/{round_number}", rank=rank, world_size=2)
         ddp = DistributedDataParallel(model)
         _time_step(ddp, half)
@@ -309,13 +319,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", default=["b32"], choices=list(PATCH_SIZES))
     parser.add_argument("--batches", nargs="+", type=int, default=[4])
     parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what to measure")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: does it run?")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and one round, to see that it runs")
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """All tables of training, printed as they come."""
+    """Measure and print all tables of training."""
     fork_after_imports("accelerate", "torch.distributed", "torch.nn.parallel")
     sizes, batch_sizes, num_frames, repeats = args.sizes, args.batches, args.frames, args.repeats
     sweep, chunk_size, num_files, seconds = [32, 64, 256, 512], 16, 24, 10
@@ -326,8 +336,8 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     figures: dict[str, list[dict]] = {}
     if "step" in args.parts:
         titles = {
-            "step": "A step of training: forward, losses, backward; beside CLIP on the same frames",
-            "gradient cache": "The gradient cache beside our own step",
+            "step": "A training step: forward, losses, backward; beside CLIP on the same frames",
+            "gradient cache": "The gradient cache compared with our step",
             "optimizer": "A step of AdamW",
         }
         for size in sizes:
@@ -337,7 +347,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
                     print_table(titles[name], rows)
     if "memory" in args.parts:
         figures["memory by batch"] = benchmark_memory(sweep, chunk_size)
-        print_table("The gradient cache's memory against the batch, small model", figures["memory by batch"])
+        print_table("Memory of the gradient cache by batch size, small model", figures["memory by batch"])
     if "data" in args.parts:
         figures["data"] = benchmark_data(num_files, seconds, num_frames, repeats)
         print_table(
@@ -346,5 +356,5 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
         )
     if "scaling" in args.parts:
         figures["scaling"] = benchmark_scaling(chunk_size, num_frames, repeats)
-        print_table("One process and two, a thread each, the same global batch, small model", figures["scaling"])
+        print_table("One process and two, one thread each, the same global batch, small model", figures["scaling"])
     return figures

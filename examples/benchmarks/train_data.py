@@ -1,12 +1,11 @@
-"""The data's part of `train`: from video files to batches, beside what PyAV itself takes to decode the same frames.
+"""Data benchmark of `train`: from video files to batches, compared with bare PyAV decoding of the same frames.
 
-The files are written here: h264, 320 x 240, 25 frames a second, about 0.4 Mbit/s as MSR-VTT's have, keyframes where
-x264 sets them. All candidates run on one core and take the same frames: the jittered ones of one epoch. They are:
+The script writes the files: H.264, 320 x 240, 25 frames per second, about 0.4 Mbit/s as in MSR-VTT, keyframes chosen
+by x264. All candidates run on one core and read the same frames, those of one epoch with jitter:
 
-- PyAV: bare PyAV, one thread. Where the frames are, and from which keyframe each is reached fastest, was looked up
-  before. Ends with RGB arrays.
+- PyAV: bare PyAV in one thread, up to RGB arrays. Positions of the frames and the best keyframes are known in advance.
 - PyAV + resize: the same, then torchvision's bicubic resize to 224 x 224.
-- decode_video: ours of PyAV's; it also numbers the frames and sees whether the file is whole.
+- decode_video: our decoder, which also numbers the frames and checks that the file is complete.
 - loader, n workers: a `DataLoader` as in training, up to batches of normalised float32 pixels and tokens.
 - with frame cache: the same, with the frames of an earlier epoch on disk.
 """
@@ -40,23 +39,24 @@ CAPTION = "a pattern of coloured blocks moves to the left"
 
 
 def write_video(path: Path, seed: int, seconds: int) -> None:
-    """Blocks that move, with new noise in each frame, so that there is something to decode."""
+    """Write a video of moving blocks, with new noise in each frame for a realistic bit rate."""
     rng = np.random.default_rng(seed)
     pattern = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 4, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         for number in range(seconds * FPS):
-            noise = rng.integers(0, 22, (HEIGHT, WIDTH, 1), dtype=np.uint8)  # sets the bit rate
+            noise = rng.integers(0, 22, (HEIGHT, WIDTH, 1), dtype=np.uint8)  # determines the bit rate
             picture = np.roll(pattern, -2 * number, axis=1)[:, :WIDTH] // 2 + noise
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 
-Plan = list[tuple[int, int | None]]  # timestamp of each frame that is wanted, and the one to seek to first, if any
+Plan = list[tuple[int, int | None]]  # timestamp of each frame, and the keyframe to seek to first, or `None`
 
 
 def plan_decoding(path: str, indices: list[int]) -> Plan:
+    """Find the timestamps and keyframes for decoding the frames `indices`."""
     with av.open(path) as container:
         packets = sorted((p.pts, p.is_keyframe) for p in container.demux(container.streams.video[0]) if p.size)
     plan: Plan = []
@@ -69,6 +69,7 @@ def plan_decoding(path: str, indices: list[int]) -> Plan:
 
 
 def decode_with_bare_pyav(path: str, plan: Plan) -> np.ndarray:
+    """Decode the frames of a plan: uint8 RGB of shape `(T, height, width, 3)`."""
     images = []
     to_rgb = av.video.reformatter.VideoReformatter()
     with av.open(path) as container:
@@ -85,12 +86,14 @@ def decode_with_bare_pyav(path: str, plan: Plan) -> np.ndarray:
 
 
 def decode_and_resize(path: str, plan: Plan) -> torch.Tensor:
-    frames = torch.from_numpy(decode_with_bare_pyav(path, plan)).permute(0, 3, 1, 2)  # as it comes: faster so
+    """Decode the frames of a plan and resize them to uint8 of shape `(T, 3, 224, 224)`."""
+    # Resizing the permuted view is faster than making it contiguous first.
+    frames = torch.from_numpy(decode_with_bare_pyav(path, plan)).permute(0, 3, 1, 2)
     return resize(frames, [224, 224], InterpolationMode.BICUBIC, antialias=True)
 
 
 def benchmark_data(num_files: int, seconds: int, num_frames: int, repeats: int) -> list[dict]:
-    """Reads all files once in each round, in every way."""
+    """Read all files once per round with each candidate."""
     torch.set_num_threads(1)
     processor = PigProcessor(PigVideoProcessor(num_frames=num_frames), train_tokenizer([[CAPTION]], 600))
     collator = TrainingCollator(processor, max_text_tokens=50)
@@ -108,7 +111,7 @@ def benchmark_data(num_files: int, seconds: int, num_frames: int, repeats: int) 
             dataset = VideoTextDataset(rows, processor.video_processor, SEED, frame_cache)
             return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=collator)
 
-        # What training would decode of each file, from the dataset itself.
+        # Check that the plans decode the same frames as the training dataset.
         dataset = VideoTextDataset(rows, processor.video_processor, SEED)
         items = sorted(chain.from_iterable(sampler), key=lambda item: item.rows[item.place])
         rngs = [np.random.default_rng([SEED, EPOCH, number]) for number in range(num_files)]
@@ -153,7 +156,7 @@ def benchmark_data(num_files: int, seconds: int, num_frames: int, repeats: int) 
             {
                 "way": name,
                 "videos/s": num_files / statistics.median(wall[name]),
-                "CPU ms a video": 1e3 * statistics.median(cpu[name]) / num_files,
+                "CPU ms per video": 1e3 * statistics.median(cpu[name]) / num_files,
                 **{f"share of {floor}": share for floor, share in shares.items()},
                 "held to": bars.get(name, "-"),
                 **judge(shares.get(bars.get(name, "")), at_least=0.90),
