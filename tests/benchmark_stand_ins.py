@@ -1,7 +1,7 @@
-"""Writes tiny stand-ins of the benchmarks in the forms in which their annotation files circulate.
+"""Write tiny stand-ins of the benchmarks in all formats (dialects) in which their annotation files circulate.
 
-`write_msvd(folder, dialect="corpus_csv")` and its like fill `folder/annotations` and, with videos, `folder/videos`.
-All dialects of a benchmark say the same: `captions_of(video_id)`.
+`write_msvd(folder, dialect="corpus_csv")` and the like fill `folder/annotations` and, with videos, `folder/videos`.
+All dialects of a benchmark have the same captions: `captions_of(video_id)`.
 """
 
 import csv
@@ -39,7 +39,7 @@ DIDEMO = {
     "validation": ["10175347@N00_4841555141_4eeb6a515a.mp4", "98498050@N00_3568952835_817654f7fd.wmv"],
     "test": ["10052357@N03_7585070382_5762149bfc.", "10015567@N08_3655084291_d8b58466fa.mov"],
 }
-# The other name of a video, which the lists leave out.
+# Second name of a video, which the lists do not contain.
 DIDEMO_OTHER_NAME = "10015567@N08_3655084291_d8b58466fa.mpg"
 
 _CAPTION_DIALECTS = ("json", "two_files", "coco", "jsonl", "jsonl_strings", "pickle")
@@ -53,13 +53,13 @@ DIALECTS = {
 
 
 def captions_of(video_id: str, count: int = 3) -> list[str]:
-    """The captions of a video; the last repeats the first. The second is the query of a 1k-A test video."""
+    """Return the captions of a video; the last repeats the first. The second is the query of a 1k-A test video."""
     captions = [f"a person does thing {number} in {video_id}" for number in range(count - 1)]
     return [*captions, captions[0]]
 
 
 def paragraph_of(name: str) -> str:
-    """The paragraph of a DiDeMo file name."""
+    """Return the paragraph of a DiDeMo file name."""
     return " ".join(captions_of(name))
 
 
@@ -88,7 +88,7 @@ def write_msrvtt_1k(folder: Path, dialect: str = "json", with_videos: bool = Tru
 
 def write_msrvtt_3k(folder: Path, dialect: str = "json", with_videos: bool = True) -> None:
     annotations = _folders(folder)
-    if dialect == "json":  # the others go without lists
+    if dialect == "json":  # the other dialects have no lists
         for split, ids in MSRVTT_OFFICIAL.items():
             _write_list(annotations / f"{split[:2]}.txt", ids)
     _write_msrvtt_captions(annotations, dialect)
@@ -137,7 +137,7 @@ def write_vatex(folder: Path, dialect: str = "list", with_videos: bool = True) -
 
 
 def write_didemo(folder: Path, dialect: str = "json", with_videos: bool = True) -> None:
-    """The first test video is a folder of frames."""
+    """Write DiDeMo; its first test video is a folder of frames."""
     annotations = _folders(folder)
     for split, names in DIDEMO.items():
         _write_list(annotations / f"{split}_list.txt", names)
@@ -186,7 +186,7 @@ def _write_videos(folder: Path, names: Iterable[str]) -> None:
 
 def _write_msrvtt_captions(annotations: Path, dialect: str) -> None:
     ids = [video_id for ids in MSRVTT_OFFICIAL.values() for video_id in ids]
-    # Sentences are not grouped by video, and carry needless spaces.
+    # Captions are not grouped by video, and contain superfluous spaces.
     pairs = [(video_id, captions_of(video_id)[number]) for number in range(3) for video_id in reversed(ids)]
     if dialect == "coco":
         annotated = [{"image_id": i, "caption": text, "id": n} for n, (i, text) in enumerate(pairs)]
@@ -200,14 +200,14 @@ def _write_msrvtt_captions(annotations: Path, dialect: str) -> None:
         (annotations / "raw-captions.pkl").write_bytes(pickle.dumps(tokens))
     else:
         in_test = set(MSRVTT_OFFICIAL["test"])
-        parts = [set(ids) - in_test, in_test] if dialect == "two_files" else [set(ids)]
-        for number, part in enumerate(parts):
+        files = [set(ids) - in_test, in_test] if dialect == "two_files" else [set(ids)]
+        for number, file_ids in enumerate(files):
             sentences = [
                 {"sen_id": n, "video_id": i, "caption": f" {text.replace(' ', '  ')}"}
                 for n, (i, text) in enumerate(pairs)
-                if i in part
+                if i in file_ids
             ]
-            videos = [{"video_id": i, "category": 9, "start time": 1.0, "end time": 9.0} for i in sorted(part)]
+            videos = [{"video_id": i, "category": 9, "start time": 1.0, "end time": 9.0} for i in sorted(file_ids)]
             _write_json(annotations / f"videodatainfo_{number}.json", {"videos": videos, "sentences": sentences})
 
 
@@ -217,7 +217,7 @@ def _write_lists(annotations: Path, splits: dict[str, list[str]]) -> None:
 
 
 def _write_list(path: Path, lines: list[str]) -> None:
-    path.write_text("\n".join(lines), encoding="utf-8")  # without a final newline, as most that circulate
+    path.write_text("\n".join(lines), encoding="utf-8")  # without a final newline, as most files that circulate
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the benchmarks with annotation files: every form that circulates, bad input, leaks, and the table."""
+"""Benchmarks with annotation files: every format that circulates, invalid input, leaks, and the table."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ from .benchmark_stand_ins import (
 
 
 SPLITS = {"msrvtt_3k": MSRVTT_OFFICIAL, "msvd": MSVD, "vatex": VATEX, "didemo": DIDEMO}
-# Options that the stand-in needs for its size.
+# Options for the small size of the stand-ins.
 OPTIONS = {"msrvtt_1k": {"validation": 3}}
 
 
@@ -46,7 +46,7 @@ def no_progress_bars():
 
 @pytest.fixture
 def load(tmp_path):
-    """A function that writes a stand-in, unless it is there, and loads it."""
+    """Return a function that writes a stand-in, unless it exists, and loads it; `load.write` writes it only."""
 
     def load(name: str, dialect: str | None = None, with_videos: bool = False, **options):
         if not (tmp_path / "annotations").exists():
@@ -62,6 +62,14 @@ def load(tmp_path):
     return load
 
 
+def change_captions(annotations: Path, changes: dict[str, list]) -> dict[str, list]:
+    """Change the captions of some videos of MSVD in its file; return all."""
+    path = annotations / "captions_msvd.json"
+    captions = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(captions))
+    return captions
+
+
 def captions_by_id(split) -> dict[str, list[str]]:
     return dict(zip(split["video_id"], split["captions"], strict=True))
 
@@ -70,13 +78,13 @@ def description(benchmark, split: str = "test") -> str:
     return benchmark[split].info.description
 
 
-# Forms
+# Formats
 
 
 @pytest.mark.parametrize(
     ("name", "dialect"), [(name, dialect) for name in SPLITS for dialect in DIALECTS[name] if name != "didemo"]
 )
-def test_every_dialect_says_the_same(load, name, dialect):
+def test_all_dialects_give_the_same_captions(load, name, dialect):
     benchmark = load(name, dialect)
     assert list(benchmark) == ["train", "validation", "test"]
     for split, ids in SPLITS[name].items():
@@ -141,7 +149,7 @@ def test_a_list_may_be_csv_json_or_have_crlf_ends_and_a_byte_order_mark(load):
         assert load("msvd")["test"].to_list() == expected, form
 
 
-def test_captions_stand_in_for_lists_if_their_names_say_the_split(load):
+def test_files_of_captions_named_by_split_replace_lists(load):
     annotations = load.write("msvd")
     for file in annotations.iterdir():
         file.unlink()
@@ -173,15 +181,13 @@ def test_files_in_subfolders_are_found_and_hidden_ones_are_not(load):
 
 def test_white_space_in_captions_is_normalised(load):
     annotations = load.write("msvd")
-    captions = json.loads((annotations / "captions_msvd.json").read_text())
-    captions[MSVD["test"][0]] = ["  a \u00a0 man\r\nsings\t", "a man sings", "", " \n"]
-    (annotations / "captions_msvd.json").write_text(json.dumps(captions))
+    change_captions(annotations, {MSVD["test"][0]: ["  a \u00a0 man\r\nsings\t", "a man sings", "", " \n"]})
     benchmark = load("msvd")
     assert benchmark["test"][0]["captions"] == ["a man sings", "a man sings"]
     assert "test: 2 empty captions were left out." in description(benchmark)
 
 
-def test_other_names_of_files_make_no_difference(load):
+def test_names_of_files_do_not_matter(load):
     annotations = load.write("msrvtt_1k")
     expected = {split: rows.to_list() for split, rows in load("msrvtt_1k").items()}
     for number, file in enumerate(sorted(annotations.iterdir())):
@@ -213,7 +219,7 @@ def test_videos_are_found(load, tmp_path, name, caplog):
         assert "train: 1 video is a folder" not in description(benchmark)
 
 
-def test_missing_and_unreadable_videos_are_listed_and_kept_without_a_path(load, tmp_path, caplog):
+def test_missing_and_unreadable_videos_are_reported_and_have_no_path(load, tmp_path, caplog):
     load.write("msvd", with_videos=True)
     missing, broken = MSVD["test"][0], MSVD["test"][2]
     (tmp_path / "videos" / f"{missing}.avi").unlink()
@@ -235,7 +241,7 @@ def test_missing_and_unreadable_videos_are_listed_and_kept_without_a_path(load, 
         load("msvd", strict=True)
 
 
-def test_strict_loads_what_is_whole(load):
+def test_strict_loads_a_complete_benchmark(load):
     assert len(load("vatex", with_videos=True, strict=True)["test"]) == 2
 
 
@@ -247,7 +253,7 @@ def test_the_report_keeps_the_splits_of_earlier_loads(load, tmp_path):
     assert listed == VATEX["train"] + VATEX["test"]
 
 
-def test_the_report_follows_the_videos_where_the_table_is_cached(load, tmp_path):
+def test_the_report_is_updated_with_a_cached_table(load, tmp_path):
     load.write("msvd", with_videos=True)
     missing, broken = MSVD["test"][0], MSVD["test"][2]
     (tmp_path / "videos" / f"{broken}.avi").write_bytes(b"no video")
@@ -272,7 +278,7 @@ def test_the_report_follows_the_videos_where_the_table_is_cached(load, tmp_path)
 # The table
 
 
-def test_the_table_follows_its_files(load, tmp_path):
+def test_the_table_is_rebuilt_for_changed_files(load, tmp_path):
     annotations = load.write("msvd", with_videos=True)
     video = tmp_path / "videos" / f"{MSVD['test'][0]}.avi"
     shutil.move(video, tmp_path / "elsewhere.avi")
@@ -286,7 +292,7 @@ def test_the_table_follows_its_files(load, tmp_path):
     assert load("msvd")["test"][0]["captions"][0].startswith("a nosrep")
 
 
-def test_the_table_follows_its_folder(load, tmp_path, monkeypatch):
+def test_the_table_is_rebuilt_in_a_moved_folder(load, tmp_path, monkeypatch):
     load.write("msvd", with_videos=True)
     relative = {"annotations": Path("annotations"), "videos": Path("videos")}
     monkeypatch.chdir(tmp_path)
@@ -301,16 +307,16 @@ def test_the_table_follows_its_folder(load, tmp_path, monkeypatch):
     assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
 
 
-def test_the_table_is_made_once(load, monkeypatch, caplog):
+def test_the_table_is_built_once(load, monkeypatch, caplog):
     first = load("msvd")
     monkeypatch.setattr(Msvd, "_split_generators", None)
-    again = load("msvd")
-    assert again["test"].to_list() == first["test"].to_list()
-    assert description(again) == description(first)
-    assert len(caplog.records) == 2  # what is lacking is said each time
+    second = load("msvd")
+    assert second["test"].to_list() == first["test"].to_list()
+    assert description(second) == description(first)
+    assert len(caplog.records) == 2  # each load warns of missing videos
 
 
-def test_the_builder_can_be_used_itself(load, tmp_path):
+def test_the_builder_can_be_used_directly(load, tmp_path):
     annotations = load.write("msvd")
     builder = Msvd(tmp_path / "cache", annotations=annotations, videos=tmp_path / "videos", splits=["test"])
     builder.download_and_prepare()
@@ -336,7 +342,7 @@ def test_msrvtt_1k_holds_out_videos_by_its_seed(load):
     assert "trained on the 7k, of which 1 videos (seed 0) are held out" in description(train)
 
 
-def test_the_description_says_what_was_read(load):
+def test_the_description_lists_the_files_that_were_read(load):
     text = description(load("msrvtt_1k"))
     first, *notes = text.split("\n")
     assert first == (
@@ -348,21 +354,21 @@ def test_the_description_says_what_was_read(load):
     assert notes[:2] == ["train: 7 videos, while 8,997 are published.", "test: 3 videos, while 1,000 are published."]
 
 
-def test_another_set_of_as_many_test_ids_is_named(load, monkeypatch):
+def test_unpublished_test_ids_are_reported(load, monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.EXPECTED", dict.fromkeys(VATEX, (2, None)))
     text = description(load("vatex"))
     assert "test: these 2 ids are not those of the HGR split: do not compare with its figures." in text
 
 
-def test_the_published_test_ids_are_named(load, monkeypatch):
+def test_published_test_ids_are_reported(load, monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_ids(VATEX["test"]), "the HGR split"))
     assert "(ids: test_list.txt, which are those of the HGR split)" in description(load("vatex"))
 
 
-# Lists that are chosen, and contradictions
+# Chosen lists, and contradictions
 
 
-def test_a_chosen_list_is_used_and_named(load, tmp_path):
+def test_a_chosen_list_is_used_and_reported(load, tmp_path):
     load.write("vatex")
     chosen = tmp_path / "mine.txt"
     chosen.write_text(VATEX["validation"][0])
@@ -376,7 +382,7 @@ def test_a_chosen_list_is_used_and_named(load, tmp_path):
 def test_two_lists_of_one_split(load):
     annotations = load.write("vatex")
     (annotations / "test_list_copy.txt").write_text("\n".join(reversed(VATEX["test"])))
-    assert len(load("vatex")["test"]) == 2  # the same
+    assert len(load("vatex")["test"]) == 2  # equal ids
     (annotations / "test_list_copy.txt").write_text(VATEX["test"][1])
     with pytest.raises(ValueError, match="test_list.txt and .*test_list_copy.txt both .* choose one by `lists`"):
         load("vatex")
@@ -385,7 +391,7 @@ def test_two_lists_of_one_split(load):
 
 def test_two_files_of_captions(load):
     annotations = load.write("msvd")
-    captions = json.loads((annotations / "captions_msvd.json").read_text())
+    captions = change_captions(annotations, {})
     spaced = {video_id: [f" {text}" for text in texts] for video_id, texts in captions.items()}
     (annotations / "copy.json").write_text(json.dumps(spaced))
     assert load("msvd")["test"][0]["captions"] == captions_of(MSVD["test"][0])
@@ -414,7 +420,7 @@ def test_leaks_are_refused(load, tmp_path, name, lists, message):
         load(name, lists={split: str(tmp_path / "mine.txt")})
 
 
-def test_a_leak_is_refused_although_the_test_split_is_not_loaded(load, tmp_path):
+def test_a_leak_is_refused_if_the_test_split_is_not_loaded(load, tmp_path):
     load.write("msrvtt_1k")
     (tmp_path / "mine.txt").write_text("\n".join(MSRVTT_9K + MSRVTT_1K_TEST))
     with pytest.raises(ValueError, match="3 videos are both in train .* and in test"):
@@ -425,7 +431,7 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
     annotations = load.write("msrvtt_1k")
     one_k_b = ["video9", "video7012", "video8000"]
     (annotations / "list_miech.txt").write_text("\n".join(one_k_b))
-    assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # it lies there, and is not used
+    assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # the list is not used
     monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_B", (hash_ids(one_k_b),))
     with pytest.raises(ValueError, match="list_miech.txt .* is the test list of 1k-B"):
         load("msrvtt_1k", lists={"test": "list_miech.txt"})
@@ -433,7 +439,7 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
         load("msrvtt_1k", lists={"train": "list_miech.txt"})
 
 
-# Bad input
+# Invalid input
 
 
 @pytest.mark.parametrize(
@@ -454,7 +460,7 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
         ({"sede": 1}, "msrvtt_1k has no option 'sede'; did you mean 'seed'"),
     ],
 )
-def test_unusable_options(load, options, message):
+def test_invalid_options(load, options, message):
     annotations = load.write("msrvtt_1k")
     (annotations / "README.md").write_text("[The](annotations) of MSR-VTT")
     with pytest.raises(ValueError, match=message):
@@ -484,7 +490,7 @@ def test_files_of_another_benchmark(load, name, other):
         load(name)
 
 
-def test_a_folder_of_no_annotations(load):
+def test_a_folder_without_annotations(load):
     annotations = load.write("msvd")
     for file in annotations.iterdir():
         file.unlink()
@@ -525,7 +531,7 @@ def test_broken_captions(load, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_repeated_keys_in_a_file_of_something_else(load):
+def test_repeated_keys_in_a_file_that_is_no_annotation_file(load):
     (load.write("msvd") / "settings.json").write_text('{"size": "1", "size": "2"}')
     assert len(load("msvd")["test"]) == len(MSVD["test"])
 
@@ -583,7 +589,7 @@ def test_bytes_that_are_not_utf8(load):
     lines = (annotations / "corpus.csv").read_bytes().split(b"\r\n")
     lines[3] = lines[3].replace(b"person", b"p\xe9rson")
     (annotations / "corpus.csv").write_bytes(b"\r\n".join(lines))
-    (annotations / "notes.txt").write_bytes(b"\xe9t\xe9")  # no file of ours: no matter
+    (annotations / "notes.txt").write_bytes(b"\xe9t\xe9")  # ignored: not an annotation file
     with pytest.raises(ValueError, match="corpus.csv, line 4: byte 0xe9 is not UTF-8; save the file as UTF-8"):
         load("msvd")
 
@@ -607,14 +613,12 @@ def test_a_repeated_query_is_kept_once(load):
 
 def test_a_video_without_captions(load):
     annotations = load.write("msvd")
-    captions = json.loads((annotations / "captions_msvd.json").read_text())
-    captions[MSVD["test"][1]] = [" ", None]
-    (annotations / "captions_msvd.json").write_text(json.dumps(captions))
+    change_captions(annotations, {MSVD["test"][1]: [" ", None]})
     with pytest.raises(ValueError, match="no caption of 1 of the 3 test videos, such as 'zzit5b_-ukg_5_20'"):
         load("msvd")
 
 
-def test_an_empty_list_leaves_a_split_without_videos(load, tmp_path):
+def test_an_empty_list_is_ignored(load):
     annotations = load.write("msvd")
     (annotations / "test_list.txt").write_text("\n")
     with pytest.raises(ValueError, match="no list of the test videos.*test_list.txt .empty."):
@@ -644,14 +648,14 @@ class Hostile:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_runs_nothing(load, tmp_path, protocol):
+def test_a_pickle_executes_no_code(load, tmp_path, protocol):
     annotations = load.write("msvd")
     (annotations / "captions_msvd.json").unlink()
-    content = {MSVD["test"][0]: [["a"]], "x": Hostile(tmp_path / "was_run")}
+    content = {MSVD["test"][0]: [["a"]], "x": Hostile(tmp_path / "executed")}
     (annotations / "raw-captions.pkl").write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(ValueError, match=r"it holds \w+.mkdir; if you trust its origin, convert it: .*json.dump"):
         load("msvd")
-    assert not (tmp_path / "was_run").exists()
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("content", [b"\x80\x04", b"\x80\x04]\x94(K\x01", b"\x80\x04\x95\xff\xff", b"(dp0\nS'a"])

@@ -1,4 +1,4 @@
-"""The comparison of the frameworks: its phases on tiny data, and each of its parts against closed forms."""
+"""Comparison of the frameworks: its phases on tiny data, and its modules against closed forms."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "configuration/recipes"
 PLAIN_CLIP = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
 
-sys.path.insert(0, str(ROOT / "examples"))  # where the script finds its parts
+sys.path.insert(0, str(ROOT / "examples"))  # for the modules of the script
 
 import compare_frameworks  # noqa: E402
 from comparison import (  # noqa: E402
@@ -30,7 +30,7 @@ from comparison import (  # noqa: E402
     intervals,
     stronger,  # noqa: E402
 )
-from comparison.runs import Settings  # noqa: E402
+from comparison.runs import Settings, read_json  # noqa: E402
 from comparison.stronger import STRONGER  # noqa: E402
 from comparison.variants import ABLATIONS, FRAMEWORKS  # noqa: E402
 
@@ -40,7 +40,7 @@ from comparison.variants import ABLATIONS, FRAMEWORKS  # noqa: E402
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Path:
-    """Settings of a comparison that is a matter of seconds."""
+    """Settings of a comparison that takes seconds."""
     folder = tmp_path_factory.mktemp("settings")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     for name in ("moving_shapes_clip", "moving_shapes_from_clip"):
@@ -76,8 +76,9 @@ def settings(tmp_path_factory) -> Path:
     return folder / "settings.yaml"
 
 
-def run_phase(monkeypatch, settings: Path, phase: str, *more: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["compare_frameworks.py", "--phase", phase, "--settings", str(settings), *more])
+def run_phase(monkeypatch, settings: Path, phase: str, *options: str) -> None:
+    command = ["compare_frameworks.py", "--phase", phase, "--settings", str(settings), *options]
+    monkeypatch.setattr(sys, "argv", command)
     compare_frameworks.main()
 
 
@@ -90,7 +91,7 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     assert not output.exists()
 
     run_phase(monkeypatch, settings, "regime")
-    choice = json.loads((output / "regime.json").read_text())
+    choice = read_json(output / "regime.json")
     gaps = {
         name: regime["single_tower minus two_tower"]["text_to_video R@1"]["mean"]
         for name, regime in choice["regimes"].items()
@@ -100,23 +101,22 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     runs = [path.name for path in output.glob("regimes/*/*-seed*")]
     assert sorted(runs) == 2 * ["single_tower-seed7"] + 2 * ["two_tower-seed7"]
     for folder in output.glob("regimes/*/*-seed*"):
-        assert json.loads((folder / "figures.json").read_text()).keys() == {"validation"}
+        assert read_json(folder / "figures.json").keys() == {"validation"}
     assert len({Recipe.from_yaml(folder / "recipe.yaml").training.epochs for folder in output.glob("*/*/*7")}) == 2
     words = CLIPTokenizer.from_pretrained(output / "regimes/plain/clip/clip").tokenize("a blue circle moves")
-    assert words == ["a</w>", "blue</w>", "circle</w>", "moves</w>"]  # no caption of a still has the last one
+    assert words == ["a</w>", "blue</w>", "circle</w>", "moves</w>"]  # although no caption of a still contains "moves"
 
     run_phase(monkeypatch, settings, "regime")
     assert "a choice is final" in capsys.readouterr().out
-    assert json.loads((output / "regime.json").read_text()) == choice
+    assert read_json(output / "regime.json") == choice
 
     run_phase(monkeypatch, settings, "compare")
-    report = json.loads((output / "comparison.json").read_text())
+    report = read_json(output / "comparison.json")
     regime = output / "regimes" / choice["chosen"]
     for split in ("validation", "test"):
         for name, summary in report[split]["frameworks"].items():
             found = [
-                json.loads((regime / f"{name}-seed{seed}/figures.json").read_text())[split]["text_to_video"]["R@5"]
-                for seed in (0, 1)
+                read_json(regime / f"{name}-seed{seed}/figures.json")[split]["text_to_video"]["R@5"] for seed in (0, 1)
             ]
             assert summary["text_to_video R@5"]["values"] == found
         assert len(report[split]["paired_differences"]) == 3
@@ -126,31 +126,31 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
         with PIL.Image.open(output / picture) as image:
             assert image.width > 500 and len(image.convert("RGB").getcolors(1 << 24)) > 100
 
-    # What is finished is not run again.
+    # Finished runs are not repeated.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".safetensors", ".jsonl")}
     run_phase(monkeypatch, settings, "compare", "--seeds", "0")
-    assert json.loads((output / "comparison.json").read_text())["seeds"] == [0]
+    assert read_json(output / "comparison.json")["seeds"] == [0]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     run_phase(monkeypatch, settings, "others")
-    others = json.loads((output / "other_regimes.json").read_text())["regimes"]
+    others = read_json(output / "other_regimes.json")["regimes"]
     assert others.keys() == gaps.keys()
-    for name, gap in gaps.items():  # the runs that the choice was made by, and the hybrid's beside them
+    for name, gap in gaps.items():  # the runs of the choice, and the hybrid's
         assert others[name]["paired_differences"]["single_tower minus two_tower"]["text_to_video R@1"]["mean"] == gap
         assert (output / f"regimes/{name}/hybrid-seed7/figures.json").exists()
 
     run_phase(monkeypatch, settings, "diagnose", "--seeds", "0")
-    summary = json.loads((output / "diagnosis.json").read_text())["summary"]
+    summary = read_json(output / "diagnosis.json")["summary"]
     for name, way in (("hybrid", "stored"), ("single_tower", "each_query")):
-        stored = json.loads((regime / f"{name}-seed0/figures.json").read_text())["test"]["text_to_video"]
+        stored = read_json(regime / f"{name}-seed0/figures.json")["test"]["text_to_video"]
         for metric in ("R@1", "MnR"):
             assert summary[f"test {name} recall {way} {metric}"]["mean"] == pytest.approx(stored[metric], abs=0.1)
     gradients = {key.split()[3] for key in summary if key.startswith("train hybrid gradients ")}
     assert {"text", "generator", "video"} <= gradients
-    assert "interaction" not in gradients  # which no reconstruction loss reaches
+    assert "interaction" not in gradients  # the reconstruction loss does not reach it
 
     run_phase(monkeypatch, settings, "ablate", "--variants", "patches_0", "pseudo_query_alone")
-    table = json.loads((output / "ablations.json").read_text())["test"]
+    table = read_json(output / "ablations.json")["test"]
     assert list(table) == ["hybrid", "patches_0", "pseudo_query_alone"]
     assert table["hybrid"]["minus hybrid"]["text_to_video R@1"]["mean"] == 0
     saved = PigForRetrieval.from_pretrained(regime / "patches_0-seed0/model")
@@ -159,13 +159,13 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="no variant patches_0 in this phase: choose from several_pseudo_queries, "):
         run_phase(monkeypatch, settings, "strengthen", "--variants", "patches_0")
     run_phase(monkeypatch, settings, "strengthen")
-    table = json.loads((output / "stronger.json").read_text())["test"]
+    table = read_json(output / "stronger.json")["test"]
     assert list(table) == ["hybrid", "several_pseudo_queries", "hard_negatives", "distilled", "all_captions"]
     losses = [
         json.loads((regime / f"{name}-seed0/metrics.jsonl").read_text().splitlines()[0])["reconstruction"]
         for name in ("hybrid", "all_captions")
     ]
-    assert losses[0] != losses[1]  # the first step's, from the same weights and the same captions
+    assert losses[0] != losses[1]  # at the first step, with equal weights and captions
 
     tree = yaml.safe_load(settings.read_text())
     tree["regimes"][choice["chosen"]] = {"options": {"named": 1}}
@@ -184,7 +184,7 @@ def test_settings_of_the_repository(name):
     assert PLAIN_CLIP.items() <= clip.model.overrides["vision_config"].items()
 
 
-def test_settings_that_are_wrong(tmp_path):
+def test_invalid_settings(tmp_path):
     (tmp_path / "settings.yaml").write_text("{clip: a, run: b, regimen: {}}")
     with pytest.raises(ValueError, match="missing or unknown fields: .*regimen, regimes"):
         Settings.from_yaml(tmp_path / "settings.yaml")
@@ -192,19 +192,20 @@ def test_settings_that_are_wrong(tmp_path):
         Settings.from_yaml(tmp_path / "missing.yaml")
 
 
-# the start
+# initialisation
 
 
-def test_a_model_of_stills_becomes_the_same_clip(make_model, tokenizer, processor, batch, tmp_path):
+def test_a_model_of_stills_is_exported_as_an_equal_clip(make_model, tokenizer, processor, batch, tmp_path):
     model = make_model(framework="two_tower", vision_config=PLAIN_CLIP)
-    nn.init.normal_(model.vision_model.embeddings.temporal_embedding)  # zero at the start, not after training
+    nn.init.normal_(model.vision_model.embeddings.temporal_embedding)  # zero before training only
     processor(text=["a red circle"], text_kwargs={"max_length": 7}, return_tensors="pt")
     save_as_clip(model, processor, tmp_path)
     clip = CLIPModel.from_pretrained(tmp_path).eval()
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    frames = batch["pixel_values_videos"][:, :1]
+    pixel_values_videos = batch["pixel_values_videos"][:, :1]
     with torch.inference_mode():
-        ours, theirs = model(**text, pixel_values_videos=frames), clip(**text, pixel_values=frames[:, 0])
+        ours = model(**text, pixel_values_videos=pixel_values_videos)
+        theirs = clip(**text, pixel_values=pixel_values_videos[:, 0])
     torch.testing.assert_close(theirs.logits_per_text, ours.logits_per_text, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs.text_embeds, ours.text_embeds, atol=1e-6, rtol=1e-5)
     loaded = CLIPTokenizer.from_pretrained(tmp_path)
@@ -218,7 +219,7 @@ def test_a_model_of_stills_becomes_the_same_clip(make_model, tokenizer, processo
     torch.testing.assert_close(hybrid.logit_scale, model.logit_scale)
 
 
-def test_a_model_that_is_more_than_clip_is_refused(make_model, processor, tmp_path):
+def test_a_model_that_clip_cannot_represent_is_refused(make_model, processor, tmp_path):
     with pytest.raises(ValueError, match="a hybrid of 4 frames with 3 global tokens and frame tokens: CLIP is"):
         save_as_clip(make_model(), processor, tmp_path / "clip")
     assert not (tmp_path / "clip").exists()
@@ -228,8 +229,14 @@ def test_a_model_that_is_more_than_clip_is_refused(make_model, processor, tmp_pa
 
 
 @pytest.fixture
+def videos(batch) -> dict[str, torch.Tensor]:
+    """The video inputs of the batch."""
+    return {"pixel_values_videos": batch["pixel_values_videos"]}
+
+
+@pytest.fixture
 def make_variant(make_config):
-    """A function that makes a tiny model of a variant, with the random weights of every other."""
+    """Return a function that makes a tiny model of a variant; all variants share their random weights."""
 
     def make(name: str, **fields) -> PigForRetrieval:
         variant = (FRAMEWORKS | ABLATIONS | STRONGER)[name]
@@ -242,13 +249,13 @@ def make_variant(make_config):
     return make
 
 
-def test_variants_are_trained_and_loaded_as_themselves(make_variant, batch, tmp_path):
+def test_variants_are_trained_and_loaded_with_their_class(make_variant, batch, tmp_path):
     for name, variant in (ABLATIONS | STRONGER).items():
         model = make_variant(name, **variant.fields)
         model.save_pretrained(tmp_path / name)
-        again = variant.model_class.from_pretrained(tmp_path / name).eval()
+        loaded = variant.model_class.from_pretrained(tmp_path / name).eval()
         loss = model(**batch, return_loss=True).loss
-        torch.testing.assert_close(again(**batch, return_loss=True).loss, loss)
+        torch.testing.assert_close(loaded(**batch, return_loss=True).loss, loss)
         loss.backward()
         assert math.isfinite(float(loss.detach()))
         with variant.patch_training():
@@ -258,7 +265,7 @@ def test_variants_are_trained_and_loaded_as_themselves(make_variant, batch, tmp_
         assert start.PigForRetrieval is PigForRetrieval
 
 
-def test_a_detached_target_leaves_the_loss_and_spares_the_text_tower(make_variant, batch):
+def test_a_detached_target_keeps_the_loss_and_the_gradient_of_the_retrieval_loss(make_variant, batch):
     found = {}
     for name in ("hybrid", "detached_target", "no_reconstruction"):
         model = make_variant(name)
@@ -270,42 +277,40 @@ def test_a_detached_target_leaves_the_loss_and_spares_the_text_tower(make_varian
     assert not torch.allclose(found["hybrid"][1], found["no_reconstruction"][1])
 
 
-def test_embeddings_without_interaction(make_variant, batch):
-    pixels = {"pixel_values_videos": batch["pixel_values_videos"]}
-    features = make_variant("pseudo_query_alone").get_video_features(**pixels)
+def test_embeddings_without_interaction(make_variant, videos):
+    features = make_variant("pseudo_query_alone").get_video_features(**videos)
     torch.testing.assert_close(features.pooler_output, features.pseudo_query_embeds)
-    features = make_variant("class_token_plus_pseudo_query").get_video_features(**pixels)
-    parts = [
-        nn.functional.normalize(part, dim=-1) for part in (features.context_embeds[:, 0], features.pseudo_query_embeds)
-    ]
-    torch.testing.assert_close(features.pooler_output, sum(parts))
+    features = make_variant("class_token_plus_pseudo_query").get_video_features(**videos)
+    normalised = (
+        nn.functional.normalize(embeds, dim=-1)
+        for embeds in (features.context_embeds[:, 0], features.pseudo_query_embeds)
+    )
+    torch.testing.assert_close(features.pooler_output, sum(normalised))
 
 
-def test_keys_with_patches(make_variant, batch):
-    pixels = {"pixel_values_videos": batch["pixel_values_videos"]}
+def test_keys_with_patches(make_variant, videos):
     for k, is_equal in ((0, True), (5, False)):
         hybrid, with_patches = (
-            make_variant(name, num_selected_patches=k).get_video_features(**pixels)
+            make_variant(name, num_selected_patches=k).get_video_features(**videos)
             for name in ("hybrid", "keys_with_patches")
         )
         torch.testing.assert_close(hybrid.pseudo_query_embeds, with_patches.pseudo_query_embeds)
         assert torch.allclose(hybrid.pooler_output, with_patches.pooler_output, atol=1e-6) == is_equal
 
 
-def test_random_patches(make_variant, batch):
+def test_random_patches(make_variant, videos):
     model = make_variant("random_patches")
-    pixels = {"pixel_values_videos": batch["pixel_values_videos"]}
-    chosen = model.get_video_features(**pixels).selected_patches
+    chosen = model.get_video_features(**videos).selected_patches
     assert (chosen == chosen[0]).all() and len(set(chosen[0].tolist())) == 5
-    assert (model.get_video_features(**pixels).selected_patches == chosen).all()
+    assert (model.get_video_features(**videos).selected_patches == chosen).all()
     model.train()
-    assert (model.get_video_features(**pixels).selected_patches != chosen).any()
-    # What is reported is what the generator read.
+    assert (model.get_video_features(**videos).selected_patches != chosen).any()
+    # The reported patches are the input of the generator.
     read = []
     model.generator.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    features = model.get_video_features(**pixels)
+    features = model.get_video_features(**videos)
     patches = model._token_positions(4, 4 + 4 * 17, torch.device("cpu"))[1][features.selected_patches]
-    whole = model.vision_model(**pixels).last_hidden_state
+    whole = model.vision_model(**videos).last_hidden_state
     kept = whole.gather(1, patches[..., None].expand(-1, -1, whole.shape[2]))
     expected = model.visual_projection(model.vision_model.post_layernorm(kept))
     torch.testing.assert_close(read[0][:, -5:], expected)
@@ -314,21 +319,20 @@ def test_random_patches(make_variant, batch):
 # stronger variants
 
 
-def test_several_pseudo_queries_that_are_equal_are_one(make_variant, batch):
-    pixels = {"pixel_values_videos": batch["pixel_values_videos"]}
+def test_several_equal_pseudo_queries_give_the_embedding_of_one(make_variant, videos):
     hybrid, several = (make_variant(name) for name in ("hybrid", "several_pseudo_queries"))
-    expected = nn.functional.normalize(hybrid.get_video_features(**pixels).pooler_output, dim=-1)
+    expected = nn.functional.normalize(hybrid.get_video_features(**videos).pooler_output, dim=-1)
     with torch.no_grad():
         several.more_ends.copy_(several.generator.eos_embedding.expand_as(several.more_ends))
-    torch.testing.assert_close(several.get_video_features(**pixels).pooler_output, expected)
+    torch.testing.assert_close(several.get_video_features(**videos).pooler_output, expected)
     nn.init.normal_(several.more_ends)
-    features = several.get_video_features(**pixels)
+    features = several.get_video_features(**videos)
     assert not torch.allclose(features.pooler_output, expected, atol=1e-3)
     features.pooler_output.square().sum().backward()
     assert (several.more_ends.grad.abs().sum(dim=1) > 0).all()
 
 
-def test_several_pseudo_queries_start_near_the_first_and_apart(make_model, processor, tmp_path):
+def test_end_tokens_start_near_the_first_and_distinct(make_model, processor, tmp_path):
     save_as_clip(make_model(framework="two_tower", vision_config=PLAIN_CLIP), processor, tmp_path)
     model = stronger.SeveralPseudoQueries.from_clip(str(tmp_path), num_frames=4, num_selected_patches=5)
     ends = torch.stack([model.generator.eos_embedding, *model.more_ends])
@@ -341,16 +345,16 @@ def test_hard_negatives_by_hand():
     for row in range(4):
         negatives = [column for column in range(4) if ids[column] != ids[row]]
         hardness = [math.exp(0.5 * logits[row, column]) for column in negatives]
-        weights = [len(negatives) * part / sum(hardness) for part in hardness]
+        weights = [len(negatives) * value / sum(hardness) for value in hardness]
         rest = sum(weight * math.exp(logits[row, column]) for weight, column in zip(weights, negatives, strict=True))
         losses.append(math.log(math.exp(logits[row, row]) + rest) - logits[row, row])
     assert float(stronger.hard_negative_loss(logits, ids, 0.5)) == pytest.approx(float(sum(losses) / 4))
     plain = nn.functional.cross_entropy(logits, torch.arange(4))
     torch.testing.assert_close(stronger.hard_negative_loss(logits, None, 0.0), plain)
-    assert stronger.hard_negative_loss(logits, torch.zeros(4), 0.5) == 0  # all captions are the same
+    assert stronger.hard_negative_loss(logits, torch.zeros(4), 0.5) == 0  # all captions are equal
 
 
-def test_distillation_adds_the_teachers_loss_and_nothing_in_use(make_variant, batch):
+def test_distillation_adds_the_teachers_loss_and_keeps_the_scores(make_variant, batch):
     hybrid, distilled = (make_variant(name) for name in ("hybrid", "distilled"))
     teacher = make_variant("single_tower")
     teacher.load_state_dict(distilled.state_dict(), strict=False)
@@ -366,12 +370,12 @@ def test_distillation_adds_the_teachers_loss_and_nothing_in_use(make_variant, ba
     torch.testing.assert_close(ours.loss, plain + theirs.retrieval_loss + distance, rtol=1e-4, atol=1e-5)
 
 
-def test_a_pseudo_query_is_held_against_all_captions(make_variant, batch, processor):
+def test_a_pseudo_query_is_compared_with_all_captions(make_variant, batch, processor):
     model = make_variant("all_captions")
     captions = [["a red circle", "a blue square spins"], ["a green ring"], ["a star", "a red star", "a ring moves up"]]
     samples = [
-        stronger.Sample(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), "\n".join(some), str(number), [])
-        for number, some in enumerate(captions)
+        stronger.Sample(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), "\n".join(of_video), str(number), [])
+        for number, of_video in enumerate(captions)
     ]
     inputs = stronger.CaptionLinesCollator(processor, 77)(samples)
     assert inputs.pop("video_ids") == ["0", "1", "2"] and not inputs.pop("failures")
@@ -379,9 +383,9 @@ def test_a_pseudo_query_is_held_against_all_captions(make_variant, batch, proces
     inputs["pixel_values_videos"] = torch.randn(3, 4, 3, 32, 32)
     outputs = model(**inputs, return_loss=True)
     distances = []
-    for pseudo_query, some in zip(outputs.pseudo_query_embeds, captions, strict=True):
-        texts = model.get_text_features(**processor(text=some, return_tensors="pt")).pooler_output
-        distances.append(2 - 2 * nn.functional.cosine_similarity(pseudo_query.unsqueeze(0), texts))
+    for pseudo_query, of_video in zip(outputs.pseudo_query_embeds, captions, strict=True):
+        text_embeds = model.get_text_features(**processor(text=of_video, return_tensors="pt")).pooler_output
+        distances.append(2 - 2 * nn.functional.cosine_similarity(pseudo_query.unsqueeze(0), text_embeds))
     torch.testing.assert_close(outputs.reconstruction_loss, torch.cat(distances).mean())
     torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + outputs.reconstruction_loss)
 
@@ -390,7 +394,7 @@ def test_a_pseudo_query_is_held_against_all_captions(make_variant, batch, proces
 
 
 def test_intervals_over_seeds():
-    # Of two values: Student's t is tan(pi (p - 1/2)) at probability p, the standard error is half their distance.
+    # With two values the quantile p of Student's t is tan(pi (p - 1/2)), and the standard error half their distance.
     figure = intervals.mean_and_interval([10.0, 14.0])
     half = math.tan(math.pi * 0.475) * 2
     assert figure["mean"] == 12 and figure["interval_95"] == pytest.approx([12 - half, 12 + half], rel=1e-4)
@@ -410,10 +414,10 @@ def test_differences_are_paired():
 
     one, other = {0: figures(10), 1: figures(20), 2: figures(99)}, {1: figures(18), 0: figures(8)}
     difference = intervals.paired_differences(one, other)["text_to_video R@1"]
-    assert difference == {"mean": 2, "interval_95": [2, 2], "values": [2, 2]}  # however far apart the seeds are
+    assert difference == {"mean": 2, "interval_95": [2, 2], "values": [2, 2]}  # independent of the spread of the seeds
 
 
-def test_the_spread_of_all_variants_is_taken_together():
+def test_the_spread_of_all_variants_is_pooled():
     variants = {"a": {"R@1": {"values": [1.0, 3.0]}}, "b": {"R@1": {"values": [10.0, 10.0]}}}
     half = 4.303 * math.sqrt(((2 + 0) / 2) / 2)  # variances 2 and 0, one degree of freedom each; means of two
     for name, mean in (("a", 2), ("b", 10)):
@@ -424,7 +428,7 @@ def test_the_spread_of_all_variants_is_taken_together():
 # costs
 
 
-def test_a_gallery_is_scored_as_the_model_scores_it(make_model, monkeypatch):
+def test_scores_of_a_gallery_are_those_of_the_model(make_model, monkeypatch):
     monkeypatch.setattr(costs, "_BLOCK", 4)
     model = make_model(framework="single_tower", interaction_num_attention_heads=2)
     for parameter in model.interaction.parameters():
@@ -446,7 +450,7 @@ def test_costs(make_config, processor):
     found = costs.measure_costs(models, processor, [50, 100, 1000], measured_bytes=4 * 8 * 32 * 60, repeats=1)
     of = found["frameworks"]
     size = {name: row["bytes_per_video"] // 4 for name, row in of.items()}
-    # class token, 3 globals, 4 frames
+    # class token, 3 global tokens, 4 frame tokens
     assert list(size.values()) == [32, 32, 8 * 32, 2 * 8 * 32]
     assert of["hybrid"]["parameters"] > of["single_tower"]["parameters"] > of["two_tower"]["parameters"]
     rows = of["single_tower"]["query_seconds"]
@@ -463,7 +467,7 @@ def test_cosines_of_pseudo_queries():
     axes = torch.eye(4)
     texts, video_of_text = axes[[0, 1, 2, 3]], torch.tensor([0, 0, 1, 1])
     found = diagnosis.pseudo_query_cosines(texts, video_of_text, 5 * torch.stack([axes[0], axes[2] + axes[3]]))
-    # Video 0 is asked for by axis 0 (cosine 1) and axis 1 (0), video 1 by two axes at 45 degrees.
+    # The captions of video 0 are axis 0 (cosine 1) and axis 1 (cosine 0), those of video 1 two axes at 45 degrees.
     assert found["true_pairs"] == pytest.approx((1 + 0 + 2 * math.sqrt(0.5)) / 4)
     assert found["wrong_pairs"] == found["texts_of_other_videos"] == found["texts_of_one_video"] == 0
     assert found["mean_text_with_texts"] == pytest.approx(0.5)  # the diagonal of four axes
@@ -477,11 +481,11 @@ def test_entropy_of_the_attention(make_model):
     assert found["entropy_of_uniform"] == pytest.approx(1) and found["largest_weight"] == pytest.approx(1 / 8)
     with torch.no_grad():
         model.interaction.q_proj.weight.copy_(1000 * torch.eye(32))
-    found = diagnosis.attention_entropy(model, context[:, 0], context)  # each finds itself
+    found = diagnosis.attention_entropy(model, context[:, 0], context)  # each query attends to its own token
     assert found["entropy_of_uniform"] < 0.01 and found["weight_of_class_token"] > 0.99
 
 
-def test_the_oracle_changes_the_true_pairs_only(make_model):
+def test_the_oracle_changes_true_pairs_only(make_model):
     model = make_model()
     single = make_model(framework="single_tower")
     single.load_state_dict({name: model.state_dict()[name] for name in single.state_dict()})
@@ -508,14 +512,14 @@ def test_the_oracle_changes_the_true_pairs_only(make_model):
     assert found["real_query_on_true_pairs"]["MnR"] < found["stored"]["MnR"]
 
 
-def test_controls_take_the_pseudo_query_out(make_model):
+def test_controls_do_not_depend_on_the_pseudo_query(make_model):
     model = make_model()
     texts, video_of_text, context = torch.randn(20, 32), torch.arange(20), torch.randn(20, 8, 32)
-    alike = torch.randn(1, 32).repeat(20, 1)  # all videos have one pseudo-query: the mean is theirs
+    alike = torch.randn(1, 32).repeat(20, 1)  # equal pseudo-queries equal their mean
     stored = diagnosis._pooled(model.interaction, alike[0], context)
     found = diagnosis.oracle_recall(model, texts, video_of_text, alike, context, stored)
     assert found["the_mean_pseudo_query_for_all"] == found["stored"] != found["uniform_attention"]
-    nn.init.zeros_(model.interaction.k_proj.weight)  # all tokens have one key: attention is uniform
+    nn.init.zeros_(model.interaction.k_proj.weight)  # with equal keys attention is uniform
     stored = diagnosis._pooled(model.interaction, alike[0], context)
     found = diagnosis.oracle_recall(model, texts, video_of_text, alike, context, stored)
     assert found["uniform_attention"] == found["stored"]

@@ -1,4 +1,4 @@
-"""Tests of the benchmark that the package draws: scenes, frames, captions, near-twins and the dataset."""
+"""Moving shapes, the benchmark that the package draws: scenes, frames, captions, near-twins and the dataset."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ from modeling_pig.benchmarks.shapes_drawing import (
 )
 
 
-# A change to a frame or a caption changes it: then `MovingShapes.DRAWING_VERSION` has to change too.
+# Hash of frames and captions. If it changes, raise `MovingShapes.DRAWING_VERSION`.
 PINNED = "1d1824c528b4fba32fb22ea250bfbfa4a6b0f9c509c21fba3ec72c8784995463"
 
 SIZES = {"train": 3, "validation": 1, "test": 4}
@@ -64,12 +64,12 @@ def decode(path: str) -> np.ndarray:
 
 
 def mask_of(*motions: str, form: str = "square", size: str = "small") -> np.ndarray:
-    """Coverage from 0 to 1, `(24, 96, 96)`, of a shape that starts in the middle."""
+    """Return the coverage from 0 to 1, `(24, 96, 96)`, of a shape that starts in the middle."""
     return draw_masks(Scene("plain black", (Shape("red", form, size, motions),)))[0] / 255
 
 
 def centroids(mask: np.ndarray) -> np.ndarray:
-    """x and y, `(24, 2)`."""
+    """Return x and y of the centroid in each frame, `(24, 2)`."""
     y, x = np.mgrid[:96, :96]
     return np.stack([(mask * x).sum((1, 2)), (mask * y).sum((1, 2))], axis=1) / mask.sum((1, 2))[:, None]
 
@@ -87,11 +87,11 @@ def benchmark(folder):
 # Frames
 
 
-def test_frames_and_captions_are_the_pinned_ones():
+def test_frames_and_captions_are_pinned():
     assert fingerprint() == PINNED
 
 
-def test_another_process_draws_the_same_loads_no_torch_and_writes_into_the_folder_alone(tmp_path):
+def test_a_process_with_another_hash_seed_draws_the_same_without_torch_into_the_folder_only(tmp_path):
     root = Path(__file__).parents[1]
     code = (
         "import sys; import modeling_pig.benchmarks as b; assert 'torch' not in sys.modules\n"
@@ -154,13 +154,13 @@ def test_bounces():
 
 def test_circles():
     centres = centroids(mask_of("circles"))
-    middle = np.array([48, 61])  # it starts at the top of its round
+    middle = np.array([48, 61])  # it starts at the top of the orbit
     np.testing.assert_allclose(np.linalg.norm(centres - middle, axis=1), 13, atol=0.1)
     angles = np.unwrap(np.arctan2(*(centres - middle).T[::-1]))
     np.testing.assert_allclose(np.diff(angles), 2 * np.pi / 23, atol=0.02)
 
 
-def test_two_motions_take_half_of_the_video_each():
+def test_each_of_two_motions_takes_half_of_the_video():
     centres = centroids(mask_of("moves up", "moves right"))
     first, second = centres[11] - centres[0], centres[23] - centres[12]
     assert first[1] < -25 and abs(first[0]) < 0.01
@@ -182,7 +182,7 @@ def test_forms_sizes_and_grounds_look_different():
         assert all((ground != other).any() for other in grounds[:i])
 
 
-def test_a_later_shape_lies_over_an_earlier_one():
+def test_later_shapes_cover_earlier_ones():
     red, blue = (Shape(colour, "circle", "large", ("grows",)) for colour in ("red", "blue"))
     assert tuple(draw_scene(Scene("plain grey", (red, blue)))[0, 48, 48]) == COLOURS["blue"]
 
@@ -207,24 +207,24 @@ def test_scale_makes_shapes_smaller_and_moves_them_as_far():
 # Scenes and captions
 
 
-def scenes(split: str, number: int) -> list[Scene]:
-    return [make_scene(split, index) for index in range(number)]
+def contents(split: str, regime: Regime) -> set[tuple]:
+    """Return the contents of 60 scenes of a split."""
+    scenes = [make_scene(split, index, 0, regime) for index in range(60)]
+    return {tuple(sorted((shape.colour, shape.form, shape.motions) for shape in scene.shapes)) for scene in scenes}
 
 
-def contents(scene: Scene) -> tuple:
-    return tuple(sorted((shape.colour, shape.form, shape.motions) for shape in scene.shapes))
-
-
-def test_splits_share_no_scene(monkeypatch):
-    # So little to choose from that the splits would share many.
-    for name, options in (("COLOURS", ["red", "blue"]), ("FORMS", FORMS[:2]), ("MOTIONS", MOTIONS[:2])):
-        monkeypatch.setattr(f"modeling_pig.benchmarks.moving_shapes.{name}", options)
-    train, validation, test = ({contents(scene) for scene in scenes(split, 60)} for split in SPLITS)
+@pytest.mark.parametrize("regime", [Regime(), Regime(shapes=(1,), still=True)], ids=["plain", "stills"])
+def test_splits_share_no_scene(monkeypatch, regime):
+    # With so few combinations independent splits would share many scenes.
+    if not regime.still:
+        for name, options in (("COLOURS", ["red", "blue"]), ("FORMS", FORMS[:2]), ("MOTIONS", MOTIONS[:2])):
+            monkeypatch.setattr(f"modeling_pig.benchmarks.moving_shapes.{name}", options)
+    train, validation, test = (contents(split, regime) for split in SPLITS)
     assert train.isdisjoint(validation) and train.isdisjoint(test) and validation.isdisjoint(test)
 
 
-def test_scenes_show_everything_and_never_a_spin_that_cannot_be_seen():
-    drawn = scenes("train", 150)
+def test_scenes_show_all_attributes_and_no_invisible_spin():
+    drawn = [make_scene("train", index) for index in range(150)]
     shapes = [shape for scene in drawn for shape in scene.shapes]
     assert {len(scene.shapes) for scene in drawn} == {2, 3, 4}
     assert {scene.ground for scene in drawn} == set(GROUNDS)
@@ -315,7 +315,7 @@ def test_twins_differ_in_one_thing_and_their_captions_tell_them_apart():
     assert twin_of("train", 0) is None
 
 
-def test_captions_that_name_some_shapes_take_turns():
+def test_consecutive_captions_name_different_shapes():
     scene = make_scene("train", 0, 0, Regime(shapes=(6,), scale=0.6))
     named = [[scene.shapes.index(shape) for shape in CLUTTER.named_shapes(scene, number)] for number in range(4)]
     assert named == [[0, 1], [2, 3], [4, 5], [0, 1]]
@@ -331,7 +331,7 @@ def test_twins_of_stills_and_of_clutter():
         assert found == expected
 
 
-def test_shapes_in_turn_have_a_part_of_the_video_each():
+def test_shapes_in_turn_appear_one_after_another():
     shapes = tuple(
         Shape(colour, "square", "large", ("moves right",), x=20, y=40) for colour in ("red", "blue", "cyan")
     )
@@ -339,7 +339,7 @@ def test_shapes_in_turn_have_a_part_of_the_video_each():
     shown = masks.any(axis=(2, 3))  # (shapes, frames)
     assert (shown == np.kron(np.eye(3, dtype=bool), np.ones((1, 8), dtype=bool))).all()
     together = draw_masks(Scene("plain black", shapes))
-    for turn in range(3):  # the whole of its motion, from start to end
+    for turn in range(3):  # the whole motion, from start to end
         np.testing.assert_array_equal(masks[turn, 8 * turn], together[turn, 0])
         np.testing.assert_array_equal(masks[turn, 8 * turn + 7], together[turn, -1])
     scene = make_scene("train", 0, 0, TURNS)
@@ -349,15 +349,7 @@ def test_shapes_in_turn_have_a_part_of_the_video_each():
         Regime(shapes=(13,), scale=0.2, in_turn=True)
 
 
-def test_splits_of_stills_share_no_scene():
-    drawn = [
-        {contents(make_scene(split, index, 0, Regime(shapes=(1,), still=True))) for index in range(60)}
-        for split in SPLITS
-    ]
-    assert not drawn[0] & drawn[1] and not drawn[0] & drawn[2] and not drawn[1] & drawn[2]
-
-
-def test_more_shapes_than_have_room_are_refused(monkeypatch):
+def test_too_many_shapes_are_refused(monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.moving_shapes._MAX_TRIALS", 20)
     with pytest.raises(ValueError, match="`shapes` asks for 30 and `scale` is 1.0: there is no room"):
         make_scene("train", 0, 0, Regime(shapes=(30,)))
@@ -378,7 +370,7 @@ RED_LEFT = {"colour": "red", "form": "circle", "motions": ("moves left",)}
         ([{"colour": "red"}, {"colour": "red"}], True),
         ([RED_LEFT, RED_LEFT], False),
         ([{"colour": "red"}, {"colour": "red"}, {"colour": "red"}], False),
-        # the first described shape must leave the circle to the second
+        # only the star is left for the first described shape
         ([{"colour": "red"}, RED_LEFT], True),
         ([{"form": "star", "motions": ("grows", "spins")}], True),
         ([{"form": "star", "motions": ("spins", "grows")}], False),
@@ -396,12 +388,15 @@ def test_fits(described, fit):
     assert not fits(Description(tuple(described), "dotted grey"), scene)
 
 
-def test_ceiling_of_a_split_with_twins_in_size():
-    def row(size: str, ground: str) -> dict:
-        shape = {"colour": "red", "form": "ring", "size": size, "motions": ["grows"], "x": 40, "y": 40}
-        return {"scene": {"ground": ground, "shapes": [shape]}}
+def row_of_rings(*colours: str, size: str = "small", ground: str = "plain grey") -> dict:
+    """Return a dataset row whose scene shows growing rings."""
+    ring = {"form": "ring", "size": size, "motions": ["grows"], "x": 40, "y": 40}
+    return {"scene": {"ground": ground, "shapes": [{"colour": colour, **ring} for colour in colours]}}
 
-    ceiling = retrieval_ceiling([row("small", "plain grey"), row("large", "plain grey"), row("large", "dotted grey")])
+
+def test_ceiling_of_a_split_with_twins_in_size():
+    scenes = (("small", "plain grey"), ("large", "plain grey"), ("large", "dotted grey"))
+    ceiling = retrieval_ceiling([row_of_rings("red", size=size, ground=ground) for size, ground in scenes])
     # A video's captions name no size and ground, the size, the ground, and both.
     assert ceiling["fitting"].tolist() == [3, 1, 2, 1, 3, 2, 2, 1, 3, 2, 1, 1]
     assert ceiling["ambiguous"] == pytest.approx(7 / 12)
@@ -409,15 +404,8 @@ def test_ceiling_of_a_split_with_twins_in_size():
     assert ceiling["R@5"] == ceiling["R@10"] == 1
 
 
-def test_ceiling_depends_on_what_captions_name():
-    def row(*colours: str) -> dict:
-        shapes = [
-            {"colour": colour, "form": "ring", "size": "small", "motions": ["grows"], "x": 40, "y": 40}
-            for colour in colours
-        ]
-        return {"scene": {"ground": "plain grey", "shapes": shapes}}
-
-    rows = [row("red", "blue"), row("red", "green")]
+def test_ceiling_depends_on_the_named_shapes():
+    rows = [row_of_rings("red", "blue"), row_of_rings("red", "green")]
     assert retrieval_ceiling(rows)["R@1"] == 1
     # The captions of a video name its first shape, its second, its first, its second.
     assert retrieval_ceiling(rows, Regime(named=1))["fitting"].tolist() == [2, 1, 2, 1] * 2
@@ -442,7 +430,7 @@ def test_dataset(benchmark, folder):
             assert row["captions"] == make_captions(split, index)
             assert row["start"] is row["end"] is None
             assert Scene.from_dict(row["scene"]) == make_scene(split, index)
-    assert benchmark["test"]["twin"][:] == ["test_0001", "test_0000", "", ""]  # test_0004 is beyond the split
+    assert benchmark["test"]["twin"][:] == ["test_0001", "test_0000", "", ""]  # the split ends before test_0004
     assert set(benchmark["train"]["twin"]) == {""}
     assert not list(folder.rglob("*.part"))
 
@@ -457,14 +445,14 @@ def test_files_decode_to_the_drawn_frames(benchmark):
         assert np.abs(frames.astype(int) - drawn).mean() < 4
 
 
-def test_deleted_files_are_drawn_again_and_whole_ones_are_left(benchmark, folder):
+def test_only_deleted_files_are_drawn_again(benchmark, folder):
     first, second = (Path(path) for path in benchmark["train"]["video"][:2])
     before, drawn_at = first.read_bytes(), second.stat().st_mtime_ns
     first.unlink()
-    again = load_benchmark("moving_shapes", videos=folder, **SIZES)
+    reloaded = load_benchmark("moving_shapes", videos=folder, **SIZES)
     assert first.read_bytes() == before
     assert second.stat().st_mtime_ns == drawn_at
-    assert again["train"][0] == benchmark["train"][0]
+    assert reloaded["train"][0] == benchmark["train"][0]
 
 
 def test_a_larger_benchmark_contains_a_smaller_one(benchmark, folder):
@@ -488,7 +476,7 @@ def test_folder_of_another_benchmark_is_refused(benchmark, folder, tmp_path):
     assert unknown.read_bytes() == b"not ours"
 
 
-def test_what_captions_name_leaves_the_videos_and_what_frames_show_does_not(benchmark, folder):
+def test_options_of_captions_keep_the_videos_and_options_of_frames_do_not(benchmark, folder):
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
     named = load_benchmark("moving_shapes", videos=folder, named=1, **SIZES)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == kept
@@ -507,11 +495,11 @@ def test_stills_are_videos_of_one_frame(tmp_path):
         assert scene.scale == 0.7 and not any(shape.motions for shape in scene.shapes)
         frames, drawn = decode(row["video"]), draw_scene(scene)
         assert len(frames) == 1 and np.abs(frames[0].astype(int) - drawn[0]).mean() < 4
-    again = load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=2, **options)
-    assert again["test"][:] == stills["test"][:]
+    reloaded = load_benchmark("moving_shapes", videos=tmp_path, train=1, validation=1, test=2, **options)
+    assert reloaded["test"][:] == stills["test"][:]
 
 
-def test_an_interrupted_drawing_leaves_whole_files_only(tmp_path, monkeypatch):
+def test_an_interrupted_drawing_leaves_no_partial_file(tmp_path, monkeypatch):
     def interrupt(scene):
         yield from np.zeros((100, 96, 96, 3), dtype=np.uint8)
         assert list(tmp_path.rglob("*.part"))
@@ -539,7 +527,7 @@ def test_an_interrupted_drawing_leaves_whole_files_only(tmp_path, monkeypatch):
         {"named": 0},
     ],
 )
-def test_unusable_options(tmp_path, monkeypatch, options):
+def test_invalid_options(tmp_path, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"`{next(iter(options))}` is"):
         load_benchmark("moving_shapes", **{"videos": "videos", **options})

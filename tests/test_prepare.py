@@ -1,4 +1,4 @@
-"""A benchmark's videos made ready: checks, smaller copies with true times, manifest, `pig prepare`, resumption."""
+"""Preparing a benchmark: checks, re-encoding with true times, the manifest, `pig prepare`, and resumption."""
 
 import csv
 import errno
@@ -25,20 +25,23 @@ from modeling_pig.benchmarks.reencode import encode_video
 from modeling_pig.benchmarks.video_files import VideoFiles
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
+from . import cli_helpers
 from .benchmark_stand_ins import DIDEMO, WRITERS, write_didemo
-from .cli_helpers import assert_one_line_error, pig  # noqa: F401 - a fixture
+from .cli_helpers import assert_one_line_error
 from .video_files import cut_file, numbered_frames, read_numbers, write_video
 
 
+pig = cli_helpers.pig  # a fixture
+
 SIZES = {"train": 3, "validation": 1, "test": 2}
 OPTIONS = [f"--option={split}={number}" for split, number in SIZES.items()]
-FURTHER = {"msrvtt_1k": {"validation": 2}}  # options of a stand-in
+STAND_IN_OPTIONS = {"msrvtt_1k": {"validation": 2}}
 BENCHMARK = {"name": "moving_shapes", **SIZES, "num_threads": 2, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """The videos of a tiny moving_shapes, not to be changed."""
+    """Videos of a tiny moving_shapes. Tests must not change them."""
     folder = tmp_path_factory.mktemp("drawn") / "videos"
     prepare_benchmark(videos=folder, output=folder.parent / "manifest", **BENCHMARK)
     return folder
@@ -46,7 +49,46 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def videos(drawn, tmp_path) -> Path:
+    """A copy of the drawn videos."""
     return shutil.copytree(drawn, tmp_path / "videos")
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    """Folder to prepare into; does not exist."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def prepare(videos, output):
+    """Prepare the copy of the drawn videos."""
+    return partial(prepare_benchmark, videos=videos, output=output, **BENCHMARK)
+
+
+@pytest.fixture
+def didemo(tmp_path) -> Path:
+    """A stand-in of DiDeMo: its first test video is a folder of frames, and the files have other extensions."""
+    write_didemo(tmp_path / "didemo")
+    return tmp_path / "didemo"
+
+
+@pytest.fixture
+def prepare_didemo(didemo, output):
+    """Prepare the stand-in of DiDeMo."""
+    folders = {"annotations": didemo / "annotations", "videos": didemo / "videos"}
+    return partial(prepare_benchmark, "didemo", output=output, progress=False, **folders)
+
+
+@pytest.fixture
+def pig_prepare(pig, videos):
+    """Run `pig prepare` on the copy of the drawn videos, with other arguments at the end."""
+    return partial(pig, "prepare", "moving_shapes", *OPTIONS, "--videos", videos, "--output", "out")
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A video of 5 numbered frames."""
+    return write_video(tmp_path / "in.mp4", numbered_frames(5))
 
 
 def read_manifest(output: Path) -> list[ManifestEntry]:
@@ -59,7 +101,7 @@ def read_problems(output: Path) -> list[dict[str, str]]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of the files in a folder, hidden folders apart."""
+    """Return the hashes of the files in a folder, without hidden folders."""
     files = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and ".datasets" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -69,7 +111,7 @@ def times_of(path: Path) -> list[float]:
         return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
 
 
-# one video made smaller
+# re-encoding one video
 
 
 def test_the_frames_of_a_smaller_video(tmp_path):
@@ -81,7 +123,7 @@ def test_the_frames_of_a_smaller_video(tmp_path):
     assert np.allclose(times_of(tmp_path / "out.mp4"), np.arange(50) / 25)
     original = decode_video(source, 50)[0]
     halved = np.stack([np.asarray(Image.fromarray(frame).resize((100, 60))) for frame in original])
-    grey, expected = frames.mean(axis=3), halved.mean(axis=3)  # Half of the colours' resolution is lost.
+    grey, expected = frames.mean(axis=3), halved.mean(axis=3)  # The encoder halves the resolution of colours.
     assert np.abs(grey - expected).mean() < 7 < 12 < np.abs(grey[1:] - expected[:-1]).mean()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -92,7 +134,7 @@ def test_the_frames_of_a_smaller_video(tmp_path):
         ((120, 200), 60, (60, 100)),
         ((200, 120), 60, (100, 60)),
         ((120, 200), 120, (120, 200)),
-        ((120, 200), 500, (120, 200)),  # never larger
+        ((120, 200), 500, (120, 200)),  # never enlarged
         ((121, 201), None, (120, 200)),
         ((120, 203), 61, (60, 102)),
         ((90, 160), 45, (44, 78)),
@@ -110,7 +152,7 @@ def test_a_lower_frame_rate_keeps_frames_with_their_own_times(tmp_path):
     encode_video(source, tmp_path / "out.mp4", fps=3)
     frames, metadata = decode_video(tmp_path / "out.mp4", 7)
     assert metadata.total_num_frames == 7 and metadata.duration == pytest.approx(51 / 25, abs=0.001)
-    kept = [0, 9, 17, 25, 34, 42, 50]  # the first one of each third of a second
+    kept = [0, 9, 17, 25, 34, 42, 50]  # the first frame of each third of a second
     assert read_numbers(frames) == kept
     assert np.allclose(times_of(tmp_path / "out.mp4"), np.array(kept) / 25)
 
@@ -133,8 +175,8 @@ def test_a_variable_frame_rate_keeps_its_times(tmp_path):
     assert read_numbers(decode_video(tmp_path / "thin.mp4", 2, start=0.4, end=1.3)[0]) == [3, 5]
 
 
-def test_one_frame_has_a_duration(tmp_path):
-    encode_video(write_video(tmp_path / "in.mp4", numbered_frames(5)), tmp_path / "out.mp4", fps=1)
+def test_one_frame_has_a_duration(source, tmp_path):
+    encode_video(source, tmp_path / "out.mp4", fps=1)
     frames, metadata = decode_video(tmp_path / "out.mp4", 2, start=0.1, end=0.15)
     assert metadata.total_num_frames == 1 and metadata.duration == pytest.approx(0.2, abs=0.001)
 
@@ -158,7 +200,7 @@ def test_other_containers(tmp_path, name, codec):
         assert [stream.codec_context.name for stream in container.streams] == ["h264"]
 
 
-def test_a_damaged_video_leaves_what_was_there(tmp_path):
+def test_a_damaged_video_leaves_the_previous_file(tmp_path):
     source = cut_file(write_video(tmp_path / "in.mp4", numbered_frames(60), faststart=True), 0.5)
     (tmp_path / "out.mp4").write_text("mine")
     with pytest.raises(VideoDecodingError, match="truncated"):
@@ -167,21 +209,27 @@ def test_a_damaged_video_leaves_what_was_there(tmp_path):
     assert (tmp_path / "out.mp4").read_text() == "mine"
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
-    source = write_video(tmp_path / "in.mp4", numbered_frames(5))
+def test_a_path_that_cannot_be_written(source, tmp_path):
     with pytest.raises(OSError, match="none/out.mp4 cannot be written"):
         encode_video(source, tmp_path / "none/out.mp4")
 
 
-# a benchmark
+def test_a_link_is_replaced_and_not_its_target(source, tmp_path):
+    (tmp_path / "out.mp4").symlink_to(source)
+    before = source.read_bytes()
+    encode_video(source, tmp_path / "out.mp4", fps=1)
+    assert source.read_bytes() == before and not (tmp_path / "out.mp4").is_symlink()
 
 
-def test_a_check_alone_lists_the_originals(videos, tmp_path):
+# preparing a benchmark
+
+
+def test_without_settings_the_manifest_lists_the_originals(prepare, videos, output):
     before = hashes(videos)
-    result = prepare_benchmark(videos=videos, output=tmp_path / "out", **BENCHMARK)
+    result = prepare()
     assert hashes(videos) == before
-    assert list(hashes(tmp_path / "out")) == ["manifest.jsonl", "problems.csv"]
-    entries = read_manifest(tmp_path / "out")
+    assert list(hashes(output)) == ["manifest.jsonl", "problems.csv"]
+    entries = read_manifest(output)
     assert entries == result.entries == result.good and result.decoding_time_ratio is None
     assert [entry.video_id for entry in entries] == sorted(entry.video_id for entry in entries)
     assert [entry.splits for entry in entries] == [["test"]] * 2 + [["train"]] * 3 + [["validation"]]
@@ -191,13 +239,12 @@ def test_a_check_alone_lists_the_originals(videos, tmp_path):
         assert entry.bytes == entry.source_bytes == os.path.getsize(entry.source)
         assert (entry.duration, entry.fps, entry.num_frames) == (2.0, 12.0, 24)
         assert (entry.width, entry.height, entry.settings, entry.problem) == (96, 96, None, None)
-    assert read_problems(tmp_path / "out") == []
+    assert read_problems(output) == []
 
 
-def test_smaller_videos_are_found_by_their_ids(videos, tmp_path):
+def test_smaller_videos_are_found_by_their_ids(prepare, videos, output):
     before = hashes(videos)
-    output = tmp_path / "out"
-    result = prepare_benchmark(videos=videos, output=output, short_side=48, fps=6, **BENCHMARK)
+    result = prepare(short_side=48, fps=6)
     assert hashes(videos) == before
     assert result.decoding_time_ratio > 0
     files = VideoFiles(output)
@@ -208,19 +255,18 @@ def test_smaller_videos_are_found_by_their_ids(videos, tmp_path):
         assert (entry.duration, entry.fps, entry.num_frames, entry.width, entry.height) == (2.0, 6.0, 12, 48, 48)
 
 
-def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
+def test_prepared_videos_are_not_prepared_again(prepare, videos, output, monkeypatch):
     encoded = []
 
-    def counted(source, target, *settings):
+    def count(source, target, *settings):
         encoded.append(Path(source).stem)
         encode_video(source, target, *settings)
 
-    monkeypatch.setattr(prepare_module, "encode_video", counted)
-    output = tmp_path / "out"
+    monkeypatch.setattr(prepare_module, "encode_video", count)
 
     def run(**settings) -> list[str]:
         encoded.clear()
-        prepare_benchmark(videos=videos, output=output, **{"fps": 6, **BENCHMARK, **settings})
+        prepare(**{"fps": 6, **settings})
         return sorted(encoded)
 
     everything = run()
@@ -228,7 +274,7 @@ def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
     first = hashes(output)
     assert run() == [] and hashes(output) == first
 
-    os.utime(videos / "train/train_0001.mp4", (1, 1))  # another original
+    os.utime(videos / "train/train_0001.mp4", (1, 1))  # a changed original
     (output / "videos/test_0001.mp4").unlink()
     (output / "videos/train_0000.mp4").write_bytes(b"cut off")
     assert run() == ["test_0001", "train_0000", "train_0001"]
@@ -239,11 +285,10 @@ def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
     assert run(fps=4, crf=30) == []
 
 
-def test_corrupt_videos_are_set_aside_and_tried_again(videos, tmp_path):
-    output = tmp_path / "out"
+def test_corrupt_videos_fail_and_are_tried_again(prepare, videos, output):
     good = (videos / "test/test_0001.mp4").read_bytes()
     (videos / "test/test_0001.mp4").write_bytes(good[: len(good) // 2])
-    result = prepare_benchmark(videos=videos, output=output, fps=6, **BENCHMARK)
+    result = prepare(fps=6)
     (problem,) = result.failed
     assert len(result.good) == 5 and result.entries == read_manifest(output)
     assert (problem.video_id, problem.video, problem.sha256) == ("test_0001", None, None)
@@ -251,25 +296,18 @@ def test_corrupt_videos_are_set_aside_and_tried_again(videos, tmp_path):
     assert VideoFiles(output).find("test_0001") is None
 
     (videos / "test/test_0001.mp4").write_bytes(good)
-    assert prepare_benchmark(videos=videos, output=output, fps=6, **BENCHMARK).failed == []
+    assert prepare(fps=6).failed == []
     assert read_problems(output) == []
 
 
-@pytest.fixture
-def didemo(tmp_path) -> Path:
-    """Its first test video is a folder of frames, and the ids end in extensions that the files do not have."""
-    write_didemo(tmp_path / "didemo")
-    return tmp_path / "didemo"
-
-
 def rows_of(name: str, folder: Path, videos: Path) -> dict[str, list[dict]]:
-    splits = load_benchmark(name, annotations=folder / "annotations", videos=videos, **FURTHER.get(name, {}))
+    splits = load_benchmark(name, annotations=folder / "annotations", videos=videos, **STAND_IN_OPTIONS.get(name, {}))
     return {split: list(rows) for split, rows in splits.items()}
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_a_benchmark_loads_from_its_smaller_videos(tmp_path, name):
-    folder, output = tmp_path / name, tmp_path / "out"
+def test_a_benchmark_loads_from_its_smaller_videos(tmp_path, output, name):
+    folder = tmp_path / name
     WRITERS[name](folder)
     original = rows_of(name, folder, folder / "videos")
     before = hashes(folder)
@@ -282,7 +320,7 @@ def test_a_benchmark_loads_from_its_smaller_videos(tmp_path, name):
         output=output,
         short_side=32,
         progress=False,
-        **FURTHER.get(name, {}),
+        **STAND_IN_OPTIONS.get(name, {}),
     )
     assert hashes(folder) == before
     assert result.failed == [] and len(result.good) == sum(map(len, original.values()))
@@ -296,120 +334,106 @@ def test_a_benchmark_loads_from_its_smaller_videos(tmp_path, name):
             assert read_numbers(frames[0]) == read_numbers(frames[1].repeat(2, axis=1).repeat(2, axis=2))
 
 
-def test_missing_videos_are_set_aside(didemo, tmp_path):
+def test_missing_videos_fail(prepare_didemo, didemo, output):
     shutil.rmtree(didemo / "videos/10052357@N03_7585070382_5762149bfc.")
     (didemo / "videos/10015567@N08_3655084291_d8b58466fa.mp4").write_bytes(b"junk")
-    result = prepare_benchmark(
-        "didemo", annotations=didemo / "annotations", videos=didemo / "videos", output=tmp_path / "out", progress=False
-    )
+    result = prepare_didemo()
     reasons = {entry.video_id: entry.problem for entry in result.failed}
     assert list(reasons) == sorted(DIDEMO["test"])
     assert "no file of this name" in reasons[DIDEMO["test"][0]] and "not a video" in reasons[DIDEMO["test"][1]]
-    assert {row["split"] for row in read_problems(tmp_path / "out")} == {"test"}
+    assert {row["split"] for row in read_problems(output)} == {"test"}
 
 
-def test_one_output_is_not_for_two_benchmarks(videos, didemo, tmp_path):
-    prepare_benchmark(videos=videos, output=tmp_path / "out", **BENCHMARK)
-    before = hashes(tmp_path / "out")
+def test_one_output_is_not_for_two_benchmarks(prepare, prepare_didemo, output):
+    prepare()
+    before = hashes(output)
     with pytest.raises(ValueError, match="the videos of another benchmark"):
-        prepare_benchmark(
-            "didemo", annotations=didemo / "annotations", videos=didemo / "videos", output=tmp_path / "out"
-        )
-    assert hashes(tmp_path / "out") == before
+        prepare_didemo()
+    assert hashes(output) == before
 
 
-def test_a_damaged_frame_sets_its_folder_aside(didemo, tmp_path):
+def test_a_folder_with_a_damaged_frame_fails(prepare_didemo, didemo, output):
     frames = didemo / "videos/10052357@N03_7585070382_5762149bfc."
     (frames / "000003.jpg").write_bytes((frames / "000003.jpg").read_bytes()[:200])
-    result = prepare_benchmark(
-        "didemo",
-        annotations=didemo / "annotations",
-        videos=didemo / "videos",
-        output=tmp_path / "out",
-        short_side=32,
-        progress=False,
-    )
+    result = prepare_didemo(short_side=32)
     (problem,) = result.failed
     assert problem.video_id == DIDEMO["test"][0] and "the frame 000003.jpg cannot be read" in problem.problem
-    assert not [name for name in os.listdir(tmp_path / "out/videos") if "7585070382" in name]
+    assert not [name for name in os.listdir(output / "videos") if "7585070382" in name]
 
 
-def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_video(didemo, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run(prepare_didemo, monkeypatch):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    files = {"annotations": didemo / "annotations", "videos": didemo / "videos"}
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", full)
         with pytest.raises(OSError, match="No space left"):
-            prepare_benchmark("didemo", output=tmp_path / "out", fps=5, progress=False, **files)
-    assert prepare_benchmark("didemo", output=tmp_path / "out", fps=5, progress=False, **files).failed == []
+            prepare_didemo(fps=5)
+    assert prepare_didemo(fps=5).failed == []
 
 
 # the command
 
 
-def test_the_command(pig, videos, tmp_path):  # noqa: F811
-    status, output, error = pig(
-        "prepare", "moving_shapes", "--videos", videos, "--output", "out", "--short-side", 48, "--fps", 6, *OPTIONS
-    )
+def test_the_command(pig_prepare):
+    status, output, error = pig_prepare("--short-side", 48, "--fps", 6)
     assert status == 0, error
     assert output.startswith("prepared 6 of 6 videos, 12 s of video, 0.1 -> 0.0 MB, decoding takes 0.")
     assert output.endswith(" s; out/manifest.jsonl\n") and len(output.splitlines()) == 1
     assert "6/6" in error
 
 
-def test_the_command_names_what_it_sets_aside(pig, videos):  # noqa: F811
+def test_the_command_lists_videos_that_fail(pig_prepare, videos):
     (videos / "test/test_0001.mp4").write_bytes(b"junk")
-    status, output, error = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS)
+    status, output, error = pig_prepare()
     assert status == 3 and output.startswith("prepared 5 of 6 videos, 10 s of video, 0.1 MB in ")
     (line,) = [line for line in error.splitlines() if line.startswith("set aside: ")]
     assert "test_0001.mp4: not a video file" in line
 
 
-def test_file_names_cannot_command_a_terminal(pig, videos, tmp_path):  # noqa: F811
+def test_file_names_are_escaped_for_a_terminal(pig_prepare, videos, tmp_path):
     (videos / "test/test_0001.mp4").write_bytes(b"junk")
     odd = videos.rename(tmp_path / "\x1b]0;title\x07\u202e")
-    _, _, error = pig("prepare", "moving_shapes", "--videos", odd, "--output", "out", *OPTIONS)
+    _, _, error = pig_prepare("--videos", odd)
     assert r"/\x1b]0;title\x07\u202e/test/test_0001.mp4: not a video file" in error
     assert not {"\x1b", "\x07", "\u202e"} & set(error)
 
 
-def test_a_missing_library(pig, videos, monkeypatch):  # noqa: F811
+def test_a_missing_library(pig_prepare, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS)
+    result = pig_prepare()
     assert_one_line_error(result, 'pip install "modeling-pig[train]"')
 
 
-def test_nothing_good(pig, videos):  # noqa: F811
+def test_no_video_can_be_decoded(pig_prepare, videos):
     for path in videos.rglob("*.mp4"):
         path.write_bytes(b"junk")
-    result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS)
+    result = pig_prepare()
     assert_one_line_error(result, "none of the 6 videos of moving_shapes", "can be decoded")
     assert len(read_problems(Path("out"))) == 6
 
 
 @pytest.mark.parametrize("output", ["..", "videos", "videos/out", "link/out", "notes.txt", "full"])
-def test_an_output_that_would_overwrite_something(pig, videos, tmp_path, output):  # noqa: F811
+def test_an_output_that_would_overwrite_files(pig_prepare, videos, tmp_path, output):
     (tmp_path / "link").symlink_to(videos)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     before = hashes(tmp_path)
-    result = pig("prepare", "moving_shapes", "--videos", "videos", "--output", output, "--fps", 6, *OPTIONS)
+    result = pig_prepare("--videos", "videos", "--output", output, "--fps", 6)
     assert_one_line_error(result, "the output", output.strip("."))
     assert hashes(tmp_path) == before
 
 
-def test_originals_that_are_links_into_the_output(pig, videos, tmp_path):  # noqa: F811
-    prepare_benchmark(videos=videos, output=tmp_path / "out", fps=6, **BENCHMARK)
+def test_originals_that_are_links_into_the_output(pig_prepare, prepare, videos, output):
+    prepare(fps=6)
     path = videos / "test/test_0000.mp4"
     path.unlink()
-    path.symlink_to(tmp_path / "out/videos/test_0000.mp4")
-    before = hashes(tmp_path / "out")
-    result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", "--fps", 6, *OPTIONS)
+    path.symlink_to(output / "videos/test_0000.mp4")
+    before = hashes(output)
+    result = pig_prepare("--fps", 6)
     assert_one_line_error(result, "test_0000.mp4 is a link into the output")
-    assert hashes(tmp_path / "out") == before
+    assert hashes(output) == before
 
 
 @pytest.mark.parametrize(
@@ -425,8 +449,8 @@ def test_originals_that_are_links_into_the_output(pig, videos, tmp_path):  # noq
         (["--option", "with_videos=true"], "'with_videos' is no option of a benchmark"),
     ],
 )
-def test_options_that_make_no_sense(pig, videos, arguments, part):  # noqa: F811
-    result = pig("prepare", "moving_shapes", "--videos", videos, "--output", "out", *OPTIONS, *arguments)
+def test_invalid_options(pig_prepare, arguments, part):
+    result = pig_prepare(*arguments)
     assert_one_line_error(result, part)
     assert not Path("out").exists()
 
@@ -459,14 +483,14 @@ def wait_until_begun(process: subprocess.Popen, output: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, stop, request):
-    # A job that was started in the background ignores SIGINT, and so would the command.
+def test_an_interrupted_run_resumes(tmp_path, output, stop, request):
+    # A job in the background ignores SIGINT, and its child processes do too.
     request.addfinalizer(
         partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
     )
     sizes = {"train": 30, "validation": 1, "test": 1}
     settings = {"name": "moving_shapes", "short_side": 64, "progress": False, **sizes}
-    videos, output = tmp_path / "videos", tmp_path / "out"
+    videos = tmp_path / "videos"
     whole = prepare_benchmark(videos=videos, output=tmp_path / "whole", **settings)
     before = hashes(videos)
 
@@ -485,10 +509,11 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, stop, request):
     assert 0 < len(done) < len(whole.entries)
     kept = (output / "manifest.jsonl.partial").read_text().count('"video_id"')
     with open(output / "manifest.jsonl.partial", "a") as file:
-        file.write('{"video_id": "train_0')  # as a kill in the middle of a line would leave it
+        file.write('{"video_id": "train_0')  # as a kill within a line leaves it
 
     prepare_benchmark(videos=videos, output=output, **settings)
     assert sum(path.stat().st_mtime_ns == time for path, time in done.items()) == kept
     assert (output / "manifest.jsonl").read_text() == (tmp_path / "whole/manifest.jsonl").read_text()
-    assert hashes(output) == hashes(tmp_path / "whole")  # and nothing is left over
+    assert hashes(output) == hashes(tmp_path / "whole")
+    assert not list((output / "videos").glob(".*"))  # partial files
     assert hashes(videos) == before

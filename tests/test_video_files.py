@@ -1,4 +1,4 @@
-"""Videos on disk: which file is which video, whatever it is called, and which files do not open."""
+"""Videos on disk: the file of a video id, and the files that do not open."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def make(folder):
-    """Makes files of these names in the folder, each with its name as the content."""
+    """Return a function that writes files into the folder, each with its name as the content."""
 
     def make(*names: str) -> None:
         for name in names:
@@ -29,8 +29,8 @@ def make(folder):
     return make
 
 
-def found(folder, name: str) -> str | None:
-    """What is found for a name, as a path from the folder."""
+def find(folder, name: str) -> str | None:
+    """Return the path that is found for a name, relative to the folder."""
     path = VideoFiles(folder).find(name)
     assert path is None or os.path.isabs(path)
     return None if path is None else os.path.relpath(path, folder)
@@ -66,9 +66,9 @@ def found(folder, name: str) -> str | None:
         ("555/1.jpg", "555."),
     ],
 )
-def test_the_file_of_a_video(folder, make, file, name):
+def test_find_the_file_of_a_video(folder, make, file, name):
     make(file)
-    assert found(folder, name) == (os.path.dirname(file) if file.lower().endswith(("jpg", "jpeg")) else file)
+    assert find(folder, name) == (os.path.dirname(file) if file.lower().endswith(("jpg", "jpeg")) else file)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_file_of_a_video(folder, make, file, name):
         (".video7.mp4", "video7"),
         (".videos/video7.mp4", "video7"),
         ("other/video7.mp4", "all/video7.mp4"),
-        ("a.mp4", "a.b"),  # a dot in an id begins no extension
+        ("a.mp4", "a.b"),  # ".b" is no extension
         ("a.b.mp4", "a"),
         ("video7/notes.txt", "video7"),
         ("video7/cover.jpg", "video7"),
@@ -90,9 +90,9 @@ def test_the_file_of_a_video(folder, make, file, name):
         ("video7.mp4", "../videos/video7"),
     ],
 )
-def test_no_other_video_passes_for_it(folder, make, file, name):
+def test_no_other_file_is_found(folder, make, file, name):
     make(file)
-    assert found(folder, name) is None
+    assert find(folder, name) is None
 
 
 @pytest.mark.parametrize(
@@ -106,26 +106,26 @@ def test_no_other_video_passes_for_it(folder, make, file, name):
 def test_the_best_of_several_candidates(folder, make, name, best_first):
     make(*reversed(best_first))
     for best in best_first:
-        assert found(folder, name) == best.removesuffix("/000001.jpg")
+        assert find(folder, name) == best.removesuffix("/000001.jpg")
         (folder / best).unlink()
-    assert found(folder, name) is None
+    assert find(folder, name) is None
 
 
-def test_a_folder_that_is_named_exactly_so_does_not_come_before_a_file(folder, make):
+def test_a_file_comes_before_a_folder_of_the_exact_name(folder, make):
     make("x/000001.jpg", "deep/x.mp4")
-    assert found(folder, "x") == "deep/x.mp4"
+    assert find(folder, "x") == "deep/x.mp4"
 
 
-def test_links_are_followed_and_may_lead_in_a_circle_or_nowhere(folder, make, tmp_path):
+def test_links_are_followed_and_may_be_cyclic_or_broken(folder, make, tmp_path):
     make("train/x.mp4")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/y.mp4").write_text("y")
     (folder / "test").symlink_to(tmp_path / "elsewhere")
-    (folder / "train/circle").symlink_to(folder)
+    (folder / "train/cycle").symlink_to(folder)
     (folder / "z.mp4").symlink_to(tmp_path / "nowhere.mp4")
-    assert found(folder, "x") == "train/x.mp4"
-    assert found(folder, "y") == "test/y.mp4"
-    assert found(folder, "z") is None
+    assert find(folder, "x") == "train/x.mp4"
+    assert find(folder, "y") == "test/y.mp4"
+    assert find(folder, "z") is None
 
 
 def test_no_folder(tmp_path):
@@ -142,44 +142,44 @@ def test_an_empty_folder_is_a_folder_without_videos(tmp_path):
 # fingerprint
 
 
-def test_the_fingerprint_changes_with_the_videos_and_with_nothing_else(folder, make):
+def test_the_fingerprint_changes_with_the_videos_only(folder, make):
     make("a/x.mp4", "y/000001.jpg")
     seen = {VideoFiles(folder).fingerprint}
 
-    def is_new() -> bool:
+    def has_changed() -> bool:
         fingerprint = VideoFiles(folder).fingerprint
         assert VideoFiles(folder).fingerprint == fingerprint
-        known = fingerprint in seen
+        is_new = fingerprint not in seen
         seen.add(fingerprint)
-        return not known
+        return is_new
 
     make("notes.txt", "manifest.jsonl", ".hidden.mp4")
-    assert not is_new()
+    assert not has_changed()
     (folder / "a/x.mp4").write_text("longer than before")
-    assert is_new()
+    assert has_changed()
     os.utime(folder / "a/x.mp4", (1, 1))
-    assert is_new()
+    assert has_changed()
     (folder / "a/x.mp4").rename(folder / "a/z.mp4")
-    assert is_new()
+    assert has_changed()
     make("y/000002.jpg")
-    assert is_new()
+    assert has_changed()
     make("b.webm")
-    assert is_new()
+    assert has_changed()
     shutil.rmtree(folder / "y")
-    assert is_new()
+    assert has_changed()
 
 
-def test_the_fingerprint_does_not_depend_on_where_the_folder_is(folder, make, tmp_path):
+def test_the_fingerprint_does_not_depend_on_the_path_of_the_folder(folder, make, tmp_path):
     make("x.mp4")
     before = VideoFiles(folder).fingerprint
     folder.rename(tmp_path / "moved")
     assert VideoFiles(tmp_path / "moved").fingerprint == before
 
 
-# unreadable
+# unreadable videos
 
 
-def test_unreadable_videos_are_told_with_the_reason(tmp_path, capfd):
+def test_unreadable_videos_are_returned_with_the_reason(tmp_path, capfd):
     frames = numbered_frames(4)
     good = [write_video(tmp_path / "-good.mp4", frames), write_video(tmp_path / "good.avi", frames)]
     whole_frames, cut_frames, no_frames = (tmp_path / name for name in ("whole", "cut", "none"))
