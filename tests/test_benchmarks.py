@@ -443,33 +443,37 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "message"),
     [
-        ({"splits": ["dev"]}, "`splits` names 'dev'; the splits are train, validation, test"),
-        ({"splits": []}, "`splits` is empty"),
-        ({"lists": {"dev": "list.txt"}}, "`lists` names 'dev'"),
-        ({"lists": {"test": "nowhere.txt"}}, "`lists` names 'nowhere.txt', which is no file"),
-        ({"lists": {"test": "README.md"}}, "`lists` names .*README.md', which is no list of MSR-VTT"),
-        ({"train": "8k"}, "`train` is '8k'; it is '9k' or '7k'"),
-        ({"validation": -1}, "`validation` is -1"),
-        ({"validation": 0}, "`validation` is 0"),
-        ({"validation": 10}, "`validation` is 10, but there are only 10 training videos"),
-        ({"annotations": ""}, "needs `annotations`"),
-        ({"annotations": "nowhere"}, "`annotations` is 'nowhere', which is no folder"),
-        ({"videos": "nowhere"}, "'nowhere'"),
-        ({"sede": 1}, "msrvtt_1k has no option 'sede'; did you mean 'seed'"),
+        ("msrvtt_1k", {"splits": ["dev"]}, "`splits` names 'dev'; the splits are train, validation, test"),
+        ("msrvtt_1k", {"splits": []}, "`splits` is empty"),
+        ("msrvtt_1k", {"lists": {"dev": "list.txt"}}, "`lists` names 'dev'"),
+        ("msrvtt_1k", {"lists": {"test": "nowhere.txt"}}, "`lists` names 'nowhere.txt', which is no file"),
+        ("msrvtt_1k", {"lists": {"test": "README.md"}}, "`lists` names .*README.md', which is no list of MSR-VTT"),
+        ("msrvtt_1k", {"train": "8k"}, "`train` is '8k'; it is '9k' or '7k'"),
+        ("msrvtt_1k", {"validation": -1}, "`validation` is -1"),
+        ("msrvtt_1k", {"validation": 0}, "`validation` is 0"),
+        ("msrvtt_1k", {"validation": 10}, "`validation` is 10, but there are only 10 training videos"),
+        ("msrvtt_1k", {"annotations": ""}, "needs `annotations`"),
+        ("msrvtt_1k", {"annotations": "nowhere"}, "`annotations` is 'nowhere', which is no folder"),
+        ("msrvtt_1k", {"videos": "nowhere"}, "'nowhere'"),
+        ("msrvtt_1k", {"sede": 1}, "msrvtt_1k has no option 'sede'; did you mean 'seed'"),
+        ("didemo", {"merge": "both"}, "`merge` is 'both'; it is 'list' or 'base_id'"),
+        # wrong types
+        (None, {}, "name of a benchmark is one of .*; got None"),
+        ("msvd", {"splits": 3}, "`splits` is 3; it is a list of train, validation, test"),
+        ("msvd", {"splits": [["test"]]}, "`splits` is .*; it is a list of"),
+        ("msvd", {"lists": "test.txt"}, "`lists` is 'test.txt'; it names the file of a split"),
+        ("msvd", {"lists": {"test": 3}}, "`lists` is {'test': 3}; it names"),
+        ("msrvtt_1k", {"validation": "5"}, "`validation` is '5'; it is a number"),
     ],
 )
-def test_invalid_options(load, options, message):
-    annotations = load.write("msrvtt_1k")
+def test_invalid_options(load, name, options, message):
+    annotations = load.write(name or "msvd")
     (annotations / "README.md").write_text("[The](annotations) of MSR-VTT")
-    with pytest.raises(ValueError, match=message):
-        load("msrvtt_1k", **options)
-
-
-def test_didemo_merge_is_checked(load):
-    with pytest.raises(ValueError, match="`merge` is 'both'; it is 'list' or 'base_id'"):
-        load("didemo", merge="both")
+    with pytest.raises(ValueError, match=message) as error:
+        load(name, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_moving_shapes_takes_no_annotations(tmp_path):
@@ -534,24 +538,6 @@ def test_broken_captions(load, content, message):
 def test_repeated_keys_in_a_file_that_is_no_annotation_file(load):
     (load.write("msvd") / "settings.json").write_text('{"size": "1", "size": "2"}')
     assert len(load("msvd")["test"]) == len(MSVD["test"])
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (None, {}, "name of a benchmark is one of .*; got None"),
-        ("msvd", {"splits": 3}, "`splits` is 3; it is a list of train, validation, test"),
-        ("msvd", {"splits": [["test"]]}, "`splits` is .*; it is a list of"),
-        ("msvd", {"lists": "test.txt"}, "`lists` is 'test.txt'; it names the file of a split"),
-        ("msvd", {"lists": {"test": 3}}, "`lists` is {'test': 3}; it names"),
-        ("msrvtt_1k", {"validation": "5"}, "`validation` is '5'; it is a number"),
-    ],
-)
-def test_arguments_of_wrong_types(load, name, options, message):
-    load.write(name or "msvd")
-    with pytest.raises(ValueError, match=message) as error:
-        load(name, **options)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", ["../secret", "a/b", "/etc/passwd", "..", "C:\\x", "video_1", "-4wsuPCjDBc"])

@@ -5,10 +5,15 @@ import math
 import sys
 from pathlib import Path
 
+import compare_frameworks
 import PIL.Image
 import pytest
 import torch
 import yaml
+from comparison import costs, diagnosis, intervals, stronger
+from comparison.runs import Settings, read_json
+from comparison.stronger import STRONGER
+from comparison.variants import ABLATIONS, FRAMEWORKS
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -20,19 +25,6 @@ from modeling_pig.training.start import save_as_clip
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "configuration/recipes"
 PLAIN_CLIP = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
-
-sys.path.insert(0, str(ROOT / "examples"))  # for the modules of the script
-
-import compare_frameworks  # noqa: E402
-from comparison import (  # noqa: E402
-    costs,
-    diagnosis,
-    intervals,
-    stronger,  # noqa: E402
-)
-from comparison.runs import Settings, read_json  # noqa: E402
-from comparison.stronger import STRONGER  # noqa: E402
-from comparison.variants import ABLATIONS, FRAMEWORKS  # noqa: E402
 
 
 # the phases
@@ -76,21 +68,27 @@ def settings(tmp_path_factory) -> Path:
     return folder / "settings.yaml"
 
 
-def run_phase(monkeypatch, settings: Path, phase: str, *options: str) -> None:
-    command = ["compare_frameworks.py", "--phase", phase, "--settings", str(settings), *options]
-    monkeypatch.setattr(sys, "argv", command)
-    compare_frameworks.main()
+@pytest.fixture
+def run_phase(settings, monkeypatch):
+    """Return a function that runs a phase of the comparison, with other options at the end."""
+
+    def run(phase: str, *options: str) -> None:
+        command = ["compare_frameworks.py", "--phase", phase, "--settings", str(settings), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        compare_frameworks.main()
+
+    return run
 
 
-def test_the_phases(settings, tmp_path, monkeypatch, capsys):
+def test_the_phases(run_phase, settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "runs/comparison"
     for phase in ("compare", "others", "diagnose", "ablate", "strengthen"):
         with pytest.raises(SystemExit, match="error: There is no runs/comparison/regime.json: the regime is chosen"):
-            run_phase(monkeypatch, settings, phase)
+            run_phase(phase)
     assert not output.exists()
 
-    run_phase(monkeypatch, settings, "regime")
+    run_phase("regime")
     choice = read_json(output / "regime.json")
     gaps = {
         name: regime["single_tower minus two_tower"]["text_to_video R@1"]["mean"]
@@ -106,11 +104,11 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     words = CLIPTokenizer.from_pretrained(output / "regimes/plain/clip/clip").tokenize("a blue circle moves")
     assert words == ["a</w>", "blue</w>", "circle</w>", "moves</w>"]  # although no caption of a still contains "moves"
 
-    run_phase(monkeypatch, settings, "regime")
+    run_phase("regime")
     assert "a choice is final" in capsys.readouterr().out
     assert read_json(output / "regime.json") == choice
 
-    run_phase(monkeypatch, settings, "compare")
+    run_phase("compare")
     report = read_json(output / "comparison.json")
     regime = output / "regimes" / choice["chosen"]
     for split in ("validation", "test"):
@@ -128,18 +126,18 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
 
     # Finished runs are not repeated.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".safetensors", ".jsonl")}
-    run_phase(monkeypatch, settings, "compare", "--seeds", "0")
+    run_phase("compare", "--seeds", "0")
     assert read_json(output / "comparison.json")["seeds"] == [0]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    run_phase(monkeypatch, settings, "others")
+    run_phase("others")
     others = read_json(output / "other_regimes.json")["regimes"]
     assert others.keys() == gaps.keys()
     for name, gap in gaps.items():  # the runs of the choice, and the hybrid's
         assert others[name]["paired_differences"]["single_tower minus two_tower"]["text_to_video R@1"]["mean"] == gap
         assert (output / f"regimes/{name}/hybrid-seed7/figures.json").exists()
 
-    run_phase(monkeypatch, settings, "diagnose", "--seeds", "0")
+    run_phase("diagnose", "--seeds", "0")
     summary = read_json(output / "diagnosis.json")["summary"]
     for name, way in (("hybrid", "stored"), ("single_tower", "each_query")):
         stored = read_json(regime / f"{name}-seed0/figures.json")["test"]["text_to_video"]
@@ -149,7 +147,7 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     assert {"text", "generator", "video"} <= gradients
     assert "interaction" not in gradients  # the reconstruction loss does not reach it
 
-    run_phase(monkeypatch, settings, "ablate", "--variants", "patches_0", "pseudo_query_alone")
+    run_phase("ablate", "--variants", "patches_0", "pseudo_query_alone")
     table = read_json(output / "ablations.json")["test"]
     assert list(table) == ["hybrid", "patches_0", "pseudo_query_alone"]
     assert table["hybrid"]["minus hybrid"]["text_to_video R@1"]["mean"] == 0
@@ -157,8 +155,8 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     assert saved.config.num_selected_patches == 0
 
     with pytest.raises(SystemExit, match="no variant patches_0 in this phase: choose from several_pseudo_queries, "):
-        run_phase(monkeypatch, settings, "strengthen", "--variants", "patches_0")
-    run_phase(monkeypatch, settings, "strengthen")
+        run_phase("strengthen", "--variants", "patches_0")
+    run_phase("strengthen")
     table = read_json(output / "stronger.json")["test"]
     assert list(table) == ["hybrid", "several_pseudo_queries", "hard_negatives", "distilled", "all_captions"]
     losses = [
@@ -172,7 +170,7 @@ def test_the_phases(settings, tmp_path, monkeypatch, capsys):
     changed = settings.with_name("changed.yaml")
     changed.write_text(yaml.safe_dump(tree))
     with pytest.raises(SystemExit, match="with other settings"):
-        run_phase(monkeypatch, changed, "compare")
+        run_phase("compare", "--settings", str(changed))
 
 
 @pytest.mark.parametrize("name", ["full", "quick"])

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from check_selection import cover_patches
 from typer.testing import CliRunner
 
 from modeling_pig import PigProcessor, PigVideoProcessor
@@ -386,10 +387,7 @@ def test_check_selection(model_folder, tmp_path):
     assert "area of objects in selected patches" in done.stdout and "3 videos" in done.stdout
 
 
-def test_coverage_of_patches(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    from check_selection import cover_patches
-
+def test_coverage_of_patches():
     scene = make_scene("test", 5)  # three shapes
     frames = [0, 23]
     masks = draw_masks(scene)[:, frames] / 255
