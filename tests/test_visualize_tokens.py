@@ -107,14 +107,14 @@ def test_matches_by_brute_force(make_model, processor, shape_videos, matching):
             pixels = inputs_of(processor, video)
             states = model.vision_model(pixels).last_hidden_state
             tokens = model.visual_projection(model.vision_model.post_layernorm(states))[0]  # (N, D)
-            places = [4 + 17 * frame + 1 + patch for frame in range(4) for patch in range(16)]
-            average = tokens[places].mean(dim=0)
+            positions = [4 + 17 * frame + 1 + patch for frame in range(4) for patch in range(16)]
+            average = tokens[positions].mean(dim=0)
             context = model.get_video_features(pixels).context_embeds[0]
             for number, patch in enumerate(found.selected_patches):
-                token = tokens[places[patch]]
+                token = tokens[positions[patch]]
                 if matching == "token":
                     scores = [cosine(token, text) for text in texts]
-                    means = [np.mean([cosine(tokens[place], text) for place in places]) for text in texts]
+                    means = [np.mean([cosine(tokens[position], text) for position in positions]) for text in texts]
                     gains = np.subtract(scores, means)
                 else:
                     without = [average] * 12

@@ -28,13 +28,13 @@ def make_video_candidate(
 ) -> tuple[torch.nn.Module, Callable]:
     """Return a model and its forward pass over `batch_size` random clips: ours, or CLIP on the same frames."""
     torch.manual_seed(0)
-    pixels = torch.randn(batch_size, num_frames, 3, 224, 224)
+    pixel_values_videos = torch.randn(batch_size, num_frames, 3, 224, 224)
     if name == "CLIP on frames":
         model = CLIPVisionModel(CLIPVisionConfig(patch_size=patch_size)).eval()
-        return model, torch.inference_mode()(lambda: model(pixels.flatten(0, 1)).pooler_output)
+        return model, torch.inference_mode()(lambda: model(pixel_values_videos.flatten(0, 1)).pooler_output)
     config = PigConfig(framework=name, vision_config={"patch_size": patch_size, "num_frames": num_frames})
     model = PigVideoModel(config).eval()
-    return model, torch.inference_mode()(lambda: model(pixels).video_embeds)
+    return model, torch.inference_mode()(lambda: model(pixel_values_videos).video_embeds)
 
 
 def benchmark_video(size: str, batch_size: int, num_frames: int, repeats: int, memory: bool) -> list[dict]:
@@ -136,14 +136,14 @@ def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int
     torch.manual_seed(0)
     config = PigConfig(vision_config={"patch_size": PATCH_SIZES[size], "num_frames": num_frames})
     model = PigForRetrieval(config).eval()
-    half = PigForRetrieval(config).eval()
-    half.load_state_dict(model.state_dict())
-    half = half.to(torch.bfloat16)
-    half.logit_scale.data = half.logit_scale.data.float()
+    in_bfloat16 = PigForRetrieval(config).eval()
+    in_bfloat16.load_state_dict(model.state_dict())
+    in_bfloat16 = in_bfloat16.to(torch.bfloat16)
+    in_bfloat16.logit_scale.data = in_bfloat16.logit_scale.data.float()
     compiled = torch.compile(model.get_video_features)
     candidates = {
         "float32": model.get_video_features,
-        "bfloat16": lambda pixels: half.get_video_features(pixels.bfloat16()),
+        "bfloat16": lambda pixel_values_videos: in_bfloat16.get_video_features(pixel_values_videos.bfloat16()),
         "compiled": compiled,
     }
     clip = torch.randn(2, num_frames, 3, 224, 224)
@@ -157,13 +157,13 @@ def benchmark_switches(size: str, num_videos: int, num_frames: int, repeats: int
             # Distinct random videos: one random picture per video, with a small variation in each frame.
             generator = torch.Generator().manual_seed(start)
             pictures = torch.randn(2, 1, 3, 7, 7, generator=generator).expand(-1, num_frames, -1, -1, -1)
-            frames = pictures + 0.3 * torch.randn(2, num_frames, 3, 7, 7, generator=generator)
-            pixels = torch.nn.functional.interpolate(frames.flatten(0, 1), size=224, mode="bilinear")
-            pixels = pixels.unflatten(0, (2, num_frames))
+            coarse = pictures + 0.3 * torch.randn(2, num_frames, 3, 7, 7, generator=generator)
+            pixel_values_videos = torch.nn.functional.interpolate(coarse.flatten(0, 1), size=224, mode="bilinear")
+            pixel_values_videos = pixel_values_videos.unflatten(0, (2, num_frames))
             for name, run in candidates.items():
-                embeds[name].append(run(pixels).pooler_output.float().clone())
+                embeds[name].append(run(pixel_values_videos).pooler_output.float().clone())
     # Queries: float32 embeddings of the videos, with so much noise that some are nearer to another video.
-    videos = {name: torch.nn.functional.normalize(torch.cat(parts), dim=-1) for name, parts in embeds.items()}
+    videos = {name: torch.nn.functional.normalize(torch.cat(batches), dim=-1) for name, batches in embeds.items()}
     spread = videos["float32"].std(dim=0).mean()
     queries = videos["float32"] + 1.5 * spread * torch.randn(videos["float32"].shape)
     scores = {name: queries @ embedded.t() for name, embedded in videos.items()}

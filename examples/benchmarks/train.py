@@ -57,8 +57,12 @@ def make_batch(config: PigConfig, batch_size: int, num_frames: int) -> dict[str,
     text, side = config.text_config, config.vision_config.image_size
     input_ids = torch.randint(1, text.vocab_size - 2, (batch_size, NUM_TOKENS))
     input_ids[:, 0], input_ids[:, -1] = text.bos_token_id, text.eos_token_id
-    pixels = torch.randn(batch_size, num_frames, 3, side, side)
-    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "pixel_values_videos": pixels}
+    pixel_values_videos = torch.randn(batch_size, num_frames, 3, side, side)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values_videos": pixel_values_videos,
+    }
 
 
 # one step
@@ -149,15 +153,15 @@ def make_naive(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Mo
     model.set_attn_implementation("eager")
     model.vision_model.set_attn_implementation("eager_and_kept")
 
-    pixels = batch["pixel_values_videos"]
-    batch_size, num_frames = pixels.shape[:2]
+    pixel_values_videos = batch["pixel_values_videos"]
+    batch_size, num_frames = pixel_values_videos.shape[:2]
     padding = (0, config.text_config.max_position_embeddings - batch["input_ids"].shape[1])
     input_ids = nn.functional.pad(batch["input_ids"], padding, value=config.text_config.eos_token_id)
     mask = nn.functional.pad(batch["attention_mask"], padding)
 
     def loss() -> torch.Tensor:
         kept.clear()
-        hidden_states = model.vision_model(pixels).last_hidden_state  # (B, N, C)
+        hidden_states = model.vision_model(pixel_values_videos).last_hidden_state  # (B, N, C)
         tokens = model.visual_projection(model.vision_model.post_layernorm(hidden_states))  # (B, N, D)
         context, patches = model._token_positions(num_frames, tokens.shape[1], tokens.device)
         _, selected = model._select_patches(kept[-2][:, :, 0], num_frames)  # (B, K)
