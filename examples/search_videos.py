@@ -13,7 +13,7 @@ from pathlib import Path
 from modeling_pig import VideoSearcher, load_benchmark
 from modeling_pig.cli.search import print_results
 from modeling_pig.training.recipe import Recipe
-from modeling_pig.visualization.answers import draw_answers
+from modeling_pig.visualization.results_figure import draw_results
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     for sentence, results in answers.items():
         print(f"\n“{sentence}”")
         print_results(results, captions)
-    draw_answers(answers, args.output, captions, right, columns=args.k)
+    draw_results(answers, args.output, captions, right, columns=args.k)
     print(f"\npicture: {args.output}")
 
 

@@ -45,9 +45,9 @@ p { margin: 0; color: var(--quiet); }
 a { color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 4px; }
 nav ol { margin: .75rem 0 0; padding-left: 1.5rem; }
-.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 40vw), 1fr)); gap: .9rem;
+.results { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 40vw), 1fr)); gap: .9rem;
   margin: 0; padding: 0; list-style: none; }
-.answers > li { display: flex; flex-direction: column; overflow: hidden; background: var(--card);
+.results > li { display: flex; flex-direction: column; overflow: hidden; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; }
 .card { display: block; color: inherit; text-decoration: none; }
 .card:hover .name, .card:focus-visible .name { text-decoration: underline; }
@@ -63,7 +63,7 @@ details { padding: 0 .7rem .6rem; font-size: .85rem; }
 summary { padding: .2rem 0; cursor: pointer; }
 details ol { margin: .2rem 0 0; padding: 0; list-style: none; font-variant-numeric: tabular-nums; }
 details li { display: flex; justify-content: space-between; padding: .2rem 0; }
-@media print { .answers > li { break-inside: avoid; } }
+@media print { .results > li { break-inside: avoid; } }
 """
 
 # Names and queries are escaped. As a second barrier, the policy forbids a browser to run or load anything.
@@ -105,10 +105,8 @@ def write_results_page(
 def _picture(path: str, start: float | None, end: float | None) -> Picture:
     import PIL.Image
 
-    from ..video_decoding_pig import (  # imports torch, which a search without a page does not need
-        VideoDecodingError,
-        decode_video,
-    )
+    # Imports torch, which a search without a page does not need.
+    from ..video_decoding_pig import VideoDecodingError, decode_video
 
     try:
         frames, _ = decode_video(path, num_frames=1, start=start, end=end)
@@ -144,7 +142,7 @@ def _page(searches: Sequence[tuple[str, Sequence[SearchResult]]], pictures_of: P
     for number, (query, results) in enumerate(searches, start=1):
         yield f'<section aria-labelledby="query-{number}">\n<h2 id="query-{number}">{_shown(query)}</h2>\n'
         if results:
-            yield '<ol class="answers" role="list">\n'  # Safari drops the role of a list without bullets
+            yield '<ol class="results" role="list">\n'  # Safari drops the role of a list without bullets
             for start in range(0, len(results), CHUNK_SIZE):
                 chunk = results[start : start + CHUNK_SIZE]
                 for result, picture in zip(chunk, pictures_of(chunk), strict=True):

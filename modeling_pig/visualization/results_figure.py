@@ -8,7 +8,7 @@ from ..stores.index import SearchResult
 from ..video_decoding_pig import VideoDecodingError, decode_video
 
 
-def draw_answers(
+def draw_results(
     results: Mapping[str, Sequence[SearchResult]],
     output: str | Path,
     captions: Mapping[str, str] | None = None,
@@ -53,4 +53,4 @@ def draw_answers(
     figure.savefig(output, dpi=110)
 
 
-__all__ = ["draw_answers"]
+__all__ = ["draw_results"]
