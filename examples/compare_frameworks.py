@@ -63,10 +63,8 @@ def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
     settings = workspace.settings
     regimes = {}
     for regime in settings.regimes:
-        runs: dict[str, dict[int, dict]] = {"two_tower": {}, "single_tower": {}}
-        for seed in settings.regime_seeds:
-            for name, by_seed in runs.items():
-                by_seed[seed] = workspace.run(regime, FRAMEWORKS[name], seed, ("validation",))["validation"]
+        variants = {name: FRAMEWORKS[name] for name in ("two_tower", "single_tower")}
+        runs = workspace.run_all(regime, variants, settings.regime_seeds, ("validation",))["validation"]
         gaps = paired_differences(runs["single_tower"], runs["two_tower"])
         regimes[regime] = {
             "settings": settings.regimes[regime],
@@ -103,10 +101,7 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     """Train and evaluate the three frameworks in the chosen regime, with every seed, and measure their costs."""
     choice = _choice(workspace)
     seeds, regime = args.seeds or workspace.settings.seeds, choice["chosen"]
-    runs: dict[str, dict[int, dict]] = {name: {} for name in FRAMEWORKS}
-    for seed in seeds:
-        for name, by_seed in runs.items():
-            by_seed[seed] = workspace.run(regime, FRAMEWORKS[name], seed, ("validation", "test"))
+    runs = workspace.run_all(regime, FRAMEWORKS, seeds, ("validation", "test"))
     loaded = {name: workspace.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
     print("measuring costs", flush=True)
     costs = measure_costs(
@@ -122,35 +117,28 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
         "seeds": seeds,
         "recipe": loaded["hybrid"][2].to_dict(),
     }
-    for split in ("validation", "test"):
-        of_split = {name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
-        report[split] = {
-            "ceiling": workspace.ceiling(regime, split),
-            "frameworks": {name: summarise(by_seed) for name, by_seed in of_split.items()},
-            "paired_differences": {
-                f"{one} minus {other}": paired_differences(of_split[one], of_split[other]) for one, other in PAIRS
-            },
-        }
+    for split, of_split in runs.items():
+        report[split] = {"ceiling": workspace.ceiling(regime, split), **_summarise_frameworks(of_split)}
     report |= {"costs": costs, "machine": describe_machine(torch.get_num_threads()), "environment": environment()}
     write_json(workspace.output / "comparison.json", report)
     draw_tradeoff(report, workspace.output / "tradeoff.png")
     draw_latency(report, workspace.output / "latency.png")
-    for split in ("validation", "test"):
+    for split in runs:
         title = f"{regime}, {split}, {_describe(seeds)}"
         _print_metrics(title, report[split]["frameworks"])
         _print_metrics(f"{split}: paired differences", report[split]["paired_differences"], signed=True)
     rows = [
         {
             "framework": name,
-            "parameters": f"{of['parameters']:,}",
-            "bytes per video": of["bytes_per_video"],
-            "ms per video": 1000 * of["offline_seconds_per_video"],
+            "parameters": f"{cost['parameters']:,}",
+            "bytes per video": cost["bytes_per_video"],
+            "ms per video": 1000 * cost["offline_seconds_per_video"],
             **{
                 f"ms, {row['videos']:,}": f"{1000 * row['seconds']:.1f}{'' if row['measured'] else ' *'}"
-                for row in of["query_seconds"]
+                for row in cost["query_seconds"]
             },
         }
-        for name, of in costs["frameworks"].items()
+        for name, cost in costs["frameworks"].items()
     ]
     print_table("costs; ms per query by size of the gallery (* extrapolated)", rows)
     print(f"figures and pictures: {workspace.output}")
@@ -164,35 +152,25 @@ def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
     seeds = choice["regime_seeds"]
     report = {}
     for regime in choice["regimes"]:
-        runs = {
-            name: {seed: workspace.run(regime, variant, seed, ("validation",))["validation"] for seed in seeds}
-            for name, variant in FRAMEWORKS.items()
-        }
+        runs = workspace.run_all(regime, FRAMEWORKS, seeds, ("validation",))["validation"]
         hybrids = [workspace.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
         attention = [attention_of_hybrid(*hybrid, split_of(hybrid[2], "validation")) for hybrid in hybrids]
-        report[regime] = {
-            "attention_of_hybrid": {name: mean_and_interval([of[name] for of in attention]) for name in attention[0]},
-            "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
-            "paired_differences": {
-                f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
-            },
-        }
+        of_hybrid = {name: mean_and_interval([by_seed[name] for by_seed in attention]) for name in attention[0]}
+        report[regime] = {"attention_of_hybrid": of_hybrid, **_summarise_frameworks(runs)}
     write_json(
         workspace.output / "other_regimes.json", {"seeds": seeds, "regimes": report, "environment": environment()}
     )
     rows = [
         {
             "regime": regime,
-            **{name: format_figure(summary["text_to_video R@1"]) for name, summary in of["frameworks"].items()},
-            "attention's entropy": of["attention_of_hybrid"]["entropy_of_uniform"]["mean"],
+            **{name: format_figure(summary["text_to_video R@1"]) for name, summary in found["frameworks"].items()},
+            "attention's entropy": found["attention_of_hybrid"]["entropy_of_uniform"]["mean"],
             **{
-                f"{one} minus {other}": format_figure(
-                    of["paired_differences"][f"{one} minus {other}"]["text_to_video R@1"], signed=True
-                )
-                for one, other in PAIRS[:2]
+                pair: format_figure(differences["text_to_video R@1"], signed=True)
+                for pair, differences in list(found["paired_differences"].items())[:2]
             },
         }
-        for regime, of in report.items()
+        for regime, found in report.items()
     ]
     print_table(f"text-to-video R@1 on validation, {_describe(seeds)}", rows)
     print(f"figures: {workspace.output / 'other_regimes.json'}")
@@ -212,22 +190,16 @@ def _compare_with_hybrid(
     workspace: Workspace, args: argparse.Namespace, variants: dict[str, Variant], file_name: str
 ) -> None:
     regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.variant_seeds
-    splits = ("validation", "test")
     if unknown := [name for name in args.variants or () if name not in variants]:
         raise ValueError(f"There is no variant {', '.join(unknown)} in this phase: choose from {', '.join(variants)}.")
     chosen = {"hybrid": FRAMEWORKS["hybrid"]} | {name: variants[name] for name in args.variants or variants}
-    runs: dict[str, dict[int, dict]] = {name: {} for name in chosen}
-    for seed in seeds:
-        for name, by_seed in runs.items():
-            by_seed[seed] = workspace.run(regime, chosen[name], seed, splits)
     report: dict[str, Any] = {"regime": regime, "seeds": seeds}
-    for split in splits:
-        of_split = {name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
+    for split, of_split in workspace.run_all(regime, chosen, seeds, ("validation", "test")).items():
         report[split] = {
             name: {"figures": summarise(by_seed), "minus hybrid": paired_differences(by_seed, of_split["hybrid"])}
             for name, by_seed in of_split.items()
         }
-        differences = {name: of["minus hybrid"] for name, of in report[split].items() if name != "hybrid"}
+        differences = {name: found["minus hybrid"] for name, found in report[split].items() if name != "hybrid"}
         if len(seeds) > 1:
             for name, pooled in with_pooled_spread(differences).items():
                 report[split][name]["minus hybrid, spread of all variants"] = pooled
@@ -252,21 +224,17 @@ def _compare_with_hybrid(
     print(f"figures: {workspace.output / file_name}")
 
 
-def explain(workspace: Workspace, args: argparse.Namespace) -> None:
+def diagnose(workspace: Workspace, args: argparse.Namespace) -> None:
     """Diagnose the hybrids and the single-towers that `compare` trained."""
-    regime, seeds, splits = (
-        _choice(workspace)["chosen"],
-        args.seeds or workspace.settings.seeds,
-        ("validation", "test"),
-    )
+    regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.seeds
     found: dict[int, dict[str, Any]] = {}
     for seed in seeds:
         hybrid, single_tower = (workspace.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
-        two_tower = workspace.run(regime, FRAMEWORKS["two_tower"], seed, splits)
+        two_tower = workspace.run(regime, FRAMEWORKS["two_tower"], seed, ("validation", "test"))
         train = split_of(hybrid[2], "train")
         mean = mean_query(*single_tower, train)
         found[seed] = {"train": {"hybrid": {"gradients": gradient_cosines(*hybrid, train)}}}
-        for split in splits:
+        for split in two_tower:
             rows = split_of(hybrid[2], split)
             of_single_tower = diagnose_single_tower(*single_tower, rows, mean)
             recall = of_single_tower["recall"]
@@ -301,7 +269,7 @@ PHASES: dict[str, Callable[[Workspace, argparse.Namespace], None]] = {
     "regime": choose_regime,
     "compare": compare,
     "others": compare_others,
-    "diagnose": explain,
+    "diagnose": diagnose,
     "ablate": ablate,
     "strengthen": strengthen,
 }
@@ -310,15 +278,22 @@ PHASES: dict[str, Callable[[Workspace, argparse.Namespace], None]] = {
 def _choice(workspace: Workspace) -> dict:
     file = workspace.output / "regime.json"
     if not file.exists():
-        raise ValueError(
-            f"There is no {file}: the regime is chosen before any hybrid is trained: run --phase regime first."
-        )
+        raise ValueError(f"There is no {file}: the regime is chosen before the hybrid is run: run --phase regime.")
     choice = read_json(file)
     if workspace.settings.regimes.get(choice["chosen"]) != choice["regimes"][choice["chosen"]]["settings"]:
         raise ValueError(
             f"{file} chose {choice['chosen']} with other settings: give the same settings, or another --output."
         )
     return choice
+
+
+def _summarise_frameworks(runs: dict[str, dict[int, dict]]) -> dict[str, dict]:
+    return {
+        "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
+        "paired_differences": {
+            f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
+        },
+    }
 
 
 def _describe(seeds: list[int]) -> str:

@@ -149,6 +149,17 @@ class Workspace:
                 write_json(figures_file, figures)
         return {split: figures[split] for split in splits}
 
+    def run_all(
+        self, regime: str, variants: dict[str, Variant], seeds: list[int], splits: tuple[str, ...]
+    ) -> dict[str, dict[str, dict[int, dict]]]:
+        """Call [`run`] for all variants and seeds; return the metrics by split, variant and seed."""
+        found: dict[str, dict[str, dict[int, dict]]] = {split: {name: {} for name in variants} for split in splits}
+        for seed in seeds:
+            for name, variant in variants.items():
+                for split, metrics in self.run(regime, variant, seed, splits).items():
+                    found[split][name][seed] = metrics
+        return found
+
     def run_folder(self, regime: str, variant: Variant, seed: int) -> Path:
         """Return the folder of a run."""
         return self.output / "regimes" / regime / f"{variant.name}-seed{seed}"
