@@ -45,7 +45,7 @@ class Variant:
 
 
 class DetachedTarget(PigForRetrieval):
-    """Train the pseudo-query only with the reconstruction loss, and not the real query."""
+    """Let the reconstruction loss train the pseudo-query only, and not the real query."""
 
     def forward(self, *args, **kwargs):
         outputs = super().forward(*args, **kwargs)

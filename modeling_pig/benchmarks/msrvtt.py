@@ -42,8 +42,7 @@ class MsrVtt1kConfig(BenchmarkConfig):
 
     Args:
         train (`str`, *optional*, defaults to `"9k"`): training videos, `"9k"` or `"7k"`.
-        validation (`int`, *optional*, defaults to 500): number of training videos that are held
-            out for validation.
+        validation (`int`, *optional*, defaults to 500): number of training videos held out for validation.
         seed (`int`, *optional*, defaults to 0): seed that chooses the held-out videos.
     """
 
@@ -95,9 +94,6 @@ class MsrVtt3k(AnnotatedBenchmark):
     def caption_files(self) -> list[AnnotationFile]:
         """Files of all captions, without those of the queries."""
         return [file for file in self.annotations.files if file.captions and file not in self.queries]
-
-    def ids_of(self, split: str) -> SplitIds:
-        return self.chosen_ids(split) or self.agreed_ids(split, self.candidates(split))
 
     def candidates(self, split: str) -> list[AnnotationFile]:
         lists = [file for file in self.id_lists if _splits_of(file.ids) == {split}]
