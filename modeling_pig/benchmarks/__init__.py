@@ -57,10 +57,13 @@ def load_benchmark(
             missing, damaged or contradictory.
 
     Example:
-        >>> shapes = load_benchmark("moving_shapes", videos="data/moving_shapes", seed=0)
-        >>> shapes["test"][0]["captions"][0]
-        'an orange square spins, a white ring shrinks, a green triangle circles and an orange ring bounces'
-        >>> msvd = load_benchmark("msvd", annotations="data/msvd", videos="data/msvd/videos", splits=["test"])
+
+    ```python
+    >>> shapes = load_benchmark("moving_shapes", videos="data/moving_shapes", seed=0)
+    >>> shapes["test"][0]["captions"][0]
+    'an orange square spins, a white ring shrinks, a green triangle circles and an orange ring bounces'
+    >>> msvd = load_benchmark("msvd", annotations="data/msvd", videos="data/msvd/videos", splits=["test"])
+    ```
     """
     if not isinstance(name, str):
         raise ValueError(f"the name of a benchmark is one of {', '.join(sorted(_BUILDERS))}; got {name!r}")

@@ -53,7 +53,7 @@ class ManifestEntry(BaseModel):
         source (`str`, *optional*): absolute path of the original; `None` if there is none.
         source_bytes, source_mtime_ns (`int`, *optional*): size and modification time of the original.
         settings (`EncodingSettings`, *optional*): settings of the re-encoding; `None` without re-encoding.
-        bytes, sha256 (`int`, `str`, *optional*): size and hash of `video`; see [`hash_file`] for folders of frames.
+        bytes, sha256 (`int`, `str`, *optional*): size and SHA-256 of `video`; of a folder of frames, over all frames.
         duration, fps (`float`, *optional*): seconds, and average frames per second.
         num_frames, width, height (`int`, *optional*): number of frames, and their size in pixels.
         problem (`str`, *optional*): why the video failed.
