@@ -105,8 +105,8 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     loaded = {name: workspace.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
     print("measuring costs", flush=True)
     costs = measure_costs(
-        {name: model for name, (model, _, _) in loaded.items()},
-        loaded["hybrid"][1],
+        {name: run.model for name, run in loaded.items()},
+        loaded["hybrid"].processor,
         workspace.settings.galleries,
         workspace.settings.measured_bytes,
     )
@@ -115,7 +115,7 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
         "regime_settings": workspace.settings.regimes[regime],
         "clear_headroom": choice["clear_headroom"],
         "seeds": seeds,
-        "recipe": loaded["hybrid"][2].to_dict(),
+        "recipe": loaded["hybrid"].recipe.to_dict(),
     }
     for split, of_split in runs.items():
         report[split] = {"ceiling": workspace.ceiling(regime, split), **_summarise_frameworks(of_split)}
@@ -154,7 +154,7 @@ def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
     for regime in choice["regimes"]:
         runs = workspace.run_all(regime, FRAMEWORKS, seeds, ("validation",))["validation"]
         hybrids = [workspace.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
-        attention = [attention_of_hybrid(*hybrid, split_of(hybrid[2], "validation")) for hybrid in hybrids]
+        attention = [attention_of_hybrid(*hybrid, split_of(hybrid.recipe, "validation")) for hybrid in hybrids]
         of_hybrid = {name: mean_and_interval([by_seed[name] for by_seed in attention]) for name in attention[0]}
         report[regime] = {"attention_of_hybrid": of_hybrid, **_summarise_frameworks(runs)}
     write_json(
@@ -231,11 +231,11 @@ def diagnose(workspace: Workspace, args: argparse.Namespace) -> None:
     for seed in seeds:
         hybrid, single_tower = (workspace.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
         two_tower = workspace.run(regime, FRAMEWORKS["two_tower"], seed, ("validation", "test"))
-        train = split_of(hybrid[2], "train")
+        train = split_of(hybrid.recipe, "train")
         mean = mean_query(*single_tower, train)
         found[seed] = {"train": {"hybrid": {"gradients": gradient_cosines(*hybrid, train)}}}
         for split in two_tower:
-            rows = split_of(hybrid[2], split)
+            rows = split_of(hybrid.recipe, split)
             of_single_tower = diagnose_single_tower(*single_tower, rows, mean)
             recall = of_single_tower["recall"]
             for name, other in (

@@ -7,12 +7,12 @@ import json
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 
-from modeling_pig import load_benchmark
+from modeling_pig import PigForRetrieval, PigProcessor, load_benchmark
 from modeling_pig.benchmarks.moving_shapes import Regime, retrieval_ceiling
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.evaluation.evaluator import evaluate
@@ -58,6 +58,14 @@ class Settings:
         for name in ("clip", "run"):
             tree[name] = Path(path).parent / tree[name]
         return cls(**tree)
+
+
+class LoadedRun(NamedTuple):
+    """Model, processor and recipe of a finished run."""
+
+    model: PigForRetrieval
+    processor: PigProcessor
+    recipe: Recipe
 
 
 class Workspace:
@@ -164,8 +172,8 @@ class Workspace:
         """Return the folder of a run."""
         return self.output / "regimes" / regime / f"{variant.name}-seed{seed}"
 
-    def load(self, regime: str, variant: Variant, seed: int) -> tuple[Any, Any, Recipe]:
-        """Load model, processor and recipe of a finished run.
+    def load(self, regime: str, variant: Variant, seed: int) -> LoadedRun:
+        """Load a finished run.
 
         Raises:
             ValueError: the run is not finished.
@@ -174,7 +182,7 @@ class Workspace:
         if not RunFolder(folder).finished_file.exists():
             raise ValueError(f"There is no finished run in {folder}: run --phase compare first.")
         model, processor = load_pretrained(variant.model_class, str(folder / "model"))
-        return model, processor, Recipe.from_yaml(folder / "recipe.yaml")
+        return LoadedRun(model, processor, Recipe.from_yaml(folder / "recipe.yaml"))
 
     def ceiling(self, regime: str, split: str) -> dict[str, float]:
         """Return the highest possible recall, in per cent: some captions fit several videos."""

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -16,6 +17,12 @@ VIDEO_EXTENSIONS = {
     ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv",
 }
 # fmt: on
+
+
+class _Candidate(NamedTuple):
+    is_folder: bool  # of frames
+    depth: int  # number of folders above the video
+    path: str  # relative to the folder of the videos
 
 
 class VideoFiles:
@@ -42,8 +49,7 @@ class VideoFiles:
         self.folder = os.path.abspath(os.path.expanduser(folder))
         if not os.path.isdir(self.folder):
             raise ValueError(f"there is no folder {os.fspath(folder)!r}; give the folder that holds the videos")
-        # Base name -> (is a folder of frames, depth, path relative to the folder) of each candidate.
-        self._candidates: dict[str, list[tuple[bool, int, str]]] = {}
+        self._candidates: dict[str, list[_Candidate]] = {}  # by base name
         self._walk()
 
     def find(self, name: str) -> str | None:
@@ -66,13 +72,13 @@ class VideoFiles:
         candidates = [
             candidate
             for candidate in self._candidates.get(os.path.basename(wanted), ())
-            if f"/{_base_name(candidate[2])}".endswith(f"/{wanted}")
+            if f"/{_base_name(candidate.path)}".endswith(f"/{wanted}")
         ]
         if not candidates:
             return None
         # In ascending order False comes before True.
-        best = min(candidates, key=lambda found: (found[0], not f"/{found[2]}".endswith(f"/{name}"), *found[1:]))
-        return os.path.join(self.folder, best[2])
+        best = min(candidates, key=lambda c: (c.is_folder, not f"/{c.path}".endswith(f"/{name}"), c.depth, c.path))
+        return os.path.join(self.folder, best.path)
 
     def _walk(self) -> None:
         found = []  # (path relative to the folder, size or number of frames, modification time)
@@ -87,7 +93,7 @@ class VideoFiles:
             relative = os.path.relpath(parent, self.folder)
             num_frames = sum(JPEG_FRAME.fullmatch(name) is not None for name in files)
             if num_frames and relative != os.curdir:
-                self._add(relative, is_frames=True)
+                self._add(relative, is_folder=True)
                 found.append((relative, num_frames, status.st_mtime_ns))
             for name in files:
                 extension = os.path.splitext(name)[1].lower()
@@ -98,16 +104,16 @@ class VideoFiles:
                 except OSError:
                     continue  # A broken link, or a file that was removed meanwhile.
                 path = os.path.normpath(os.path.join(relative, name))
-                self._add(path, is_frames=False)
+                self._add(path, is_folder=False)
                 found.append((path, status.st_size, status.st_mtime_ns))
         digest = hashlib.sha256()
         for path, size, time in sorted(found):
             digest.update(os.fsencode(f"{path}\0{size}\0{time}\0"))
         self.fingerprint = digest.hexdigest()
 
-    def _add(self, path: str, is_frames: bool) -> None:
+    def _add(self, path: str, is_folder: bool) -> None:
         name = os.path.basename(_base_name(path))
-        self._candidates.setdefault(name, []).append((is_frames, path.count(os.sep), path))
+        self._candidates.setdefault(name, []).append(_Candidate(is_folder, path.count(os.sep), path))
 
 
 def _base_name(name: str) -> str:
