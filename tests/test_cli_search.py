@@ -103,7 +103,7 @@ def test_an_index_that_cannot_be_read(pig, index):
 def windows(index, shape_videos) -> str:
     """An index that holds, beside the five videos, one of three windows."""
     store = VideoIndex(index)
-    vectors = np.eye(3, store.info.width, dtype=np.float32)
+    vectors = np.eye(3, store.info.embedding_dim, dtype=np.float32)
     store.upsert([VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 90.0) for n in range(3)], vectors)
     return index
 

@@ -116,7 +116,7 @@ def test_times_are_those_of_the_local_clock(databases):
         ("size > 9223372036854775808", 8, "expected a whole number"),
         ("path = 3", 8, "expected a string in '...' for path, found 3"),
         ("path = 'it's'", 12, "expected and, or, or the end, found 's'"),
-        ('path = "a"', 8, "unexpected '\"': strings stand in '...'"),
+        ('path = "a"', 8, "unexpected '\"': enclose strings in '...'"),
         ("path = 'abc", 8, "a string without its closing quote"),
         ("path = name", 8, "expected a string in '...' for path, found 'name'"),
         ("path = 'a'; drop table videos", 11, "unexpected ';'"),
@@ -136,13 +136,13 @@ def test_times_are_those_of_the_local_clock(databases):
         ("lower(path) = 'a'", 1, "expected a field"),
         ("modified > '2026-13-01'", 12, "expected a time, '2026-01-31 12:00' for modified"),
         ("modified > '9999-01-01'", 12, "expected a time"),
-        ("(" * 21 + "duration < 3" + ")" * 21, 21, "more than 20 parentheses"),
+        ("(" * 21 + "duration < 3" + ")" * 21, 21, "more than 20 nested parentheses"),
     ],
 )
 def test_mistakes_are_told_with_their_column(text, column, problem):
     with pytest.raises(ValueError) as caught:
         parse_where(text)
-    assert f"; column {column}: {problem}" in str(caught.value)
+    assert f"is not a valid condition: column {column}: {problem}" in str(caught.value)
 
 
 def test_the_deepest_and_the_longest_conditions_can_be_asked(databases):
@@ -153,7 +153,7 @@ def test_the_deepest_and_the_longest_conditions_can_be_asked(databases):
     assert found_by_lance(table, text) <= {row[0] for row in ROWS}
     long = " or ".join(["end<2"] * 5500)
     assert found_by_lance(table, long) == set()
-    with pytest.raises(ValueError, match="characters; at most"):
+    with pytest.raises(ValueError, match="characters: expected at most"):
         parse_where(long + " or end<2" * 100)
 
 

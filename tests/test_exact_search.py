@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from modeling_pig.stores import exact_search as exact
-from modeling_pig.stores import lance_search, lance_store
+from modeling_pig.stores import lance_searcher, lance_store
 from modeling_pig.stores.exact_search import Block, search_exactly
 from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
-from modeling_pig.stores.video_store import synthetic_queries
+from modeling_pig.stores.vectors import synthetic_queries
 
 
 WIDTH = 32
@@ -49,8 +49,8 @@ def hits(index: VideoIndex, held: dict[int, np.ndarray], queries: np.ndarray, wh
 
 @pytest.mark.parametrize(("exact_up_to", "few"), [(10_000, 0), (10_000, 20_000), (100, 20_000)])
 def test_answers_follow_every_update(tmp_path, monkeypatch, exact_up_to, few):
-    monkeypatch.setattr(exact, "_FEW", few)  # rows of which a query is scored by NumPy
-    for module in (lance_search, lance_store):
+    monkeypatch.setattr(exact, "_MIN_HALF_ROWS", few)  # rows of which a query is scored by NumPy
+    for module in (lance_searcher, lance_store):
         monkeypatch.setattr(module, "EXACT_UP_TO", exact_up_to)
     held: dict[int, np.ndarray] = {}
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
@@ -106,13 +106,13 @@ def test_an_index_of_another_model_in_its_place_is_refused(tmp_path, writes):
     uri.rename(tmp_path / "videos-1.lance")
     new.rename(uri)
     for use in (lambda: opened.search(draw(1, seed=1)), lambda: put(opened, range(5), {})):
-        with pytest.raises(OSError, match="another model's index has taken its place. Open it again"):
+        with pytest.raises(OSError, match="holds an index of another model. Open the index again"):
             use()
     assert len(VideoIndex(uri).search(draw(1, seed=1), 100)[0]) == 5 * writes
 
 
 def test_equal_scores_on_disk_come_in_order_of_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance_search, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(lance_searcher, "EXACT_UP_TO", 0)
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
     for part in np.array_split(np.random.default_rng(0).permutation(9000), 3):  # more than a batch of the scan
         index.upsert([VideoEntry(f"/{row:04}.mp4") for row in part], np.repeat(draw(1, seed=1), len(part), axis=0))
@@ -124,20 +124,20 @@ def test_faults_of_the_computation_are_no_errors_of_the_disk(tmp_path, monkeypat
     def fail(*_):
         raise ValueError("a fault")
 
-    for name in ("search_exactly", "search_in_parts"):
-        monkeypatch.setattr(lance_search, name, fail)
+    for name in ("search_exactly", "search_blockwise"):
+        monkeypatch.setattr(lance_searcher, name, fail)
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
     for exact_up_to in (100, -1):
-        monkeypatch.setattr(lance_search, "EXACT_UP_TO", exact_up_to)
+        monkeypatch.setattr(lance_searcher, "EXACT_UP_TO", exact_up_to)
         with pytest.raises(ValueError, match="a fault"):
             VideoIndex(index.uri).search(draw(1, seed=1))
 
 
 def test_ann_index_finds_k_where_the_nearest_cells_hold_fewer(tmp_path, monkeypatch):
-    for module in (lance_search, lance_store):
+    for module in (lance_searcher, lance_store):
         monkeypatch.setattr(module, "EXACT_UP_TO", 400)
-    monkeypatch.setattr(lance_search, "_ROWS_A_CELL", 64)
-    monkeypatch.setattr(lance_search, "_SHARES", (0.1,))  # one cell
+    monkeypatch.setattr(lance_searcher, "_ROWS_PER_PARTITION", 64)
+    monkeypatch.setattr(lance_searcher, "_PARTITION_SHARES", (0.1,))  # one cell
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
     put(index, range(600), {})
     assert index.optimize()["nprobes"] == 1
@@ -146,9 +146,9 @@ def test_ann_index_finds_k_where_the_nearest_cells_hold_fewer(tmp_path, monkeypa
 
 
 def test_ann_index_finds_what_it_says_and_rows_that_came_later(tmp_path, monkeypatch):
-    for module in (lance_search, lance_store):
+    for module in (lance_searcher, lance_store):
         monkeypatch.setattr(module, "EXACT_UP_TO", 400)
-    monkeypatch.setattr(lance_search, "_ROWS_A_CELL", 64)
+    monkeypatch.setattr(lance_searcher, "_ROWS_PER_PARTITION", 64)
     held: dict[int, np.ndarray] = {}
     index = VideoIndex(tmp_path / "videos.lance", IndexInfo("m", "f", WIDTH))
     put(index, range(600), held)
@@ -173,7 +173,7 @@ def test_ann_index_finds_what_it_says_and_rows_that_came_later(tmp_path, monkeyp
 @pytest.mark.parametrize(("queries", "few"), [(1, 0), (1, 20_000), (20, 0)])
 def test_rounding_hides_no_row(queries, few, monkeypatch):
     """Rows closer to one another than float16 can tell."""
-    monkeypatch.setattr(exact, "_FEW", few)
+    monkeypatch.setattr(exact, "_MIN_HALF_ROWS", few)
     one = draw(1, seed=1)[0]
     rows = (one + 1e-3 * draw(3000, seed=2)).astype(np.float16)
     blocks = [
@@ -189,7 +189,7 @@ def test_rounding_hides_no_row(queries, few, monkeypatch):
 @pytest.mark.parametrize(("queries", "few"), [(1, 0), (1, 20_000), (20, 0)])
 def test_rounding_hides_no_row_of_many_numbers(queries, few, monkeypatch):
     """Rows that differ from one another by their own rounding alone, which that of the query and of scores exceeds."""
-    monkeypatch.setattr(exact, "_FEW", few)
+    monkeypatch.setattr(exact, "_MIN_HALF_ROWS", few)
     monkeypatch.setattr(exact, "_LENGTH_ERROR", 0)  # else it would make up for what rounding is not allowed for
     query = draw(1, seed=1, width=512)[0]
     across = draw(3000, seed=2, width=512)

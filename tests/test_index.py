@@ -38,7 +38,7 @@ def entries_of(*paths: str) -> list[VideoEntry]:
     return [VideoEntry(path) for path in paths]
 
 
-def windows_of(path: str, count: int) -> list[VideoEntry]:
+def segments_of(path: str, count: int) -> list[VideoEntry]:
     return [VideoEntry(path, 30.0 * i, 30.0 * (i + 1), 30.0 * count, 1, 2) for i in range(count)]
 
 
@@ -101,8 +101,8 @@ def test_an_empty_index_answers(index):
 
 def test_upsert_replaces_everything_of_a_file(index):
     videos = random_embeddings(8)
-    index.upsert([*windows_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
-    index.upsert(windows_of("long.mp4", 2), videos[5:7])
+    index.upsert([*segments_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
+    index.upsert(segments_of("long.mp4", 2), videos[5:7])
     assert [(entry.start, entry.end) for entry, _ in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
     np.testing.assert_array_equal([embeds for _, embeds in index.get("long.mp4")], videos[5:7])
     index.upsert(entries_of("long.mp4", "a"), videos[[7, 0]])
@@ -115,7 +115,7 @@ def test_upsert_replaces_everything_of_a_file(index):
 def test_awkward_paths_are_held_and_removed_one_by_one(index):
     videos = random_embeddings(len(AWKWARD))
     index.upsert(entries_of(*AWKWARD), videos)
-    index.upsert(windows_of(AWKWARD[0], 2), videos[:2])  # removes an entry of that name
+    index.upsert(segments_of(AWKWARD[0], 2), videos[:2])  # removes an entry of that name
     assert index.files().keys() == set(AWKWARD)
     for number, path in enumerate(AWKWARD):
         assert index.get(path)[0][0].path == path
@@ -126,7 +126,7 @@ def test_awkward_paths_are_held_and_removed_one_by_one(index):
 
 
 def test_files_tell_what_is_known(index):
-    index.upsert([*windows_of("long.mp4", 3), VideoEntry("a", size=5, content_hash="00ff")], random_embeddings(4))
+    index.upsert([*segments_of("long.mp4", 3), VideoEntry("a", size=5, content_hash="00ff")], random_embeddings(4))
     assert index.files() == {"long.mp4": FileState(1, 2, None, 3), "a": FileState(5, None, "00ff", 1)}
 
 
@@ -162,7 +162,7 @@ def test_an_index_is_there_after_reopening(index):
 
 
 @pytest.mark.parametrize(
-    "other", [{"model_fingerprint": "other"}, {"width": 16}, {"num_frames": 8}], ids=lambda other: next(iter(other))
+    "other", [{"model_fingerprint": "other"}, {"embedding_dim": 16}, {"num_frames": 8}], ids=lambda other: next(iter(other))
 )
 def test_an_index_of_another_model_is_refused(index, other):
     index.upsert(entries_of("a"), random_embeddings(1))
@@ -184,7 +184,7 @@ def test_vectors_that_cannot_be_are_refused(index, vectors):
 
 
 def test_an_entry_goes_in_once(index):
-    with pytest.raises(ValueError, match="'b' is there twice"):
+    with pytest.raises(ValueError, match="'b' occurs twice"):
         index.upsert(entries_of("a", "b", "b"), random_embeddings(3))
 
 
@@ -194,7 +194,7 @@ def test_search_refuses_what_cannot_be(index):
     with pytest.raises(ValueError, match="shape"):
         index.search(np.ones((1, 3)), k=1)
     for value in (np.nan, np.inf, 0.0):
-        with pytest.raises(ValueError, match="to search for must be finite and not zero"):
+        with pytest.raises(ValueError, match="must be finite and not zero"):
             index.search(np.array([[1.0] * 8, [value] * 8]))
 
 
@@ -204,13 +204,13 @@ def test_places_that_hold_no_index(tmp_path):
     assert not (tmp_path / "v.lance").exists()
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ValueError, match="is no index"):
+        with pytest.raises(ValueError, match="is not an index"):
             VideoIndex(place, INFO)
         with pytest.raises(FileNotFoundError, match="There is no index"):  # nothing is to be made there
             VideoIndex(place)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     lancedb.connect(tmp_path / "theirs").create_table("videos", pa.table({"id": [1]}))
-    with pytest.raises(ValueError, match="a LanceDB table of something else"):
+    with pytest.raises(ValueError, match="a LanceDB table that is not an index"):
         VideoIndex(tmp_path / "theirs", INFO)
 
 
@@ -239,7 +239,7 @@ def test_an_index_of_another_format_is_refused_with_what_to_do(tmp_path, stored,
 
 def test_a_new_index_is_dropped_only_if_it_is_empty(tmp_path, index):
     VideoIndex(index.uri).drop_if_new()
-    assert VideoIndex(index.uri).info.width == 8
+    assert VideoIndex(index.uri).info.embedding_dim == 8
     VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
     index.drop_if_new()
     assert len(VideoIndex(index.uri)) == 1
@@ -276,7 +276,7 @@ def write_all(uri: str, files: list[str]) -> None:
     index = VideoIndex(uri, INFO)
     for start in range(0, len(files), 4):
         part = files[start : start + 4]
-        index.upsert([entry for path in part for entry in windows_of(path, 2)], embeddings_by_name(part))
+        index.upsert([entry for path in part for entry in segments_of(path, 2)], embeddings_by_name(part))
         if start % 8 == 0:
             index.optimize()
 
@@ -290,7 +290,7 @@ def processes_with_torch():
 
 def is_complete(index: VideoIndex) -> bool:
     held = [entry.key for entries, _ in index.batches() for entry in entries]
-    assert sorted(held) == sorted(entry.key for path in FILES for entry in windows_of(path, 2))
+    assert sorted(held) == sorted(entry.key for path in FILES for entry in segments_of(path, 2))
     for path in FILES:
         np.testing.assert_array_equal([embeds for _, embeds in index.get(path)], embeddings_by_name([path]))
     return True
@@ -306,7 +306,7 @@ def test_processes_that_write_at_once_lose_nothing_and_duplicate_nothing(tmp_pat
     while any(process.is_alive() for process in processes):
         if (tmp_path / "v.lance/videos.lance/_versions").is_dir():
             states = VideoIndex(uri).files().values()  # a reader finds whole files at any time
-            assert {state.segments for state in states} <= {2}
+            assert {state.num_entries for state in states} <= {2}
         time.sleep(0.3)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert is_complete(VideoIndex(uri))
@@ -323,7 +323,7 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_one_goes_on(tmp_path):
             time.sleep(0.005)
         process.kill()
         process.join()
-        assert {state.segments for state in index.files().values()} == {2}
+        assert {state.num_entries for state in index.files().values()} == {2}
     write_all(uri, FILES)
     assert is_complete(index)
 
@@ -358,8 +358,8 @@ def make_compaction_due(monkeypatch, error: Exception | None) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError("No space left on device (os error 28)\nmore"), ["its small files not merged: the disk is full"]),
-        (RuntimeError("something else\nmore"), ["its small files not merged: something else"]),
+        (OSError("No space left on device (os error 28)\nmore"), ["its small files could not be merged: the disk is full"]),
+        (RuntimeError("something else\nmore"), ["its small files could not be merged: something else"]),
         (OSError("Retryable commit conflict for version 3"), []),
         (RuntimeError("Too many concurrent writers"), []),
     ],
@@ -410,7 +410,8 @@ def test_a_full_disk_is_told_in_one_line_and_the_index_stays(index, monkeypatch)
     with pytest.raises(OSError) as caught:
         index.upsert(entries_of("b"), random_embeddings(1))
     assert str(caught.value) == (
-        f"The index {index.uri} cannot be written: the disk is full. What was written before is kept"
+        f"The index {index.uri} cannot be written: the disk is full. Earlier writes are kept; free some space and run "
+        "the same command again"
     )
     assert index.files().keys() == {"a"}
 

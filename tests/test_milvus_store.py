@@ -22,8 +22,8 @@ from modeling_pig.stores.index import FORMAT, VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
 
 from . import test_index
-from .test_index import AWKWARD, FILES, INFO, entries_of, is_complete, random_embeddings, windows_of, write_all
-from .test_where import CONDITIONS, ROWS
+from .test_index import AWKWARD, FILES, INFO, entries_of, is_complete, random_embeddings, segments_of, write_all
+from .test_conditions import CONDITIONS, ROWS
 
 
 _names = itertools.count()
@@ -88,7 +88,7 @@ for _test in (
 
 def test_an_index_is_there_after_the_server_was_killed(server, index):
     videos = random_embeddings(5)
-    index.upsert(windows_of("a", 5), videos)
+    index.upsert(segments_of("a", 5), videos)
     server.kill()
     server.start()
     again = VideoIndex(index.uri)
@@ -155,14 +155,14 @@ def test_writes_go_in_pieces_that_end_between_files(index, monkeypatch):
         return send(*arguments, data=data, **options)
 
     monkeypatch.setattr(index._store._client, "upsert", sending)
-    entries = [entry for name in "abcdefgh" for entry in windows_of(name, 2)] + windows_of("long", 11)
+    entries = [entry for name in "abcdefgh" for entry in segments_of(name, 2)] + segments_of("long", 11)
     order = np.random.default_rng(0).permutation(len(entries))
     videos = random_embeddings(len(entries))
     index.upsert([entries[i] for i in order], videos[order])
     assert max(map(len, sizes)) <= 5 and len(sizes) >= 5
     ends = [(first[-1], second[0]) for first, second in itertools.pairwise(sizes)]
     assert all(last != following or last == "long" for last, following in ends)
-    counts = {path: state.segments for path, state in index.files().items()}
+    counts = {path: state.num_entries for path, state in index.files().items()}
     assert counts == dict.fromkeys("abcdefgh", 2) | {"long": 11}
     np.testing.assert_array_equal([embedding for _, embedding in index.get("c")], videos[4:6])
 
@@ -208,12 +208,12 @@ def test_answers_to_conditions_are_those_of_sql(databases, text):
 
 def test_places_that_hold_no_index(server):
     uri = server.uri()
-    with pytest.raises(FileNotFoundError, match=f"There is no index {uri}: make one with `pig index`"):
+    with pytest.raises(FileNotFoundError, match=f"There is no index {uri}: create it with `pig index`"):
         VideoIndex(uri)
     client = pymilvus.MilvusClient(f"http://127.0.0.1:{server.port}")
     assert not client.has_collection(uri.rsplit("/")[-1])
     client.create_collection("theirs", dimension=8)
-    with pytest.raises(ValueError, match="is a Milvus collection of something else"):
+    with pytest.raises(ValueError, match="is a Milvus collection that is not an index"):
         VideoIndex(f"http://127.0.0.1:{server.port}/theirs", INFO)
 
 
@@ -340,7 +340,7 @@ def test_connections_that_are_lost_while_writing_are_made_again(server, index, p
     monkeypatch.setattr(milvus_store, "_WRITE_BYTES", 100_000)
     through = VideoIndex(index.uri.replace(str(server.port), str(proxy.port)))
     videos = random_embeddings(1500)
-    entries = [entry for number in range(500) for entry in windows_of(f"{number:03}", 3)]
+    entries = [entry for number in range(500) for entry in segments_of(f"{number:03}", 3)]
     index.upsert([VideoEntry("000", 7.0, 8.0)], videos[:1])
     proxy.cut_after = [30_000, 50_000, 20_000]
     through.upsert(entries, videos)
@@ -373,14 +373,14 @@ def test_a_server_that_is_killed_and_started_again_meanwhile(server, index):
 
 def test_a_server_that_does_not_come_back_is_told_in_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(milvus_store, "_CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(milvus_store, "_CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(milvus_store, "_REQUEST_TIMEOUT", 1.0)
     monkeypatch.setattr(milvus_store, "_GIVE_UP_AFTER", 1.0)
     server = Server(tmp_path / "data")
     index = VideoIndex(server.uri(), INFO)
     os.kill(server.process.pid, signal.SIGSTOP)  # takes requests and does not answer
     for _ in ("stopped", "gone"):
         for request in (lambda: index.upsert(entries_of("a"), random_embeddings(1)), lambda: len(index)):
-            with pytest.raises(OSError, match="Tried for 1 s; see to the server") as caught:
+            with pytest.raises(OSError, match="Retried for 1 s: check the server") as caught:
                 request()
             assert str(caught.value).startswith(f"The index {index.uri} cannot be ")
             assert "\n" not in str(caught.value)
@@ -416,9 +416,9 @@ def test_vectors_to_measure_with_come_from_all_over(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_MAX_ROWS", 10)
     videos = random_embeddings(120)
     index.upsert(entries_of(*(f"{i:03}" for i in range(120))), videos)
-    rows = [int((videos.numpy() == vector).all(axis=1).argmax()) for vector in index._store._draw_vectors(40)]
+    rows = [int((videos.numpy() == vector).all(axis=1).argmax()) for vector in index._store._draw_embeddings(40)]
     assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
-    assert len(index._store._draw_vectors(200)) == 120
+    assert len(index._store._draw_embeddings(200)) == 120
 
 
 def test_the_ann_index_of_a_few_is_measured_with_what_is_there(index, monkeypatch):
@@ -471,7 +471,7 @@ def test_processes_that_write_the_same_files_at_once_lose_nothing_and_duplicate_
 
 def test_from_one_store_to_the_other_and_back(server, index, tmp_path):
     videos = random_embeddings(30)
-    entries = [*windows_of(AWKWARD[0], 3), *(VideoEntry(f"{i}.mp4", duration=float(i), size=i) for i in range(27))]
+    entries = [*segments_of(AWKWARD[0], 3), *(VideoEntry(f"{i}.mp4", duration=float(i), size=i) for i in range(27))]
     index.upsert(entries, videos)
     assert export_index(index, tmp_path / "a.parquet") == 30
     local = import_index(tmp_path / "a.parquet", tmp_path / "v.lance")

@@ -94,11 +94,11 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
     (tmp_path / "text.parquet").write_text("no parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "v.parquet").read_bytes()[:-100])
     for name, message in {
-        "theirs": "is no export of an index",
+        "theirs": "is not an export of an index",
         "narrow": "lacks the columns size",
         "newer": "newer modeling-pig",
-        "text": "is no Parquet file",
-        "cut": "is no Parquet file",
+        "text": "is not a readable Parquet file",
+        "cut": "is not a readable Parquet file",
     }.items():
         with pytest.raises(ValueError, match=message):
             import_index(tmp_path / f"{name}.parquet", tmp_path / "new.lance")
@@ -114,7 +114,7 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
 
 def test_an_export_does_not_take_the_place_of_a_pipe(index, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         export_index(index, tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
 

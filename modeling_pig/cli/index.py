@@ -151,7 +151,7 @@ def _load(model: str, device: str | None) -> tuple[Any, Any, "IndexInfo"]:
     info = IndexInfo(
         model=str(Path(model).resolve()) if Path(model).is_dir() else model,
         model_fingerprint=model_fingerprint(model),
-        width=video_model.config.projection_dim,
+        embedding_dim=video_model.config.projection_dim,
         num_frames=processor.video_processor.num_frames,
         model_revision=getattr(video_model.config, "_commit_hash", None),
     )

@@ -63,7 +63,7 @@ class TextEncoder:
             }
             longest, _ = self.weights["text_model.embeddings.position_embedding.weight"].shape
             self._max_tokens = min(int(_read_json(settings).get("model_max_length", longest)), longest)
-            self.width = len(self.weights["text_projection.weight"])
+            self.embedding_dim = len(self.weights["text_projection.weight"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(f"The model {name_or_folder} cannot be loaded: {detail}") from error
@@ -82,7 +82,7 @@ class TextEncoder:
         check_sentences(texts)
         tokens = [self._tokenize(text) for text in texts]
         batches = [self._encode(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
-        return np.concatenate([np.empty((0, self.width), np.float32), *batches])
+        return np.concatenate([np.empty((0, self.embedding_dim), np.float32), *batches])
 
     def _tokenize(self, text: str) -> list[int]:
         tokens = self._tokenizer.encode(text).ids

@@ -171,7 +171,7 @@ def _renew(index: VideoIndex, held: dict[str, FileState], facts: dict[str, dict]
         for entry, embed in zip(*batch, strict=True)
         if entry.path in facts
     )
-    upsert_whole_files(index, pairs, {path: held[path].segments for path in facts}, FILES_PER_WRITE)
+    upsert_whole_files(index, pairs, {path: held[path].num_entries for path in facts}, FILES_PER_WRITE)
 
 
 def _is_same(known: FileState, video: FoundVideo, digest: str) -> bool:

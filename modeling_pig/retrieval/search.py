@@ -12,7 +12,7 @@ import numpy as np
 from ..encoding.model_files import model_fingerprint
 from ..encoding.text_encoder import TextEncoder
 from ..stores.conditions import And, Comparison, Condition, parse_where
-from ..stores.index import IndexInfo, SearchResult, VideoIndex
+from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
 from .segments import Segmentation
 
 
@@ -86,7 +86,7 @@ class VideoSearcher:
             other.refuse_other_model(made_by)
         name = model or made_by.model
         text_encoder = TextEncoder(name)
-        indexes[0].refuse_other_model(IndexInfo(name, model_fingerprint(name), text_encoder.width))
+        indexes[0].refuse_other_model(IndexInfo(name, model_fingerprint(name), text_encoder.embedding_dim))
         return cls(name, text_encoder, indexes)
 
     def search(
@@ -169,7 +169,7 @@ class VideoSearcher:
 
         return index_videos(model, processor, self.indexes[0], paths)
 
-    def _stored(self, path: str) -> list[tuple[Any, np.ndarray]]:
+    def _stored(self, path: str) -> list[EmbeddedEntry]:
         """Entries of a file in the indexes, which may know it by the name of a link or by its own."""
         folder, name = os.path.split(os.path.abspath(path))
         known_as = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]

@@ -1,3 +1,6 @@
-"""Store video embeddings and search them: [`VideoIndex`] (`index`) over a [`VideoStore`], which is LanceDB
-(`lance_store`) or Milvus (`milvus_store`), with filter conditions (`conditions`) and Parquet files (`transfer`). Knows
-no model."""
+"""Store embeddings of videos and search them.
+
+[`VideoIndex`] (`index`) checks its arguments and delegates to a [`VideoStore`] (`video_store`), which is LanceDB
+(`lance_store`) or Milvus (`milvus_store`). `conditions` holds the filter language, `transfer` reads and writes Parquet
+files. The package imports no model and no encoder.
+"""

@@ -1,19 +1,19 @@
-"""The filter language of an index: a text is parsed into a small checked tree, which a store's own language renders.
+"""Parse the filter language of an index into a checked syntax tree, and render the tree in the language of a store.
 
     duration < 60 and (path like '%holiday%' or name in ('a.mp4', 'b.mp4')) and modified >= '2026-01-31'
 
-Nothing of the text is ever pasted into a query: fields and operators are known ones, values are written as literals.
+No text of the user is pasted into a query: fields and operators come from fixed lists, values are written as literals.
 """
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 
 
-# What a field is compared with.
+# Types of fields, as error messages name the expected value.
 STRING, NUMBER, WHOLE, TIME = "a string in '...'", "a number", "a whole number", "a time, '2026-01-31 12:00'"
 FIELDS = {
     "path": STRING,
@@ -26,13 +26,13 @@ FIELDS = {
 }
 _COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 _KEYWORDS = {"and", "or", "not", "in", "like", "between", "is", "null"}
-_MAX_NESTING = 20  # parsers of databases, too, have a limit
-_MAX_LENGTH = 50_000  # characters; so many conditions that LanceDB's parser overflows its stack are far beyond
+_MAX_NESTING = 20  # the parsers of databases have a limit, too
+_MAX_LENGTH = 50_000  # characters; much longer conditions overflow the stack of LanceDB's parser
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`field operator value`, with one of = != < <= > >=."""
+    """`field operator value`, with one of the operators = != < <= > >=."""
 
     field: str
     operator: str
@@ -41,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Like:
-    """`field like pattern`: `%` stands for any characters, `_` for one, a backslash before either for itself."""
+    """`field like pattern`: `%` matches any characters, `_` one character; a backslash escapes either."""
 
     field: str
     pattern: str
@@ -57,14 +57,14 @@ class In:
 
 @dataclass(frozen=True)
 class IsNull:
-    """`field is null`: the index does not know it."""
+    """`field is null`: the index does not know the value."""
 
     field: str
 
 
 @dataclass(frozen=True)
 class Not:
-    """`not condition`; neither holds where a field is null, as in SQL."""
+    """`not condition`. If a field is null, neither a condition on it nor its negation holds, as in SQL."""
 
     condition: "Condition"
 
@@ -87,15 +87,21 @@ Condition = Comparison | Like | In | IsNull | Not | And | Or
 
 
 def parse_where(text: str) -> Condition:
-    """The tree of a condition on the entries of an index.
+    """Parse a condition on the entries of an index.
 
-    Fields: `path`, `name` (of the file), `duration`, `start`, `end` (seconds), `size` (bytes), `modified` (a time of
-    the local clock, `'2026-01-31'` or `'2026-01-31 12:00'`, or ns since 1970). Operators: `= != < <= > >=`,
-    `[not] like` (`%` any characters, `_` one), `[not] in (..., ...)`, `[not] between ... and ...`, `is [not] null`;
-    `and`, `or`, `not`, parentheses. Strings stand in '...', a quote in them is written twice.
+    Fields: `path`, `name` (of the file), `duration`, `start`, `end` (seconds), `size` (bytes), `modified` (local time,
+    `'2026-01-31'` or `'2026-01-31 12:00'`, or ns since 1970). Operators: `= != < <= > >=`, `[not] like` (`%` matches
+    any characters, `_` one character), `[not] in (..., ...)`, `[not] between ... and ...`, `is [not] null`; `and`,
+    `or`, `not`, parentheses. Strings are enclosed in '...'; a quote in a string is written twice.
+
+    Args:
+        text (`str`): condition, such as `"duration < 60 and path like '%holiday%'"`.
+
+    Returns:
+        `Condition`: syntax tree of the condition.
 
     Raises:
-        ValueError: a text that is no condition; points at the column.
+        ValueError: the condition is not valid. The message names the column of the mistake, from 1.
     """
     return _Parser(text).parse()
 
@@ -113,17 +119,17 @@ _TOKEN = re.compile(
 
 
 class _Parser:
-    """Recursive descent; each method reads what it is named after and leaves `self.token` on the next one."""
+    """Recursive descent parser. Each `parse_*` method reads one construct and moves `self.token` behind it."""
 
     def __init__(self, text: str):
         self.text = text
         if len(text) > _MAX_LENGTH:
-            raise ValueError(f"The condition has {len(text)} characters; at most {_MAX_LENGTH} can be.")
-        self.tokens = iter(self._tokens())
+            raise ValueError(f"The condition has {len(text)} characters: expected at most {_MAX_LENGTH}. Shorten it.")
+        self.tokens = self._tokenize()
         self.token = next(self.tokens)
         self.nesting = 0
 
-    def _tokens(self):
+    def _tokenize(self) -> Iterator[_Token]:
         position = 0
         while position < len(self.text):
             match = _TOKEN.match(self.text, position)
@@ -132,16 +138,16 @@ class _Parser:
                 if self.text[position] == "'":
                     problem = "a string without its closing quote"
                 elif self.text[position] in '"`':
-                    problem += ": strings stand in '...', fields as they are"
+                    problem += ": enclose strings in '...', and write fields without quotes"
                 self.fail(position + 1, problem)
             kind, value, column = match.lastgroup, match.group(), position + 1
             position = match.end()
             if kind == "string":
                 yield _Token(kind, value[1:-1].replace("''", "'"), column)
             elif kind == "number":
-                # No field holds a whole number of that many digits, and `int` reads no more than 4300.
-                whole = not re.search(r"[.eE]", value) and len(value) <= 400
-                yield _Token(kind, int(value) if whole else float(value), column)
+                # No field holds a whole number of more digits, and `int` reads at most 4300.
+                is_whole = not re.search(r"[.eE]", value) and len(value) <= 400
+                yield _Token(kind, int(value) if is_whole else float(value), column)
             elif kind == "word":
                 word = value.lower()
                 yield _Token(word if word in _KEYWORDS else kind, word, column)
@@ -151,14 +157,15 @@ class _Parser:
         yield _Token("end", None, len(self.text) + 1)
 
     def fail(self, column: int, problem: str) -> NoReturn:
-        raise ValueError(f"{self.text!r} is no condition; column {column}: {problem}.")
+        raise ValueError(f"{self.text!r} is not a valid condition: column {column}: {problem}.")
 
     def fail_expecting(self, expected: str) -> NoReturn:
         kind, value, column = self.token
-        seen = "the end" if kind == "end" else repr(value)
-        self.fail(column, f"expected {expected}, found {seen}")
+        found = "the end" if kind == "end" else repr(value)
+        self.fail(column, f"expected {expected}, found {found}")
 
     def accept(self, *kinds: str) -> _Token | None:
+        """Read and return the current token if it is of one of these kinds."""
         token = self.token
         if token.kind not in kinds:
             return None
@@ -169,89 +176,90 @@ class _Parser:
         return self.accept(kind) or self.fail_expecting(name)
 
     def parse(self) -> Condition:
-        condition = self.any_of()
+        condition = self.parse_or()
         self.expect("end", "and, or, or the end")
         return condition
 
-    def any_of(self) -> Condition:
-        conditions = [self.all_of()]
+    def parse_or(self) -> Condition:
+        conditions = [self.parse_and()]
         while self.accept("or"):
-            conditions.append(self.all_of())
+            conditions.append(self.parse_and())
         return Or(tuple(conditions)) if len(conditions) > 1 else conditions[0]
 
-    def all_of(self) -> Condition:
-        conditions = [self.one()]
+    def parse_and(self) -> Condition:
+        conditions = [self.parse_operand()]
         while self.accept("and"):
-            conditions.append(self.one())
+            conditions.append(self.parse_operand())
         return And(tuple(conditions)) if len(conditions) > 1 else conditions[0]
 
-    def one(self) -> Condition:
+    def parse_operand(self) -> Condition:
         column = self.token.column
         if opening := self.accept("not", "("):
             self.nesting += 1
             if self.nesting > _MAX_NESTING:
-                self.fail(column, f"more than {_MAX_NESTING} parentheses within one another")
-            condition = Not(self.one()) if opening.kind == "not" else self.any_of()
+                self.fail(column, f"more than {_MAX_NESTING} nested parentheses or negations")
+            condition = Not(self.parse_operand()) if opening.kind == "not" else self.parse_or()
             if opening.kind == "(":
                 self.expect(")", "and, or, or a closing parenthesis")
             self.nesting -= 1
             return condition
-        return self.test()
+        return self.parse_predicate()
 
-    def test(self) -> Condition:
-        field = self.field()
+    def parse_predicate(self) -> Condition:
+        field = self.parse_field()
         if operator := self.accept(*_COMPARISONS):
-            return Comparison(field, operator.kind, self.value(field))
+            return Comparison(field, operator.kind, self.parse_value(field))
         if self.accept("is"):
-            negated = self.accept("not")
+            is_negated = self.accept("not")
             self.expect("null", "null")
-            return Not(IsNull(field)) if negated else IsNull(field)
-        negated = self.accept("not")
-        condition = self.like(field) or self.in_list(field) or self.between(field)
+            return Not(IsNull(field)) if is_negated else IsNull(field)
+        is_negated = self.accept("not")
+        condition = self.parse_like(field) or self.parse_in(field) or self.parse_between(field)
         if condition is None:
-            self.fail_expecting("like, in or between" if negated else "= != < <= > >=, like, in, between, is or not")
-        return Not(condition) if negated else condition
+            operators = "like, in or between"
+            self.fail_expecting(operators if is_negated else "= != < <= > >=, like, in, between, is or not")
+        return Not(condition) if is_negated else condition
 
-    def field(self) -> str:
-        known = "a field: " + ", ".join(FIELDS)
+    def parse_field(self) -> str:
+        expected = "a field: " + ", ".join(FIELDS)
         if self.token.kind == "word" and self.token.value not in FIELDS:
-            self.fail_expecting(known)
-        return self.expect("word", known).value
+            self.fail_expecting(expected)
+        return self.expect("word", expected).value
 
-    def like(self, field: str) -> Condition | None:
+    def parse_like(self, field: str) -> Condition | None:
         if self.token.kind == "like" and FIELDS[field] != STRING:
             self.fail(self.token.column, f"like is for path and name, not for {field}")
         return Like(field, self.expect("string", STRING).value) if self.accept("like") else None
 
-    def in_list(self, field: str) -> Condition | None:
+    def parse_in(self, field: str) -> Condition | None:
         if not self.accept("in"):
             return None
         self.expect("(", "an opening parenthesis")
-        values = [self.value(field)]
+        values = [self.parse_value(field)]
         while self.accept(","):
-            values.append(self.value(field))
+            values.append(self.parse_value(field))
         self.expect(")", "a comma or a closing parenthesis")
         return In(field, tuple(values))
 
-    def between(self, field: str) -> Condition | None:
+    def parse_between(self, field: str) -> Condition | None:
         if not self.accept("between"):
             return None
-        low = self.value(field)
+        low = self.parse_value(field)
         self.expect("and", "and")
-        return And((Comparison(field, ">=", low), Comparison(field, "<=", self.value(field))))
+        return And((Comparison(field, ">=", low), Comparison(field, "<=", self.parse_value(field))))
 
-    def value(self, field: str) -> str | int | float:
+    def parse_value(self, field: str) -> str | int | float:
         expected = FIELDS[field]
         token = self.token
-        value = _as_value(token.value, expected) if token.kind in ("string", "number") else None
+        value = _convert_value(token.value, expected) if token.kind in ("string", "number") else None
         if value is None:
             self.fail_expecting(f"{expected} for {field}")
         self.accept(token.kind)
         return value
 
 
-def _as_value(value: str | int | float, expected: str) -> str | int | float | None:
-    """As fields of this kind hold it; `None` where it is not what is expected."""
+def _convert_value(value: str | int | float, expected: str) -> str | int | float | None:
+    """Convert a value to the type of a field; return `None` if the value has another type or is out of range."""
     if expected == STRING:
         return value if isinstance(value, str) else None
     if expected == TIME and isinstance(value, str):
@@ -259,64 +267,64 @@ def _as_value(value: str | int | float, expected: str) -> str | int | float | No
             value = int(datetime.fromisoformat(value).timestamp()) * 10**9
         except (ValueError, OverflowError, OSError):
             return None
-    if isinstance(value, str) or not abs(value) <= sys.float_info.max:  # infinite, or no float holds it
+    if isinstance(value, str) or not abs(value) <= sys.float_info.max:  # infinite, or too large for a float
         return None
     if expected == NUMBER:
         return float(value)
     return int(value) if value == int(value) and abs(value) < 2**63 else None
 
 
-class _Language(NamedTuple):
+class _Dialect(NamedTuple):
     equal: str
-    list_of: str  # a list's brackets around {}
+    list_format: str  # brackets of a list around {}
     field: Callable[[str], str]
     string: Callable[[str], str]
-    null_is_in_no_list: bool = False  # and so "not in" holds for it, other than in SQL
+    null_not_in_list: bool = False  # whether "not in" holds for null; in SQL it does not
 
 
 def to_sql(condition: Condition) -> str:
-    """As LanceDB's SQL writes it."""
-    return _render(condition, _Language("=", "({})", "`{}`".format, sql_string))
+    """Render a condition in LanceDB's SQL."""
+    return _render(condition, _Dialect("=", "({})", "`{}`".format, _sql_string))
 
 
 def to_milvus(condition: Condition) -> str:
-    """As Milvus' expression language writes it."""
-    return _render(condition, _Language("==", "[{}]", str, milvus_string, null_is_in_no_list=True))
+    """Render a condition in Milvus' expression language."""
+    return _render(condition, _Dialect("==", "[{}]", str, milvus_string, null_not_in_list=True))
 
 
-def sql_string(value: str) -> str:
-    """A literal of LanceDB's SQL, in which a backslash is a backslash."""
+def _sql_string(value: str) -> str:
+    """Return a string literal of LanceDB's SQL, in which a backslash escapes nothing."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def milvus_string(value: str) -> str:
-    """A literal of Milvus' expressions, in which a backslash escapes and a line does not break."""
+    """Return a string literal of Milvus' expressions, in which a backslash escapes and lines must not break."""
     for character, escaped in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n"), ("\r", r"\r")):
         value = value.replace(character, escaped)
     return f'"{value}"'
 
 
-def _render(condition: Condition, language: _Language) -> str:
+def _render(condition: Condition, dialect: _Dialect) -> str:
     def literal(value: str | int | float) -> str:
-        return language.string(value) if isinstance(value, str) else repr(value)
+        return dialect.string(value) if isinstance(value, str) else repr(value)
 
     match condition:
         case Comparison(field, operator, value):
-            return f"{language.field(field)} {language.equal if operator == '=' else operator} {literal(value)}"
+            return f"{dialect.field(field)} {dialect.equal if operator == '=' else operator} {literal(value)}"
         case Like(field, pattern):
-            return f"{language.field(field)} like {literal(pattern)}"
+            return f"{dialect.field(field)} like {literal(pattern)}"
         case In(field, values):
-            listed = f"{language.field(field)} in {language.list_of.format(', '.join(map(literal, values)))}"
-            if language.null_is_in_no_list and FIELDS.get(field, STRING) != STRING:
-                listed += f" or ({field} is null and {field} == 0)"  # null where the field is, and else false
-            return listed
+            rendered = f"{dialect.field(field)} in {dialect.list_format.format(', '.join(map(literal, values)))}"
+            if dialect.null_not_in_list and FIELDS.get(field, STRING) != STRING:
+                rendered += f" or ({field} is null and {field} == 0)"  # null if the field is null, otherwise false
+            return rendered
         case IsNull(field):
-            return f"{language.field(field)} is null"
+            return f"{dialect.field(field)} is null"
         case Not(negated):
-            return f"not ({_render(negated, language)})"
+            return f"not ({_render(negated, dialect)})"
         case And(conditions) | Or(conditions):
-            word = " and " if isinstance(condition, And) else " or "
-            return word.join(f"({_render(part, language)})" for part in conditions)
+            separator = " and " if isinstance(condition, And) else " or "
+            return separator.join(f"({_render(operand, dialect)})" for operand in conditions)
 
 
 __all__ = [
@@ -331,7 +339,6 @@ __all__ = [
     "Or",
     "milvus_string",
     "parse_where",
-    "sql_string",
     "to_milvus",
     "to_sql",
 ]

@@ -1,4 +1,4 @@
-"""The store behind an index that is a folder: a LanceDB table, written and read by any number of processes at once."""
+"""Store an index in a folder: a LanceDB table, written and read by any number of processes at once."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .conditions import Condition
-from .lance_search import EXACT_UP_TO, LanceSearch, ann_parameters, refresh_index
-from .video_store import row_schema
+from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
+from .records import IndexInfo, row_schema
+from .video_store import RankedRows
 
 
 if TYPE_CHECKING:
@@ -31,122 +33,125 @@ Result = TypeVar("Result")
 _TABLE = "videos"
 _METADATA_KEY = b"pig"
 _STORAGE = "float16"
-_OF_THE_MODEL = ("format", "model_fingerprint", "width", "num_frames")  # what embeddings that meet must have in common
-# A write that is overtaken by others starts anew; after so many seconds of it, something else must be wrong.
+# Fields of the stored record that must agree: embeddings of different models are not compared.
+_MODEL_FIELDS = ("format", "model_fingerprint", "width", "num_frames")
+# Seconds for which a write that conflicts with others is retried; after that, something else must be wrong.
 _GIVE_UP_AFTER = 300.0
-# Readers may still be reading a version that was the newest so long ago.
+# Versions stay on disk for this time after they were replaced: readers may still be reading them.
 _KEEP_VERSIONS = timedelta(minutes=10)
 
 
 class LanceStore:
-    """A [`VideoStore`](store.py) in a folder.
+    """[`VideoStore`] in a folder.
 
-    Every write is one commit, on top of the newest version: no lock, and after a kill the index is as it was before or
-    after the write. `key` is declared as the primary key, by which LanceDB sees that two processes insert the same
-    entries at once, and lets one start anew. That holds as long as no scalar index on `key` is made: with one, both
-    would be inserted.
+    Every write is one commit on top of the newest version, without a lock: after a kill, the index holds either all of
+    the write or nothing of it. `key` is declared as the primary key. If two processes insert the same entries at once,
+    LanceDB detects the conflict by it, and one write starts again. Do not create a scalar index on `key`: with one,
+    LanceDB would insert both.
     """
 
-    def __init__(self, uri: str, metadata: dict[str, Any] | None):
+    def __init__(self, uri: str, info: IndexInfo | None):
         lancedb = _import_lancedb()
         self.uri = uri
         folder = Path(uri)
-        holds_index = (folder / f"{_TABLE}.lance").is_dir()
-        self._made_folder = not folder.exists()
-        if not holds_index and metadata is None:
-            raise FileNotFoundError(f"There is no index {uri}: make one with `pig index`.")
-        if not holds_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
-            raise ValueError(f"{uri} is there already and is no index: choose another place.")
-        with self._errors_in_one_line("opened" if holds_index else "made"):
-            # No interval: every read sees what other processes have written by then.
+        has_index = (folder / f"{_TABLE}.lance").is_dir()
+        self._created_folder = not folder.exists()
+        if not has_index and info is None:
+            raise FileNotFoundError(f"There is no index {uri}: create it with `pig index`.")
+        if not has_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+            raise ValueError(f"{uri} exists but is not an index: give the path of an index, or of a new folder.")
+        with self._one_line_errors("opened" if has_index else "created"):
+            # With an interval of 0, every read sees what other processes have written.
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
-            self.is_new = metadata is not None and _create(database, metadata)
+            self.is_new = info is not None and _create_table(database, info)
             self._table = database.open_table(_TABLE)
-            errors = partial(_errors_in_one_line, uri, "searched")
-            self._searcher = LanceSearch(lancedb.connect(uri), _TABLE, errors, self._refuse_another)
-            metadata_here = (self._table.schema.metadata or {}).get(_METADATA_KEY)
-        if metadata_here is None:
-            raise ValueError(f"{uri} holds a LanceDB table of something else: choose another place.")
-        self.metadata = json.loads(metadata_here)
+            errors = partial(_one_line_errors, uri, "searched")
+            self._searcher = LanceSearcher(lancedb.connect(uri), _TABLE, errors, self._check_model)
+            record = (self._table.schema.metadata or {}).get(_METADATA_KEY)
+        if record is None:
+            raise ValueError(f"{uri} holds a LanceDB table that is not an index: give another path.")
+        self._record = json.loads(record)
+        self.info = IndexInfo.from_record(self._record, f"The index {uri}")
 
     @property
     def search_method(self) -> dict[str, Any]:
-        with self._errors_in_one_line("read"):
-            exact = self._table.count_rows() <= EXACT_UP_TO
-            return {"method": "exact"} if exact else ann_parameters(self._table) or {"method": "exact"}
+        with self._one_line_errors("read"):
+            is_exact = self._table.count_rows() <= EXACT_UP_TO
+            return {"method": "exact"} if is_exact else ann_parameters(self._table) or {"method": "exact"}
 
     def count(self) -> int:
-        with self._errors_in_one_line("read"):
+        with self._one_line_errors("read"):
             return self._table.count_rows()
 
     def upsert(self, rows: "pa.Table") -> None:
         paths = rows["path"].unique().to_pylist()
-        with self._errors_in_one_line("written"):
-            self._refuse_another(self._table.schema.metadata)
+        with self._one_line_errors("written"):
+            self._check_model(self._table.schema.metadata)
             merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-            if self._holds_others(paths, rows["key"]):  # makes LanceDB join whole rows, which takes some 20 x longer
-                merge = merge.when_not_matched_by_source_delete(_one_of(paths))
-            self._until_not_overtaken(lambda: merge.execute(rows))
-        self._compact_in_time()
+            if self._has_other_rows(paths, rows["key"]):  # makes LanceDB join whole rows, which takes 20 times longer
+                merge = merge.when_not_matched_by_source_delete(_has_path(paths))
+            self._retry_conflicts(lambda: merge.execute(rows))
+        self._compact_if_due()
 
-    def _refuse_another(self, metadata_here: Mapping[bytes, bytes] | None) -> None:
-        """Raises `ValueError` where an index of another model has been put into this folder meanwhile."""
-        now = json.loads((metadata_here or {}).get(_METADATA_KEY, b"{}"))
-        if any(now.get(name) != self.metadata.get(name) for name in _OF_THE_MODEL):
-            raise ValueError("another model's index has taken its place. Open it again, with that model")
+    def _check_model(self, metadata: Mapping[bytes, bytes] | None) -> None:
+        """Raise `ValueError` if the folder now holds an index of another model."""
+        record = json.loads((metadata or {}).get(_METADATA_KEY, b"{}"))
+        if any(record.get(name) != self._record.get(name) for name in _MODEL_FIELDS):
+            raise ValueError("the folder now holds an index of another model. Open the index again, with that model")
 
-    def _holds_others(self, paths: Sequence[str], keys: "pa.ChunkedArray") -> bool:
-        """Whether entries of these files are there that are none of these."""
+    def _has_other_rows(self, paths: Sequence[str], keys: "pa.ChunkedArray") -> bool:
+        """Return whether the table holds rows of these paths with other keys."""
         import pyarrow.compute as pc
 
-        held = self._table.search().select(["key"]).where(_one_of(paths)).to_arrow()["key"]
+        held = self._table.search().select(["key"]).where(_has_path(paths)).to_arrow()["key"]
         return not pc.all(pc.is_in(held, keys), min_count=0).as_py()
 
-    def _compact_in_time(self) -> None:
-        """Each write leaves a small file and a list of all files: merges them before they make everything slow.
-        Rewriting takes time that grows with the index: the larger that is, the rarer."""
+    def _compact_if_due(self) -> None:
+        """Merge small files if there are many: each write leaves a file and a list of all files, which slow reads.
+
+        Compaction takes time that grows with the index, so larger indexes are compacted less often.
+        """
         try:
-            small_files = self._table.stats()["fragment_stats"]["num_small_fragments"]
-            # Drawn at random, so that many processes do not all start at once.
-            if small_files > random.uniform(1, 1.5) * min(64 + self._table.count_rows() // 1000, 1000):
+            num_small_files = self._table.stats()["fragment_stats"]["num_small_fragments"]
+            # The random factor keeps processes from starting all at once.
+            if num_small_files > random.uniform(1, 1.5) * min(64 + self._table.count_rows() // 1000, 1000):
                 self._compact()
-        except (OSError, RuntimeError) as error:  # what came before is written, and the next write tries again
+        except (OSError, RuntimeError) as error:  # the rows are written, and the next write tries again
             level = logging.DEBUG if _is_conflict(error, self.uri) else logging.WARNING
-            logger.log(level, f"The index {self.uri} was written, its small files not merged: {_reason(error)}")
+            message = "was written, but its small files could not be merged"
+            logger.log(level, f"The index {self.uri} {message}: {_first_line(error)}")
 
     def _compact(self) -> None:
         self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
     def delete(self, paths: Sequence[str]) -> int:
-        with self._errors_in_one_line("written"):
-            return self._until_not_overtaken(lambda: self._table.delete(_one_of(paths))).num_deleted_rows
+        with self._one_line_errors("written"):
+            return self._retry_conflicts(lambda: self._table.delete(_has_path(paths))).num_deleted_rows
 
     def rows(self, paths: Sequence[str]) -> "pa.Table":
-        with self._errors_in_one_line("read"):
-            return self._table.search().where(_one_of(paths)).to_arrow()
+        with self._one_line_errors("read"):
+            return self._table.search().where(_has_path(paths)).to_arrow()
 
     def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
-        with self._errors_in_one_line("read"):
+        with self._one_line_errors("read"):
             yield from self._table.search().select(list(columns)).to_batches(batch_size)
 
-    def search(
-        self, vectors: np.ndarray, k: int, where: Condition | None
-    ) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        return self._searcher.search(self._table, vectors, k, where)
+    def search(self, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
+        return self._searcher.search(self._table, query_embeddings, k, where)
 
     def optimize(self) -> None:
-        with self._errors_in_one_line("written"):
-            self._until_not_overtaken(self._compact)
-            self._until_not_overtaken(lambda: refresh_index(self._table, self._searcher.open_newest))
+        with self._one_line_errors("written"):
+            self._retry_conflicts(self._compact)
+            self._retry_conflicts(lambda: refresh_ann_index(self._table, self._searcher.open_newest))
 
     def drop(self) -> None:
-        if self.is_new and self.count() == 0:  # others may have found it and filled it
+        if self.is_new and self.count() == 0:  # another process may have opened and filled it
             shutil.rmtree(Path(self.uri) / f"{_TABLE}.lance")
-            if self._made_folder:
+            if self._created_folder:
                 os.rmdir(self.uri)
 
-    def _until_not_overtaken(self, write: Callable[[], Result]) -> Result:
-        """LanceDB tries a write that others overtook a few times itself, too few where there are many others."""
+    def _retry_conflicts(self, write: Callable[[], Result]) -> Result:
+        """Repeat a write that conflicts with other writes. LanceDB's own retries are too few for many writers."""
         pause, give_up = 0.05, time.monotonic() + _GIVE_UP_AFTER
         while True:
             try:
@@ -157,39 +162,40 @@ class LanceStore:
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, 5.0)
 
-    def _errors_in_one_line(self, verb: str) -> AbstractContextManager[None]:
-        return _errors_in_one_line(self.uri, verb)
+    def _one_line_errors(self, verb: str) -> AbstractContextManager[None]:
+        return _one_line_errors(self.uri, verb)
 
 
 @contextmanager
-def _errors_in_one_line(uri: str, verb: str) -> Iterator[None]:
+def _one_line_errors(uri: str, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise OSError(f"The index {uri} cannot be {verb}: {_reason(error)}") from error
+        raise OSError(f"The index {uri} cannot be {verb}: {_first_line(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0]
-    reason = re.sub(r",? ?\S+\.rs:\d+:\d+", "", reason)  # places in LanceDB's source
-    return "the disk is full. What was written before is kept" if "os error 28" in reason else reason
+    reason = re.sub(r",? ?\S+\.rs:\d+:\d+", "", reason)  # locations in LanceDB's source
+    if "os error 28" in reason:
+        return "the disk is full. Earlier writes are kept; free some space and run the same command again"
+    return reason
 
 
-def _one_of(paths: Sequence[str]) -> Any:
+def _has_path(paths: Sequence[str]) -> Any:
     from lancedb.expr import col, lit
 
     return col("path").isin([lit(path) for path in paths])
 
 
-def _create(database: Any, metadata: dict[str, Any]) -> bool:
-    """Makes the table unless it is there, as another process may do at the same time."""
-    schema = row_schema(metadata["width"], _STORAGE)
+def _create_table(database: Any, info: IndexInfo) -> bool:
+    """Create the table; return `False` if it exists, as another process may create it at the same time."""
+    schema = row_schema(info.embedding_dim, _STORAGE)
     key = schema.field("key").with_metadata({"lance-schema:unenforced-primary-key": "true"})
     schema = schema.set(schema.get_field_index("key"), key)
+    record = json.dumps(replace(info, storage=_STORAGE).to_record())
     try:
-        database.create_table(
-            _TABLE, schema=schema.with_metadata({_METADATA_KEY: json.dumps({**metadata, "storage": _STORAGE})})
-        )
+        database.create_table(_TABLE, schema=schema.with_metadata({_METADATA_KEY: record}))
     except ValueError as error:
         if "already exists" not in str(error):
             raise
@@ -198,18 +204,21 @@ def _create(database: Any, metadata: dict[str, Any]) -> bool:
 
 
 def _is_conflict(error: Exception, uri: str) -> bool:
-    """LanceDB has no type for it, only words; those of paths, which may hold spaces, tell nothing."""
+    """Return whether an error is a write conflict. LanceDB has no type for it, so its message is searched.
+
+    Paths are removed from the message first: they may contain spaces and the same words.
+    """
     message = str(error).replace(os.path.abspath(uri), "/")
     message = re.sub(r"\S*[/\\]\S*", "", message)
     return re.search("conflict|concurrent", message, re.IGNORECASE) is not None
 
 
 def _import_lancedb():
-    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are about its own workings
+    os.environ.setdefault("LANCEDB_LOG", "error")  # LanceDB's warnings are about its internals
     try:
         import lancedb
     except ImportError as error:
-        raise ImportError('The index needs LanceDB: pip install "modeling-pig[search]"') from error
+        raise ImportError('An index in a folder needs LanceDB: pip install "modeling-pig[search]"') from error
     return lancedb
 
 

@@ -1,4 +1,4 @@
-"""The store behind an index on a Milvus server: a collection, written and read by any number of processes at once."""
+"""Store an index on a Milvus server: a collection, written and read by any number of processes at once."""
 
 import itertools
 import json
@@ -8,13 +8,16 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from .conditions import Condition, In, milvus_string, to_milvus
-from .video_store import FOUND, cosines, embeddings_of, row_schema, synthetic_queries
+from .records import IndexInfo, read_embeddings, row_schema
+from .vectors import cosine_scores, synthetic_queries
+from .video_store import RESULT_COLUMNS, RankedRows
 
 
 if TYPE_CHECKING:
@@ -22,123 +25,122 @@ if TYPE_CHECKING:
 
 DEFAULT_COLLECTION = "videos"
 TOKEN_VARIABLE = "MILVUS_TOKEN"
-# Of Milvus Lite, on one core and at width 512: at this size exact search takes 87 ms a query and HNSW 16 ms.
+# Milvus Lite, one core, 512 dimensions: with so many rows, exact search takes 87 ms per query and HNSW 16 ms.
 EXACT_UP_TO = 20_000
 
 _METADATA_KEY, _ANN_KEY = "pig", "pig.ann"  # properties of the collection
-_VECTOR = "embedding"
+_COLUMN = "embedding"
 _HNSW = {"M": 16, "efConstruction": 200}
-_EF = 256  # candidates that a search keeps
-_AT, _QUERIES = 10, 100  # recall is measured at so many answers to so many queries
+_EF = 256  # candidates per search
+_RECALL_AT, _NUM_QUERIES = 10, 100  # recall is measured for so many results and queries
 
-_CONNECT_TIMEOUT = 5.0  # seconds
-_CONNECT_ATTEMPTS = 2  # a server to which many connect at once may be late
-_CALL_TIMEOUT = 60.0
-_GIVE_UP_AFTER = 120.0  # a server that is started again is back by then
-_INDEX_TIMEOUT = 24 * 3600.0  # of making an ANN index, and of loading a collection
+_CONNECT_TIMEOUT = 5.0  # seconds, as are the other timeouts
+_CONNECT_ATTEMPTS = 2  # a server may be late if many processes connect at once
+_REQUEST_TIMEOUT = 60.0
+_GIVE_UP_AFTER = 120.0  # long enough for a restart of the server
+_INDEX_TIMEOUT = 24 * 3600.0  # for building an ANN index and for loading a collection
 
-_WRITE_BYTES = 8 * 2**20  # a request; the server takes 64 MB
+_WRITE_BYTES = 8 * 2**20  # per request; the server accepts 64 MB
 _READ_BYTES = 32 * 2**20
-_MAX_ROWS = 16_384  # that Milvus gives at a time
-_NAMES = 1000  # paths or keys in one expression
-_TEXT_LENGTH = 65_535  # bytes; the most that Milvus takes
+_MAX_ROWS = 16_384  # Milvus' limit of rows per request
+_MAX_VALUES = 1000  # paths or keys per expression
+_TEXT_LENGTH = 65_535  # bytes, Milvus' limit
 
 _NOT_LOADED, _NO_INDEX, _RATE_LIMIT = 101, 700, 8  # Milvus' error codes
 
 
 class MilvusStore:
-    """A [`VideoStore`](store.py) on a Milvus server, `http://host:19530/COLLECTION`.
+    """[`VideoStore`] on a Milvus server, `http://host:19530/COLLECTION`.
 
-    Milvus knows no transactions. A file is replaced by writing its rows, whose keys tell what they overwrite, and then
-    removing those of its rows that are left over; every step can be repeated. A request whose connection is lost, or
-    that is not answered in time, is sent again for two minutes.
+    Milvus has no transactions. To replace a file, its new rows are written, which overwrites the rows with the same
+    keys, and then its remaining old rows are removed; each step can be repeated. A request is sent again for two
+    minutes if its connection is lost or it is not answered in time.
 
-    The token is taken from the environment variable `MILVUS_TOKEN` (`USER:PASSWORD`, or an API key).
+    The environment variable `MILVUS_TOKEN` holds the login (`USER:PASSWORD`, or an API key).
     """
 
-    def __init__(self, uri: str, metadata: dict[str, Any] | None):
+    def __init__(self, uri: str, info: IndexInfo | None):
         self._pymilvus = _import_pymilvus()
         self.uri = uri
-        self._server, self._collection = _parse(uri)
+        self._server, self._collection = _parse_uri(uri)
         self._client = self._connect()
-        with self._errors_in_one_line("opened"):
-            is_there = self._client.has_collection(self._collection, timeout=_CALL_TIMEOUT)
-            if not is_there and metadata is None:
-                raise FileNotFoundError(f"There is no index {uri}: make one with `pig index`.")
-            self.is_new = not is_there and self._create(metadata or {})
-            described = self._ask("describe_collection")
-            # Where the name is an alias, it may come to stand for a collection of another model while this is open.
-            self._collection, properties = described["collection_name"], described["properties"]
+        with self._one_line_errors("opened"):
+            exists = self._client.has_collection(self._collection, timeout=_REQUEST_TIMEOUT)
+            if not exists and info is None:
+                raise FileNotFoundError(f"There is no index {uri}: create it with `pig index`.")
+            self.is_new = info is not None and not exists and self._create_collection(info)
+            description = self._request("describe_collection")
+            # If the name is an alias, it may point to a collection of another model later: use the collection's name.
+            self._collection, properties = description["collection_name"], description["properties"]
         if _METADATA_KEY not in properties:
-            raise ValueError(f"{uri} is a Milvus collection of something else: choose another name.")
-        self.metadata = json.loads(properties[_METADATA_KEY])
-        self._schema = row_schema(self.metadata["width"], self.metadata.get("storage", "float32"))
-        with self._errors_in_one_line("opened"):
+            raise ValueError(f"{uri} is a Milvus collection that is not an index: choose another name.")
+        self.info = IndexInfo.from_record(json.loads(properties[_METADATA_KEY]), f"The index {uri}")
+        self._dtype = np.float16 if self.info.storage == "float16" else np.float32
+        self._schema = row_schema(self.info.embedding_dim, self.info.storage)
+        with self._one_line_errors("opened"):
             self._make_searchable()
 
     @property
     def search_method(self) -> dict[str, Any]:
-        with self._errors_in_one_line("read"):
-            kind = self._index_type()
-            if kind == "FLAT":
+        with self._one_line_errors("read"):
+            index_type = self._index_type()
+            if index_type == "FLAT":
                 return {"method": "exact"}
-            measured = json.loads(self._properties().get(_ANN_KEY, "{}"))
-        return {"method": kind, **measured}
+            measured = json.loads(self._request("describe_collection")["properties"].get(_ANN_KEY, "{}"))
+        return {"method": index_type, **measured}
 
     def count(self) -> int:
-        with self._errors_in_one_line("read"):
+        with self._one_line_errors("read"):
             return self._count()
 
     def upsert(self, rows: "pa.Table") -> None:
-        written = set(rows["key"].to_pylist())
-        with self._errors_in_one_line("written"):
-            for piece in _pieces(rows):
-                held = self._select("path", piece["path"].unique().to_pylist(), ["key"])
-                left_over = {row["key"] for row in held} - written
-                self._ask("upsert", data=_records(piece))
-                self._delete(sorted(left_over))
+        new_keys = set(rows["key"].to_pylist())
+        with self._one_line_errors("written"):
+            for batch in _split_rows(rows):
+                held = self._select("path", batch["path"].unique().to_pylist(), ["key"])
+                old_keys = {row["key"] for row in held} - new_keys
+                self._request("upsert", data=_to_records(batch))
+                self._delete(sorted(old_keys))
 
     def delete(self, paths: Sequence[str]) -> int:
-        with self._errors_in_one_line("written"):
+        with self._one_line_errors("written"):
             keys = [row["key"] for row in self._select("path", paths, ["key"])]
             self._delete(keys)
         return len(keys)
 
     def rows(self, paths: Sequence[str]) -> "pa.Table":
-        with self._errors_in_one_line("read"):
-            return self._table(list(self._select("path", paths, self._schema.names)), self._schema.names)
+        with self._one_line_errors("read"):
+            return self._to_table(list(self._select("path", paths, self._schema.names)), self._schema.names)
 
     def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
-        with self._errors_in_one_line("read"):
+        with self._one_line_errors("read"):
             for rows in self._pages(None, columns, batch_size):
-                yield from self._table(rows, columns).to_batches()
+                yield from self._to_table(rows, columns).to_batches()
 
-    def search(
-        self, vectors: np.ndarray, k: int, where: Condition | None
-    ) -> tuple[list[np.ndarray], list["pa.Table"]]:
+    def search(self, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
         if k > _MAX_ROWS:
-            raise ValueError(f"k is {k}; Milvus gives {_MAX_ROWS} answers at most.")
+            raise ValueError(f"k is {k}: expected at most {_MAX_ROWS}, the limit of Milvus.")
         expression = "" if where is None else to_milvus(where)
-        with self._errors_in_one_line("searched"):
-            return self._search(vectors, k, expression)
+        with self._one_line_errors("searched"):
+            return self._search(query_embeddings, k, expression)
 
     def optimize(self) -> None:
-        with self._errors_in_one_line("written"):
-            self._ask("flush")
+        with self._one_line_errors("written"):
+            self._request("flush")
             if self._count() > EXACT_UP_TO and self._index_type() == "FLAT":
-                self._make_ann_index()
+                self._build_ann_index()
 
     def drop(self) -> None:
-        if self.is_new and self.count() == 0:  # others may have found it and filled it
-            with self._errors_in_one_line("written"):
-                self._ask("drop_collection")
+        if self.is_new and self.count() == 0:  # another process may have opened and filled it
+            with self._one_line_errors("written"):
+                self._request("drop_collection")
 
     # Requests
 
     def _connect(self) -> Any:
         for attempt in range(_CONNECT_ATTEMPTS):
             try:
-                # Not shared with other indexes on this server: lost connections are then this one's own affair.
+                # Dedicated: a lost connection of another index on this server does not affect this index.
                 return self._pymilvus.MilvusClient(
                     self._server, token=os.environ.get(TOKEN_VARIABLE, ""), timeout=_CONNECT_TIMEOUT, dedicated=True
                 )
@@ -147,254 +149,249 @@ class MilvusStore:
                     seconds = _CONNECT_ATTEMPTS * _CONNECT_TIMEOUT
                     raise OSError(
                         f"The index {self.uri} cannot be opened: no Milvus server answers at {self._server} within "
-                        f"{seconds:.0f} s ({_reason(error)}). Start it, or correct the address; if it wants a login, "
-                        f"set {TOKEN_VARIABLE}"
+                        f"{seconds:.0f} s ({_first_line(error)}). Start the server or correct the address; if the "
+                        f"server needs a login, set {TOKEN_VARIABLE}"
                     ) from error
 
-    def _ask(self, method: str, timeout: float | None = None, **arguments: Any) -> Any:
-        """Sends a request about the collection, again where it is not answered. All requests can be repeated."""
-        timeout = timeout or _CALL_TIMEOUT
+    def _request(self, method: str, timeout: float | None = None, **arguments: Any) -> Any:
+        """Send a request about the collection; repeat it after a transient error. Every request can be repeated."""
+        timeout = timeout or _REQUEST_TIMEOUT
         pause, give_up = 0.1, time.monotonic() + _GIVE_UP_AFTER
         while True:
             try:
                 return getattr(self._client, method)(self._collection, timeout=timeout, **arguments)
             except Exception as error:
-                if not _may_pass(error) or time.monotonic() > give_up:
+                if not _is_transient(error) or time.monotonic() > give_up:
                     raise
-                not_loaded = _code(error) == _NOT_LOADED
+                not_loaded = _error_code(error) == _NOT_LOADED
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
-            if not_loaded:  # as after a restart of Milvus Lite, or while another process makes the ANN index
+            if not_loaded:  # after a restart of Milvus Lite, or while another process builds the ANN index
                 self._make_searchable()
 
-    def _properties(self) -> dict[str, str]:
-        return self._ask("describe_collection")["properties"]
-
     def _index_type(self) -> str:
-        """Of the vectors; "none" while another process makes one in the place of another."""
-        return (self._ask("describe_index", index_name=_VECTOR) or {}).get("index_type", "none")
+        """Return the type of the index on the embeddings; "none" while another process replaces it."""
+        return (self._request("describe_index", index_name=_COLUMN) or {}).get("index_type", "none")
 
     def _count(self) -> int:
-        return self._ask("query", output_fields=["count(*)"])[0]["count(*)"]
+        return self._request("query", output_fields=["count(*)"])[0]["count(*)"]
 
     def _select(self, field: str, values: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """These columns of the rows that have one of these values."""
-        for start in range(0, len(values), _NAMES):
-            for rows in self._pages(to_milvus(In(field, tuple(values[start : start + _NAMES]))), columns, _MAX_ROWS):
+        """Yield some columns of the rows whose `field` is one of `values`."""
+        for start in range(0, len(values), _MAX_VALUES):
+            condition = to_milvus(In(field, tuple(values[start : start + _MAX_VALUES])))
+            for rows in self._pages(condition, columns, _MAX_ROWS):
                 yield from rows
 
     def _pages(self, condition: str | None, columns: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
-        """These columns of all rows that meet a condition, in order of key.
+        """Yield some columns of all rows that meet a condition, in order of key.
 
-        That is what pymilvus' query iterator does, but for keys that hold quotes or line breaks.
+        pymilvus' query iterator does the same, but fails for keys with quotes or line breaks.
         """
         size = min(size, _MAX_ROWS)
-        if _VECTOR in columns:
+        if _COLUMN in columns:
             size = min(size, max(_READ_BYTES // self._row_bytes(), 1))
-        last = ""
+        last_key = ""
         while True:
-            expression = f"key > {milvus_string(last)}"
-            rows = self._ask(
+            expression = f"key > {milvus_string(last_key)}"
+            rows = self._request(
                 "query",
                 filter=expression if condition is None else f"{expression} and ({condition})",
                 output_fields=list({"key": None} | dict.fromkeys(columns)),
                 limit=size,
                 iterator="True",  # in order of key
-                reduce_stop_for_best="True",  # a page may be shorter than the limit, and leaves nothing out
+                reduce_stop_for_best="True",  # a page may be shorter than the limit, but omits no row
             )
             if not rows:
                 return
-            last = max(row["key"] for row in rows)
+            last_key = max(row["key"] for row in rows)
             yield list(rows)
 
     def _delete(self, keys: Sequence[str]) -> None:
-        for start in range(0, len(keys), _NAMES):
-            self._ask("delete", filter=to_milvus(In("key", tuple(keys[start : start + _NAMES]))))
+        for start in range(0, len(keys), _MAX_VALUES):
+            self._request("delete", filter=to_milvus(In("key", tuple(keys[start : start + _MAX_VALUES]))))
 
     def _row_bytes(self) -> int:
-        return 4 * self.metadata["width"] + 1000  # paths and names are seldom longer
+        return 4 * self.info.embedding_dim + 1000  # path and name are rarely longer
 
-    def _table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> "pa.Table":
+    def _to_table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> "pa.Table":
         import pyarrow as pa
 
         schema = pa.schema([self._schema.field(name) for name in columns])
-        arrays = {name: [row.get(name) for row in rows] for name in columns if name != _VECTOR}
-        if _VECTOR in columns:
-            vector_type = schema.field(_VECTOR).type
-            kind = vector_type.value_type.to_pandas_dtype()
-            numbers = np.concatenate([np.empty(0, kind), *(_numbers(row[_VECTOR]) for row in rows)])
-            arrays[_VECTOR] = pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(kind)), vector_type.list_size)
+        arrays = {name: [row.get(name) for row in rows] for name in columns if name != _COLUMN}
+        if _COLUMN in columns:
+            values = np.concatenate([np.empty(0, self._dtype), *(_to_array(row[_COLUMN]) for row in rows)])
+            values = pa.array(values.astype(self._dtype))
+            arrays[_COLUMN] = pa.FixedSizeListArray.from_arrays(values, self.info.embedding_dim)
         return pa.table(arrays, schema=schema)
 
-    # Making and searching
+    # Creation and search
 
-    def _create(self, metadata: dict[str, Any]) -> bool:
-        """Makes the collection unless it is there, as another process may do at the same time."""
-        pymilvus, properties = self._pymilvus, {}
-        for storage in ("float16", "float32"):  # Milvus Lite keeps no halves
-            properties[_METADATA_KEY] = json.dumps({**metadata, "storage": storage})
-            schema = _collection_schema(pymilvus, metadata["width"], storage)
+    def _create_collection(self, info: IndexInfo) -> bool:
+        """Create the collection; return `False` if it exists, as another process may create it at the same time."""
+        pymilvus = self._pymilvus
+        for storage in ("float16", "float32"):  # Milvus Lite has no float16
             try:
                 self._client.create_collection(
                     self._collection,
-                    schema=schema,
-                    properties=properties,
-                    consistency_level="Strong",  # what is written can be read at once
-                    timeout=_CALL_TIMEOUT,
+                    schema=_collection_schema(pymilvus, info.embedding_dim, storage),
+                    properties={_METADATA_KEY: json.dumps(replace(info, storage=storage).to_record())},
+                    consistency_level="Strong",  # reads see all earlier writes
+                    timeout=_REQUEST_TIMEOUT,
                 )
                 return True
             except pymilvus.MilvusException as error:
-                if self._client.has_collection(self._collection, timeout=_CALL_TIMEOUT):
+                if self._client.has_collection(self._collection, timeout=_REQUEST_TIMEOUT):
                     return False
-                if storage == "float32" or _may_pass(error):
+                if storage == "float32" or _is_transient(error):
                     raise
         raise AssertionError
 
     def _make_searchable(self) -> None:
-        """Makes the index for searching, if there is none, and loads the collection."""
-        if _VECTOR not in self._ask("list_indexes"):
-            kind: dict[str, Any] = {"index_type": "FLAT"}
-            if int(self._ask("get_collection_stats")["row_count"]) > EXACT_UP_TO:
-                kind = {"index_type": "HNSW", "params": _HNSW}
+        """Create the index on the embeddings if there is none, and load the collection."""
+        if _COLUMN not in self._request("list_indexes"):
+            index: dict[str, Any] = {"index_type": "FLAT"}
+            if int(self._request("get_collection_stats")["row_count"]) > EXACT_UP_TO:
+                index = {"index_type": "HNSW", "params": _HNSW}
             indexes = self._client.prepare_index_params()
-            # The cosine, as lengths may differ from 1 a little.
-            indexes.add_index(_VECTOR, index_name=_VECTOR, metric_type="COSINE", **kind)
-            if "path" not in self._ask("list_indexes"):
+            # COSINE and not IP, because lengths may differ slightly from 1.
+            indexes.add_index(_COLUMN, index_name=_COLUMN, metric_type="COSINE", **index)
+            if "path" not in self._request("list_indexes"):
                 indexes.add_index("path", index_name="path", index_type="INVERTED")
             try:
-                self._ask("create_index", index_params=indexes, timeout=_INDEX_TIMEOUT)
+                self._request("create_index", index_params=indexes, timeout=_INDEX_TIMEOUT)
             except self._pymilvus.MilvusException:
-                if _VECTOR not in self._ask("list_indexes"):  # by another process
+                if _COLUMN not in self._request("list_indexes"):  # otherwise another process has created it
                     raise
-        self._ask("load_collection", timeout=_INDEX_TIMEOUT)
+        self._request("load_collection", timeout=_INDEX_TIMEOUT)
 
-    def _make_ann_index(self) -> None:
-        """HNSW in the place of exact search. Milvus knows one index at a time: whoever searches meanwhile waits."""
-        queries = synthetic_queries(self._draw_vectors(2 * _QUERIES))
-        exact = self._keys_of_best(queries)
+    def _build_ann_index(self) -> None:
+        """Replace exact search by HNSW. Milvus holds one index per column: searches wait until it is built."""
+        queries = synthetic_queries(self._draw_embeddings(2 * _NUM_QUERIES))
+        exact = self._find_keys(queries)
         for remaining in range(5)[::-1]:
-            self._ask("release_collection")
+            self._request("release_collection")
             try:
-                self._ask("drop_index", index_name=_VECTOR)
+                self._request("drop_index", index_name=_COLUMN)
                 break
-            except self._pymilvus.MilvusException:  # someone who searches has loaded it again
+            except self._pymilvus.MilvusException:  # a search of another process has loaded the collection again
                 if not remaining:
                     raise
         self._make_searchable()
-        found = self._keys_of_best(queries)
-        hits = [len(set(some) & set(others)) / len(others) for some, others in zip(found, exact, strict=True)]
-        measured = {**_HNSW, "ef": _EF, f"recall@{_AT}": round(float(np.mean(hits)), 4), "queries": len(queries)}
-        self._ask("alter_collection_properties", properties={_ANN_KEY: json.dumps(measured)})
+        found = self._find_keys(queries)
+        shares = [len(set(keys) & set(best)) / len(best) for keys, best in zip(found, exact, strict=True)]
+        recall = round(float(np.mean(shares)), 4)
+        measured = {**_HNSW, "ef": _EF, f"recall@{_RECALL_AT}": recall, "queries": len(queries)}
+        self._request("alter_collection_properties", properties={_ANN_KEY: json.dumps(measured)})
 
-    def _draw_vectors(self, count: int) -> np.ndarray:
-        """Vectors (at most `count`, D) of rows drawn at random, in random order."""
+    def _draw_embeddings(self, count: int) -> np.ndarray:
+        """Return the embeddings (at most `count`, D) of rows drawn at random, in random order."""
         rng, total = np.random.default_rng(0), self._count()
-        places = set(rng.choice(total, min(count, total), replace=False).tolist())
+        drawn = set(rng.choice(total, min(count, total), replace=False).tolist())
         rows = itertools.chain.from_iterable(self._pages(None, ["key"], _MAX_ROWS))
-        keys = [row["key"] for place, row in enumerate(rows) if place in places]
-        vectors = [_numbers(row[_VECTOR]) for row in self._select("key", keys, [_VECTOR])]
-        return rng.permutation(np.stack(vectors))
+        keys = [row["key"] for position, row in enumerate(rows) if position in drawn]
+        embeddings = [_to_array(row[_COLUMN]) for row in self._select("key", keys, [_COLUMN])]
+        return rng.permutation(np.stack(embeddings))
 
-    def _keys_of_best(self, queries: np.ndarray) -> list[list[str]]:
-        return [rows["key"].to_pylist() for rows in self._search(queries, _AT, "")[1]]
+    def _find_keys(self, query_embeddings: np.ndarray) -> list[list[str]]:
+        return [result.rows["key"].to_pylist() for result in self._search(query_embeddings, _RECALL_AT, "")]
 
-    def _search(self, vectors: np.ndarray, k: int, expression: str) -> tuple[list[np.ndarray], list["pa.Table"]]:
-        # Beyond k, for others that score the same as the last, or seem to by rounding.
+    def _search(self, query_embeddings: np.ndarray, k: int, expression: str) -> list[RankedRows]:
+        # More than k rows: some may have the same score as the last result, or seem to by rounding.
         limit = min(k + 20, _MAX_ROWS)
-        at_once = max(_READ_BYTES // (limit * self._row_bytes()), 1)
-        scores, rows = [], []
-        for start in range(0, len(vectors), at_once):
-            part = vectors[start : start + at_once]
-            for vector, hits in zip(part, self._hits(part, limit, expression), strict=True):
-                own_scores, own_rows = self._ranked(vector, hits, k, limit, expression)
-                scores.append(own_scores)
-                rows.append(own_rows)
-        return scores, rows
+        batch_size = max(_READ_BYTES // (limit * self._row_bytes()), 1)
+        results = []
+        for start in range(0, len(query_embeddings), batch_size):
+            batch = query_embeddings[start : start + batch_size]
+            for query, hits in zip(batch, self._find_hits(batch, limit, expression), strict=True):
+                results.append(self._rank_hits(query, hits, k, limit, expression))
+        return results
 
-    def _ranked(
-        self, vector: np.ndarray, hits: list[dict[str, Any]], k: int, limit: int, expression: str
-    ) -> tuple[np.ndarray, "pa.Table"]:
-        """Scores and rows of the k best hits, from their stored vectors."""
-        rounding = 1e-3 if self.metadata["storage"] == "float16" else 1e-5  # of the query, as the server sees it
+    def _rank_hits(
+        self, query: np.ndarray, hits: list[dict[str, Any]], k: int, limit: int, expression: str
+    ) -> RankedRows:
+        """Return the k best hits, scored by their stored embeddings."""
+        rounding = 1e-3 if self._dtype == np.float16 else 1e-5  # of the query that the server receives
         while True:
-            rows = self._table(hits, [*FOUND, _VECTOR])
-            scores = cosines(embeddings_of(rows), vector)
+            rows = self._to_table(hits, [*RESULT_COLUMNS, _COLUMN])
+            scores = cosine_scores(read_embeddings(rows), query)
             order = np.lexsort((rows["key"].to_numpy(), -scores))
-            last_is_certain = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
-            if last_is_certain or limit == _MAX_ROWS:
+            is_complete = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
+            if is_complete or limit == _MAX_ROWS:
                 order = order[:k]
-                return scores[order], rows.take(order).drop_columns([_VECTOR])
+                return RankedRows(scores[order], rows.take(order).drop_columns([_COLUMN]))
             limit = min(8 * limit, _MAX_ROWS)
-            (hits,) = self._hits(vector[None], limit, expression)
+            (hits,) = self._find_hits(query[None], limit, expression)
 
-    def _hits(self, vectors: np.ndarray, limit: int, expression: str) -> list[list[dict[str, Any]]]:
-        """What the server finds for each vector."""
-        kind = np.float16 if self.metadata["storage"] == "float16" else np.float32
-        found = self._ask(
+    def _find_hits(self, query_embeddings: np.ndarray, limit: int, expression: str) -> list[list[dict[str, Any]]]:
+        """Return the rows that the server finds for each query."""
+        found = self._request(
             "search",
-            data=list(vectors.astype(kind)),
-            anns_field=_VECTOR,
+            data=list(query_embeddings.astype(self._dtype)),
+            anns_field=_COLUMN,
             filter=expression,
             limit=limit,
-            output_fields=[*FOUND, _VECTOR],
+            output_fields=[*RESULT_COLUMNS, _COLUMN],
             search_params={"metric_type": "COSINE", "params": {"ef": max(_EF, limit)}},
         )
         return [[hit["entity"] for hit in hits] for hits in found]
 
     @contextmanager
-    def _errors_in_one_line(self, verb: str) -> Iterator[None]:
+    def _one_line_errors(self, verb: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if not _is_of_milvus(error):
+            if not _is_milvus_error(error):
                 raise
-            what = f"The index {self.uri} cannot be {verb}: {_reason(error)}"
-            if _may_pass(error):
-                what += f". Tried for {_GIVE_UP_AFTER:.0f} s; see to the server, and run the same again"
-            raise OSError(what) from error
+            message = f"The index {self.uri} cannot be {verb}: {_first_line(error)}"
+            if _is_transient(error):
+                message += f". Retried for {_GIVE_UP_AFTER:.0f} s: check the server, then run the same command again"
+            raise OSError(message) from error
 
 
-def _parse(uri: str) -> tuple[str, str]:
-    """The server's address, and the collection."""
+def _parse_uri(uri: str) -> tuple[str, str]:
+    """Split a URI into the server's address and the name of the collection."""
     parts = urlsplit(uri)
-    if "@" in parts.netloc:  # what is in a URI is printed and kept in the shell's history
-        raise ValueError(f"A Milvus URI holds no password: set {TOKEN_VARIABLE}=USER:PASSWORD in the environment.")
+    if "@" in parts.netloc:  # URIs are printed, and the shell's history keeps them
+        raise ValueError(
+            f"The Milvus URI contains a login: remove it, and set {TOKEN_VARIABLE}=USER:PASSWORD in the environment."
+        )
     name = parts.path.strip("/") or DEFAULT_COLLECTION
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name) or parts.query or parts.fragment or not parts.hostname:
         raise ValueError(
-            f"{uri} names no Milvus collection: expected http://HOST:19530/COLLECTION, with a collection of letters, "
-            "digits and _."
+            f"{uri} is not a valid Milvus URI: expected http://HOST:19530/COLLECTION, with letters, digits and _ in "
+            "COLLECTION."
         )
     return f"{parts.scheme}://{parts.netloc}", name
 
 
-def _collection_schema(pymilvus: Any, width: int, storage: str) -> Any:
+def _collection_schema(pymilvus: Any, embedding_dim: int, storage: str) -> Any:
     import pyarrow as pa
 
     types = {pa.string(): "VARCHAR", pa.float64(): "DOUBLE", pa.int64(): "INT64"}
     schema = pymilvus.MilvusClient.create_schema(enable_dynamic_field=False)
-    for field in row_schema(width, storage):
-        if field.name == _VECTOR:
-            kind = "FLOAT16_VECTOR" if storage == "float16" else "FLOAT_VECTOR"
-            schema.add_field(_VECTOR, pymilvus.DataType[kind], dim=width)
+    for field in row_schema(embedding_dim, storage):
+        if field.name == _COLUMN:
+            vector_type = "FLOAT16_VECTOR" if storage == "float16" else "FLOAT_VECTOR"
+            schema.add_field(_COLUMN, pymilvus.DataType[vector_type], dim=embedding_dim)
         else:
             options = {"max_length": _TEXT_LENGTH} if field.type == pa.string() else {}
-            kind, is_key = pymilvus.DataType[types[field.type]], field.name == "key"
-            schema.add_field(field.name, kind, is_primary=is_key, nullable=field.nullable, **options)
+            data_type, is_key = pymilvus.DataType[types[field.type]], field.name == "key"
+            schema.add_field(field.name, data_type, is_primary=is_key, nullable=field.nullable, **options)
     return schema
 
 
-def _pieces(rows: "pa.Table") -> Iterator["pa.Table"]:
-    """Rows in parts of some megabytes, those of a file together unless they are more than that."""
+def _split_rows(rows: "pa.Table") -> Iterator["pa.Table"]:
+    """Split rows into batches of at most `_WRITE_BYTES`; a file is only split if it is larger than one batch."""
     rows = rows.sort_by("path")
     paths = rows["path"].to_pylist()
-    vector = rows.schema.field(_VECTOR).type
-    vector_bytes = vector.list_size * vector.value_type.bit_width // 8
+    embedding_type = rows.schema.field(_COLUMN).type
+    embedding_bytes = embedding_type.list_size * embedding_type.value_type.bit_width // 8
     start = size = first_of_file = 0
     for number, path in enumerate(paths):
         if number and path != paths[number - 1]:
             first_of_file = number
-        row_bytes = vector_bytes + 4 * len(path.encode()) + 100
+        row_bytes = embedding_bytes + 4 * len(path.encode()) + 100
         if size and size + row_bytes > _WRITE_BYTES:
             end = first_of_file if first_of_file > start else number
             yield rows.slice(start, end - start)
@@ -405,45 +402,45 @@ def _pieces(rows: "pa.Table") -> Iterator["pa.Table"]:
         yield rows.slice(start)
 
 
-def _records(rows: "pa.Table") -> list[dict[str, Any]]:
-    records = rows.drop_columns([_VECTOR]).to_pylist()
-    for record, vector in zip(records, embeddings_of(rows), strict=True):
-        record[_VECTOR] = vector
+def _to_records(rows: "pa.Table") -> list[dict[str, Any]]:
+    records = rows.drop_columns([_COLUMN]).to_pylist()
+    for record, embedding in zip(records, read_embeddings(rows), strict=True):
+        record[_COLUMN] = embedding
     return records
 
 
-def _numbers(value: Any) -> np.ndarray:
-    """A stored vector (D,), as pymilvus hands it out: numbers, or the bytes of halves."""
+def _to_array(value: Any) -> np.ndarray:
+    """Convert an embedding from pymilvus to an array (D,): numbers, or the bytes of float16 numbers."""
     if isinstance(value, list) and value and isinstance(value[0], bytes):
         value = value[0]
     return np.frombuffer(value, np.float16) if isinstance(value, bytes) else np.asarray(value, np.float32)
 
 
-def _is_of_milvus(error: Exception) -> bool:
+def _is_milvus_error(error: Exception) -> bool:
     import grpc
     import pymilvus
 
     return isinstance(error, (pymilvus.MilvusException, grpc.RpcError))
 
 
-def _code(error: Exception) -> Any:
+def _error_code(error: Exception) -> Any:
     import grpc
 
     return error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", None)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed later: the connection was lost, or the server is busy."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether the same request may succeed later: the connection was lost, or the server is busy."""
     import grpc
     from pymilvus.client.types import Status
 
     code = grpc.StatusCode
-    passing = {code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.CANCELLED, code.UNKNOWN, code.INTERNAL, code.ABORTED}
-    passing |= {Status.CONNECT_FAILED, _RATE_LIMIT, _NOT_LOADED, _NO_INDEX}
-    return _code(error) in passing or getattr(error, "retriable", False) or "closed channel" in str(error)
+    transient = {code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.CANCELLED, code.UNKNOWN, code.INTERNAL, code.ABORTED}
+    transient |= {Status.CONNECT_FAILED, _RATE_LIMIT, _NOT_LOADED, _NO_INDEX}
+    return _error_code(error) in transient or getattr(error, "retriable", False) or "closed channel" in str(error)
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     import grpc
 
     text = error.details() if isinstance(error, grpc.RpcError) else getattr(error, "message", str(error))
@@ -455,7 +452,7 @@ def _import_pymilvus() -> Any:
         import pymilvus
     except ImportError as error:
         raise ImportError('An index on a Milvus server needs pymilvus: pip install "modeling-pig[milvus]"') from error
-    # It prints every error with its traceback, those included that are raised here, or tried again.
+    # pymilvus logs every error with its traceback, also errors that are retried or raised here.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return pymilvus
 

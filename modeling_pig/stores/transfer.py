@@ -1,19 +1,18 @@
-"""An index as one Parquet file: for other tools, and to move from one store to another."""
+"""Export an index to one Parquet file and import it: for other tools, and to move an index between stores."""
 
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..files import replace_file
-from .index import IndexInfo, VideoEntry, VideoIndex, entries_of, make_rows, read_info, upsert_whole_files
-from .video_store import embeddings_of, row_schema
+from .index import VideoIndex, upsert_whole_files
+from .records import IndexInfo, VideoEntry, make_rows, read_embeddings, read_entries, row_schema
 
 
 if TYPE_CHECKING:
@@ -21,17 +20,21 @@ if TYPE_CHECKING:
 
 
 _METADATA_KEY = b"pig"
-_BATCH_SIZE = 10_000  # rows in memory, as a row group, and a write
+_BATCH_SIZE = 10_000  # rows in memory, per row group and per write
 
 
 def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
-    """Writes everything that an index holds into a Parquet file, see [`write_export`]. Memory: a batch of rows.
+    """Export all entries of an index to a Parquet file, see [`write_export`]. Holds one batch of rows in memory.
+
+    Args:
+        index (`VideoIndex`): index to export.
+        path (`str` or `os.PathLike`): file to write or replace.
 
     Returns:
-        `int`: the number of rows.
+        `int`: number of rows.
 
     Raises:
-        OSError: the index cannot be read, or the file not written.
+        OSError: the index cannot be read, or the file cannot be written.
     """
     return write_export(path, index.info, index.batches(_BATCH_SIZE))
 
@@ -39,37 +42,44 @@ def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
 def write_export(
     path: str | os.PathLike, info: IndexInfo, batches: Iterable[tuple[Sequence[VideoEntry], np.ndarray]]
 ) -> int:
-    """Writes entries with their embeddings (N, D) into a Parquet file, a batch a row group: a row an entry, with the
-    columns of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads; `info` as JSON in
-    the file's metadata, under `pig`. A file that is there is replaced once the new one is complete.
+    """Write entries with their embeddings to a Parquet file: one row per entry, one row group per batch.
+
+    The columns are those of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads. The
+    metadata of the file hold `info` as JSON under the key `pig`. An existing file is replaced when the new file is
+    complete.
+
+    Args:
+        path (`str` or `os.PathLike`): file to write or replace.
+        info (`IndexInfo`): the model of the embeddings.
+        batches (`Iterable`): batches of N entries with their embeddings (N, D).
 
     Returns:
-        `int`: the number of rows.
+        `int`: number of rows.
 
     Raises:
         OSError: the file cannot be written.
     """
     import pyarrow.parquet as pq
 
-    schema = row_schema(info.width, "float32").with_metadata({_METADATA_KEY: json.dumps(asdict(info))})
+    schema = row_schema(info.embedding_dim, "float32").with_metadata({_METADATA_KEY: json.dumps(info.to_record())})
     count = 0
     with replace_file(path) as partial:
-        with _errors_of_writing(path):
+        with _write_errors(path):
             writer = pq.ParquetWriter(partial, schema)
         try:
-            for entries, vectors in batches:  # an index that cannot be read says so itself
-                rows = make_rows(entries, vectors, schema)
-                with _errors_of_writing(path):
+            for entries, embeddings in batches:  # outside of `_write_errors`: an unreadable index names itself
+                rows = make_rows(entries, embeddings, schema)
+                with _write_errors(path):
                     writer.write_table(rows)
                 count += len(rows)
         finally:
-            with _errors_of_writing(path):
+            with _write_errors(path):
                 writer.close()
     return count
 
 
 @contextmanager
-def _errors_of_writing(path: str | os.PathLike) -> Iterator[None]:
+def _write_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -77,56 +87,61 @@ def _errors_of_writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
-    """Writes what [`export_index`] wrote into an index, made if it is not there; what that holds of other files stays.
-    May be repeated after an interruption. Memory: a batch of rows, the names of the files, and the rows of files whose
-    rows stand apart, from the first to the last.
+    """Import a file that [`export_index`] wrote into an index, which is created if it does not exist.
+
+    Entries of other files in the index stay. An interrupted import can be repeated. Memory holds one batch of rows,
+    the paths of all files and, for a file whose rows are spread over the Parquet file, its rows so far.
+
+    Args:
+        path (`str` or `os.PathLike`): Parquet file to read.
+        uri (`str` or `os.PathLike`): URI of the index, see [`VideoIndex`].
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is no export of an index, or one of another model than the index.
-        OSError: the file cannot be read, or the index not written.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not an export of an index, or its model is not the model of the index.
+        OSError: the file cannot be read, or the index cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path}: give one that `pig index --export` wrote.")
+        raise FileNotFoundError(f"There is no file {path}: give a file that `pig export` wrote.")
     try:
         with pq.ParquetFile(path) as file:
-            index = VideoIndex(uri, _info_of(file, path))
+            index = VideoIndex(uri, _read_info(file, path))
             try:
-                _import(file, index)
+                counts: Counter[str] = Counter()
+                for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
+                    counts.update(rows["path"].to_pylist())
+                upsert_whole_files(index, _read_pairs(file), counts, _BATCH_SIZE)
             except BaseException:
                 with suppress(OSError):
                     index.drop_if_new()
                 raise
         index.optimize()
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a readable Parquet file: {reason}. Export the index again.") from error
     return index
 
 
-def _info_of(file: "pq.ParquetFile", path: str | os.PathLike) -> IndexInfo:
-    metadata = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
-    if metadata is None:
-        raise ValueError(f"{path} is no export of an index (no metadata `pig`): give one that `pig index` wrote.")
-    info = read_info(json.loads(metadata), f"The export {path}")
-    names = row_schema(info.width, "float32").names
-    if missing := set(names) - set(file.schema_arrow.names):
+def _read_info(file: "pq.ParquetFile", path: str | os.PathLike) -> IndexInfo:
+    record = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+    if record is None:
+        raise ValueError(
+            f"{path} is not an export of an index: its metadata lack the key `pig`. Give a file that `pig export` "
+            "wrote."
+        )
+    info = IndexInfo.from_record(json.loads(record), f"The export {path}")
+    columns = row_schema(info.embedding_dim, "float32").names
+    if missing := set(columns) - set(file.schema_arrow.names):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}: export the index again.")
     return info
 
 
-def _import(file: "pq.ParquetFile", index: VideoIndex) -> None:
-    counts: Counter[str] = Counter()
-    for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
-        counts.update(rows["path"].to_pylist())
-    upsert_whole_files(index, _rows_of(file), counts, _BATCH_SIZE)
-
-
-def _rows_of(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
+def _read_pairs(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
     for rows in file.iter_batches(_BATCH_SIZE):
-        yield from zip(entries_of(rows), embeddings_of(rows), strict=True)
+        yield from zip(read_entries(rows), read_embeddings(rows), strict=True)
 
 
 __all__ = ["export_index", "import_index", "write_export"]

@@ -1,0 +1,262 @@
+"""Search a LanceDB table: exactly in memory while that is fast enough, with an ANN index for larger tables."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from .conditions import Condition, to_sql
+from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
+from .records import read_embeddings
+from .vectors import synthetic_queries
+from .video_store import RESULT_COLUMNS, RankedRows
+
+
+# On one core with 512 dimensions, exact search of 150,000 rows takes 12 ms per query (`examples/benchmark.py search
+# --sizes 150000`), and the time grows with the rows. The ANN index takes 16 ms for a million rows.
+EXACT_UP_TO = 150_000
+
+# The ANN index groups embeddings in partitions and keeps each in four bits per dimension (RaBitQ) for a first pass.
+# The best `_REFINE_FACTOR` * k rows of that pass are scored again with the embeddings in the table. With one bit per
+# dimension, a million rows and queries as far from them as sentences are, a refine factor of 60 finds 98 % of what
+# four bits find with 5; reading so many embeddings takes longer than the first pass.
+_ROWS_PER_PARTITION = 4096
+_NUM_BITS = 4
+_REFINE_FACTOR = 5
+_MAX_CANDIDATES = 100_000  # rows whose embeddings are in memory at a time
+_REBUILD_FACTOR = 2  # rebuild the ANN index when the table has so many times the rows that it was built for
+# The share of partitions that a search probes is measured: the first of these shares that reaches the recall.
+_NUM_QUERIES, _RECALL_AT = 100, 10
+_PARTITION_SHARES = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_MIN_RECALL = 0.985
+
+_COLUMN = "embedding"
+_METADATA_KEY = "pig:ann"  # of the column
+
+
+class LanceSearcher:
+    """Search the newest version of a table from any number of threads.
+
+    Args:
+        database (`lancedb.DBConnection`): connection without `read_consistency_interval`: a table opened by it stays
+            at its version.
+        table_name (`str`): name of the table.
+        errors (`Callable`): returns a context that converts LanceDB's errors to `OSError`. Errors of the computation
+            are raised outside of it.
+        check (`Callable`): raises `ValueError` if the metadata of the table's schema belong to another index.
+    """
+
+    def __init__(
+        self,
+        database: Any,
+        table_name: str,
+        errors: Callable[[], AbstractContextManager[None]],
+        check: Callable[[Mapping[bytes, bytes] | None], None],
+    ):
+        self._database = database
+        self._table_name = table_name
+        self._errors = errors
+        self._check = check
+        self._lock = threading.Lock()
+        self._snapshot: tuple[Any, dict[int, Block] | None] | None = None
+
+    def search(self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
+        """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
+        condition = None if where is None else to_sql(where)
+        with self._errors():
+            table, blocks = self._take_snapshot(newest)
+            parameters = ann_parameters(table) if blocks is None else None
+            # If few rows meet the condition, they are searched exactly.
+            if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
+                return _search_ann(table, query_embeddings, k, condition, parameters)
+            allowed = None if blocks is None or condition is None else _row_ids(table, condition)
+        if blocks is None:
+            results = search_blockwise(self._scan(table, condition), query_embeddings, k)
+        else:
+            results = search_exactly(list(blocks.values()), query_embeddings, k, allowed)
+        with self._errors():
+            return _read_rows(table, results, k)
+
+    def open_newest(self) -> Any:
+        """Open the table at the version that is the newest now; it stays at that version."""
+        return self._database.open_table(self._table_name)
+
+    def _scan(self, table: Any, condition: str | None) -> Iterator[Block]:
+        with self._errors():
+            yield from _scan(table, condition)
+
+    def _take_snapshot(self, newest: Any) -> tuple[Any, dict[int, Block] | None]:
+        """Return the newest version of the table and, if there are few enough rows, its blocks by fragment."""
+        with self._lock:
+            version, metadata, snapshot = newest.version, newest.schema.metadata, self._snapshot
+            self._check(metadata)
+            if snapshot is not None and snapshot[0].schema.metadata != metadata:
+                snapshot = None  # a table that was deleted and rebuilt reuses numbers of versions and fragments
+            if snapshot is None or snapshot[0].version != version:
+                held = (snapshot and snapshot[1]) or {}
+                table = self.open_newest()
+                snapshot = table, _load_blocks(table, held) if table.count_rows() <= EXACT_UP_TO else None
+                self._snapshot = snapshot
+            return snapshot
+
+
+def _load_blocks(table: Any, held: dict[int, Block]) -> dict[int, Block]:
+    """Return the table's embeddings by fragment; only fragments that are not in `held` are read.
+
+    By default LanceDB has no stable row ids: the id of a row is its address, the number of its fragment and its
+    offset in that fragment. A changed row gets a new id, and a table never reuses ids.
+    """
+    ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
+    fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
+    blocks, missing = {}, {}
+    for fragment, start, count in zip(fragments.tolist(), starts, counts, strict=True):
+        fragment_ids, block = ids[start : start + count], held.get(fragment)
+        if block is None:
+            missing[fragment] = Block(fragment_ids, np.empty((len(fragment_ids), embedding_dim), np.float16))
+        elif len(block.ids) == len(fragment_ids):
+            blocks[fragment] = block
+        else:  # rows were deleted
+            blocks[fragment] = Block(fragment_ids, block.embeddings[is_among(block.ids, fragment_ids)])
+    if missing:
+        query = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
+        for batch in query.select([_COLUMN]).with_row_id(True).to_batches(8192):
+            row_ids, embeddings = batch["_rowid"].to_numpy(), read_embeddings(batch)
+            for fragment in missing.keys() & np.unique(row_ids >> 32).tolist():
+                block, rows = missing[fragment], np.flatnonzero(row_ids >> 32 == fragment)
+                block.embeddings[np.searchsorted(block.ids, row_ids[rows])] = embeddings[rows]
+    return blocks | missing
+
+
+def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
+    """Return the ascending ids of all rows, or of those that meet a condition."""
+    query = table.search().select(["duration"]).with_row_id(True)  # without a column, LanceDB would read all columns
+    ids = (query if condition is None else query.where(condition)).to_arrow()["_rowid"].to_numpy()
+    return np.sort(ids)
+
+
+def _read_rows(table: Any, results: list[RankedIds], k: int) -> list[RankedRows]:
+    """Read the rows of ranked ids: at most k per query, those with equal scores in order of key."""
+    ids = np.unique(np.concatenate([result.ids for result in results]))
+    rows = table.take_row_ids(ids.tolist()).select(RESULT_COLUMNS).with_row_id().to_arrow()
+    rows = rows.take(np.argsort(rows["_rowid"].to_numpy())).drop_columns("_rowid")
+    keys = rows["key"].to_numpy()
+    ranked = []
+    for result_ids, scores in results:
+        positions = np.searchsorted(ids, result_ids)
+        order = np.lexsort((keys[positions], -scores))[:k]
+        ranked.append(RankedRows(scores[order], rows.take(positions[order])))
+    return ranked
+
+
+def _search_ann(
+    table: Any, query_embeddings: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
+) -> list[RankedRows]:
+    """Search with the ANN index. LanceDB scores rows that are not in the index yet by their stored embeddings."""
+    results = []
+    batch_size = max(_MAX_CANDIDATES // _num_candidates(k, parameters), 1)
+    for start in range(0, len(query_embeddings), batch_size):
+        batch = query_embeddings[start : start + batch_size]
+        candidates = [_find_candidates(table, query, k, condition, parameters) for query in batch]
+        ids = np.unique(np.concatenate(candidates))
+        # LanceDB's own `refine_factor` reads whole rows one by one, which takes 10 ms per query at a million rows.
+        embeddings = _read_embeddings_of(table, ids)
+        for candidate_ids, query in zip(candidates, batch, strict=True):
+            block = Block(candidate_ids, embeddings[np.searchsorted(ids, candidate_ids)])
+            results += search_exactly([block], query[None], k)
+    return _read_rows(table, results, k)
+
+
+def _num_candidates(k: int, parameters: dict[str, Any]) -> int:
+    # At least as many as recall was measured with: the best result for k = 1 is also the best for larger k.
+    return parameters["refine_factor"] * max(k, _RECALL_AT)
+
+
+def _find_candidates(
+    table: Any, query: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
+) -> np.ndarray:
+    """Return the ids of the rows that the ANN index finds, from which the k best are chosen."""
+    limit, num_probes = _num_candidates(k, parameters), parameters["nprobes"]
+
+    def find(max_probes: int) -> np.ndarray:  # 0: as many as it takes to reach the limit
+        search = table.search(query, vector_column_name=_COLUMN).distance_type("cosine").limit(limit)
+        search = search.minimum_nprobes(num_probes).maximum_nprobes(max_probes).select(["_distance"]).with_row_id(True)
+        if condition is not None:
+            search = search.where(condition, prefilter=True)
+        return search.to_arrow()["_rowid"].to_numpy()
+
+    if condition is None and len(found := find(num_probes)) == limit:
+        return found
+    return find(0)
+
+
+def _read_embeddings_of(table: Any, ids: np.ndarray) -> np.ndarray:
+    """Return the embeddings (N, D) of ascending row ids (N,)."""
+    rows = table.take_row_ids(ids.tolist()).select([_COLUMN]).with_row_id().to_arrow()
+    return read_embeddings(rows)[np.argsort(rows["_rowid"].to_numpy())]
+
+
+def ann_parameters(table: Any) -> dict[str, Any] | None:
+    """Return the parameters and the measured recall of the table's ANN index, or `None` if it has none."""
+    parameters = (table.schema.field(_COLUMN).metadata or {}).get(_METADATA_KEY.encode())
+    return json.loads(parameters) if parameters else None
+
+
+def refresh_ann_index(table: Any, open_newest: Callable[[], Any]) -> None:
+    """Build the table's ANN index if there are enough rows; rebuild it if the table has outgrown it.
+
+    Its parameters and measured recall are stored in the metadata of the column `embedding`.
+
+    Args:
+        table (`lancedb.Table`): table to index.
+        open_newest (`Callable`): opens the table at a fixed version: others may write while recall is measured.
+    """
+    count, known = table.count_rows(), ann_parameters(table)
+    is_current = known is not None and known.get("num_bits") == _NUM_BITS and count < _REBUILD_FACTOR * known["rows"]
+    if count <= EXACT_UP_TO or is_current:
+        return  # LanceDB's `optimize` has added new rows to their partitions
+    from lancedb.index import IvfRq
+
+    num_partitions = count // _ROWS_PER_PARTITION
+    # 10 iterations over 64 rows per partition instead of LanceDB's 50 over 256: for 100,000 rows in 316 partitions,
+    # 16 s instead of 57 s.
+    config = IvfRq("cosine", num_partitions, num_bits=_NUM_BITS, max_iterations=10, sample_rate=64)
+    table.create_index(_COLUMN, config=config)
+    shape = {"rows": count, "num_partitions": num_partitions, "num_bits": _NUM_BITS}
+    parameters = {"method": "IVF_RQ", **shape, **_measure_recall(open_newest(), num_partitions)}
+    table.update_field_metadata({"path": _COLUMN, "metadata": {_METADATA_KEY: json.dumps(parameters)}})
+
+
+def _measure_recall(table: Any, num_partitions: int) -> dict[str, Any]:
+    """Choose the number of partitions to probe, and return it with the recall against exact search."""
+    queries = synthetic_queries(_draw_embeddings(table, 2 * _NUM_QUERIES))
+    exact = search_blockwise(_scan(table), queries, _RECALL_AT)
+    for share in _PARTITION_SHARES:
+        parameters = {"nprobes": max(int(share * num_partitions), 1), "refine_factor": _REFINE_FACTOR}
+        # A row among the candidates is among the results, because candidates are scored exactly. Of several rows with
+        # the same score as the last result, any counts.
+        found = [_find_candidates(table, query, _RECALL_AT, None, parameters) for query in queries]
+        hits = [np.isin(best.ids, candidates).sum() for best, candidates in zip(exact, found, strict=True)]
+        recall = round(float(np.minimum(hits, _RECALL_AT).mean()) / _RECALL_AT, 4)
+        if recall >= _MIN_RECALL:
+            break
+    return {**parameters, f"recall@{_RECALL_AT}": recall, "queries": len(queries)}
+
+
+def _draw_embeddings(table: Any, count: int) -> np.ndarray:
+    """Return the embeddings (at most `count`, D) of rows drawn at random, in random order."""
+    ids, rng = _row_ids(table), np.random.default_rng(0)
+    drawn = rng.choice(ids, min(count, len(ids)), replace=False)
+    return rng.permutation(_read_embeddings_of(table, np.sort(drawn)))
+
+
+def _scan(table: Any, condition: str | None = None) -> Iterator[Block]:
+    """Yield all rows that meet a condition, by default all rows of the table, in blocks."""
+    query = table.search().select([_COLUMN]).with_row_id(True)
+    for batch in (query if condition is None else query.where(condition)).to_batches(8192):
+        yield Block(batch["_rowid"].to_numpy(), read_embeddings(batch))
+
+
+__all__ = ["EXACT_UP_TO", "LanceSearcher", "ann_parameters", "refresh_ann_index"]

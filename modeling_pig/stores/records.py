@@ -1,0 +1,190 @@
+"""Define what an index stores: one [`IndexInfo`], and per [`VideoEntry`] one row of an Arrow table."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeling_pig import __version__
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+FORMAT = 2  # format 1 stored whole files only, without size and time
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """Model and storage of an index. One index holds embeddings of one model only.
+
+    Args:
+        model (`str`): name of the model on the Hub, or its folder.
+        model_fingerprint (`str`): hash of the model's weights.
+        embedding_dim (`int`): dimensions of an embedding, D.
+        num_frames (`int`, *optional*): frames per clip that the model reads.
+        model_revision (`str`, *optional*): commit of the model on the Hub. For the record only: models are loaded by
+            name and compared by fingerprint.
+        storage (`str`): type of the stored embeddings, "float16" or "float32". The index sets this argument and those
+            that follow.
+        created (`str`): UTC time of creation, ISO 8601.
+        version (`str`): version of this package that created the index.
+        format (`int`): version of the stored format.
+    """
+
+    model: str
+    model_fingerprint: str
+    embedding_dim: int
+    num_frames: int | None = None
+    model_revision: str | None = None
+    storage: str = ""
+    created: str = ""
+    version: str = __version__
+    format: int = FORMAT
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the record that stores and Parquet files hold as JSON. `embedding_dim` is stored as `width`."""
+        return {"width" if name == "embedding_dim" else name: value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], source: str) -> "IndexInfo":
+        """Read a record that [`to_record`] returned.
+
+        Args:
+            record (`dict[str, Any]`): stored record.
+            source (`str`): name of the index or file for error messages, such as "The index videos.lance".
+
+        Raises:
+            ValueError: the record has another format than [`FORMAT`].
+        """
+        stored = record.get("format", 1)
+        if stored < FORMAT:
+            raise ValueError(
+                f"{source} was written by an older modeling-pig ({record.get('version')}) in a format that this "
+                "version cannot read. Rebuild the index under a new path: pig index FOLDER --model "
+                f"{record.get('model', 'MODEL')} --index NEW"
+            )
+        if stored > FORMAT:
+            raise ValueError(
+                f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
+                "Upgrade: pip install --upgrade modeling-pig"
+            )
+        return cls(**{"embedding_dim" if name == "width" else name: value for name, value in record.items()})
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """Source of one stored embedding: a whole video file, or one segment of it.
+
+    Args:
+        path (`str`): absolute path of the file.
+        start (`float`, *optional*): start of the segment in seconds after the first frame; `None` for a whole file.
+        end (`float`, *optional*): end of the segment in seconds after the first frame; `None` for a whole file.
+        duration (`float`, *optional*): duration of the file in seconds.
+        size (`int`, *optional*): size of the file in bytes.
+        modified (`int`, *optional*): time of the file's last change, in ns since 1970.
+        content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal.
+    """
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+    size: int | None = None
+    modified: int | None = None
+    content_hash: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Unique key in an index: the path, for a segment with a media fragment (`/videos/a.mp4#t=30,60`)."""
+        if self.start is None and self.end is None:
+            return self.path
+        return f"{self.path}#t={_format_seconds(self.start)},{_format_seconds(self.end)}"
+
+
+def _format_seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.15g}"
+
+
+ENTRY_COLUMNS = [field.name for field in fields(VideoEntry)]
+
+
+def row_schema(embedding_dim: int, storage: str) -> "pa.Schema":
+    """Return the columns of a row: key, path, name, start, end, duration, size, modified, content_hash, embedding.
+
+    Args:
+        embedding_dim (`int`): dimensions of an embedding, D.
+        storage (`str`): "float16" for embeddings in half precision; otherwise they are float32.
+    """
+    import pyarrow as pa
+
+    embedding = pa.list_(pa.float16() if storage == "float16" else pa.float32(), embedding_dim)
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("name", pa.string(), nullable=False),
+            pa.field("start", pa.float64()),
+            pa.field("end", pa.float64()),
+            pa.field("duration", pa.float64()),
+            pa.field("size", pa.int64()),
+            pa.field("modified", pa.int64()),
+            pa.field("content_hash", pa.string()),
+            pa.field("embedding", embedding, nullable=False),
+        ]
+    )
+
+
+def make_rows(entries: Sequence[VideoEntry], embeddings: np.ndarray, schema: "pa.Schema") -> "pa.Table":
+    """Build the rows of N entries with their embeddings (N, D).
+
+    Raises:
+        ValueError: an entry occurs twice, or a path is not valid Unicode.
+    """
+    import pyarrow as pa
+
+    keys = [entry.key for entry in entries]
+    if len(set(keys)) < len(keys):
+        repeated = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"The entry {repeated!r} occurs twice: give each entry once.")
+    embedding_type = schema.field("embedding").type
+    values = pa.array(embeddings.astype(embedding_type.value_type.to_pandas_dtype()).ravel())
+    columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in ENTRY_COLUMNS}
+    columns |= {"key": keys, "name": [os.path.basename(entry.path) for entry in entries]}
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding_type.list_size)
+    try:
+        return pa.table(columns, schema=schema)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The path {error.object!r} is not valid Unicode: rename the file.") from error
+
+
+def read_entries(rows: "pa.Table | pa.RecordBatch") -> list[VideoEntry]:
+    """Return the entries of rows."""
+    return [VideoEntry(**row) for row in rows.select(ENTRY_COLUMNS).to_pylist()]
+
+
+def read_embeddings(rows: "pa.Table | pa.RecordBatch") -> np.ndarray:
+    """Return the embeddings (N, D) of rows, without a copy if they are one chunk."""
+    column = rows["embedding"]
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    embedding_dim = column.type.list_size
+    arrays = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, embedding_dim) for chunk in chunks]
+    if not arrays:
+        return np.empty((0, embedding_dim), column.type.value_type.to_pandas_dtype())
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+__all__ = [
+    "ENTRY_COLUMNS",
+    "FORMAT",
+    "IndexInfo",
+    "VideoEntry",
+    "make_rows",
+    "read_embeddings",
+    "read_entries",
+    "row_schema",
+]

@@ -1,0 +1,41 @@
+"""Score embeddings, and draw the synthetic queries that measure the recall of an ANN index."""
+
+import numpy as np
+
+
+def cosine_scores(embeddings: np.ndarray, query_embedding: np.ndarray) -> np.ndarray:
+    """Return the cosines (N,) float32 of embeddings (N, D) with a query embedding (D,).
+
+    Each score is computed in float64 and independently of the other rows: equal embeddings get equal scores.
+    """
+    rows, query = embeddings.astype(np.float64), query_embedding.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.linalg.norm(query)
+    return (np.einsum("ij,j->i", rows, query) / lengths).astype(np.float32)
+
+
+def synthetic_queries(embeddings: np.ndarray, gap: float = 2.0) -> np.ndarray:
+    """Make query embeddings (Q, D) float32, normalised, that are as hard to search for as sentences.
+
+    Sentences are far from videos: even the correct video has a small cosine with its sentence, and all other videos
+    are close behind. A stored embedding as the query would be found too easily. So each query is the sum of two
+    centred stored embeddings, normalised, plus a vector of length `gap` in the direction in which the stored
+    embeddings differ least.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(2 * Q, D)`): stored embeddings in random order.
+        gap (`float`): length of the added vector.
+    """
+    centred = embeddings.astype(np.float32)
+    centred -= centred.mean(axis=0)
+    count = len(centred) // 2
+    sums = centred[:count] + centred[count : 2 * count]
+    least_variance = np.linalg.svd(centred)[2][-1]  # (D,), of length 1
+    return _normalise(_normalise(sums) + gap * least_variance)
+
+
+def _normalise(vectors: np.ndarray) -> np.ndarray:
+    # Equal embeddings are zero once centred: a zero vector stays zero.
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+
+
+__all__ = ["cosine_scores", "synthetic_queries"]
