@@ -1,4 +1,4 @@
-"""The filter language: every operator against what SQLite answers, every mistake with its column, hostile values."""
+"""Test the filter language: each operator against SQLite, the column of each mistake, hostile values."""
 
 import sqlite3
 from datetime import datetime
@@ -23,7 +23,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory):
-    """The same rows in LanceDB, which the index asks, and in SQLite, whose answers are the reference."""
+    """Write the same rows into LanceDB and into SQLite, whose results are the reference."""
     columns = dict(zip(FIELDS, map(list, zip(*ROWS, strict=True)), strict=True))
     table = lancedb.connect(tmp_path_factory.mktemp("where")).create_table("rows", pa.table(columns))
     reference = sqlite3.connect(":memory:")
@@ -33,11 +33,11 @@ def databases(tmp_path_factory):
     return table, reference
 
 
-def found_by_lance(table, text: str) -> set[str]:
+def find_paths(table, text: str) -> set[str]:
     return set(table.search().where(to_sql(parse_where(text))).to_arrow()["path"].to_pylist())
 
 
-# What every store answers as SQL does.
+# Conditions whose results are those of SQL in every store.
 CONDITIONS = [
     "duration < 60",
     "duration <= 60.5 and size > 0",
@@ -76,24 +76,24 @@ CONDITIONS = [
         "path = '''; drop table rows; --'",
     ],
 )
-def test_answers_are_those_of_sql(databases, text):
+def test_results_equal_those_of_sqlite(databases, text):
     table, reference = databases
     sql = "select path from rows where " + text.replace("end ", '"end" ')
-    assert found_by_lance(table, text) == {path for (path,) in reference.execute(sql)}
+    assert find_paths(table, text) == {path for (path,) in reference.execute(sql)}
 
 
-def test_a_backslash_in_like_takes_the_next_character_literally(databases):
+def test_backslash_in_like_escapes_the_next_character(databases):
     table, _ = databases
-    assert found_by_lance(table, r"path like '%holiday\_1%'") == {"/v/holiday_1/b.mov"}
-    assert found_by_lance(table, r"path like '%5\%%'") == {"/v/it's 5%.mp4"}
-    assert found_by_lance(table, r"path like '%\\%'") == {"/v/back\\slash.mkv"}
+    assert find_paths(table, r"path like '%holiday\_1%'") == {"/v/holiday_1/b.mov"}
+    assert find_paths(table, r"path like '%5\%%'") == {"/v/it's 5%.mp4"}
+    assert find_paths(table, r"path like '%\\%'") == {"/v/back\\slash.mkv"}
 
 
-def test_times_are_those_of_the_local_clock(databases):
+def test_times_are_local(databases):
     table, _ = databases
     moment = datetime.fromtimestamp(2 * 10**9)
-    assert found_by_lance(table, f"modified = '{moment.isoformat(' ')}'") == {"/v/it's 5%.mp4"}
-    assert found_by_lance(table, "modified < '1980-01-01'") == {"/v/back\\slash.mkv"}
+    assert find_paths(table, f"modified = '{moment.isoformat(' ')}'") == {"/v/it's 5%.mp4"}
+    assert find_paths(table, "modified < '1980-01-01'") == {"/v/back\\slash.mkv"}
 
 
 @pytest.mark.parametrize(
@@ -139,20 +139,20 @@ def test_times_are_those_of_the_local_clock(databases):
         ("(" * 21 + "duration < 3" + ")" * 21, 21, "more than 20 nested parentheses"),
     ],
 )
-def test_mistakes_are_told_with_their_column(text, column, problem):
+def test_errors_name_the_column(text, column, problem):
     with pytest.raises(ValueError) as caught:
         parse_where(text)
     assert f"is not a valid condition: column {column}: {problem}" in str(caught.value)
 
 
-def test_the_deepest_and_the_longest_conditions_can_be_asked(databases):
+def test_deepest_and_longest_conditions_are_valid(databases):
     table, _ = databases
     text = "duration < 60"
     for depth in range(10):
         text = f"not ({text} {'and' if depth % 2 else 'or'} size = 7)"
-    assert found_by_lance(table, text) <= {row[0] for row in ROWS}
+    assert find_paths(table, text) <= {row[0] for row in ROWS}
     long = " or ".join(["end<2"] * 5500)
-    assert found_by_lance(table, long) == set()
+    assert find_paths(table, long) == set()
     with pytest.raises(ValueError, match="characters: expected at most"):
         parse_where(long + " or end<2" * 100)
 

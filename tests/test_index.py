@@ -1,4 +1,4 @@
-"""The index on LanceDB: answers against brute force, replacing by file, refusals, processes at once, full disks."""
+"""Test `VideoIndex` on LanceDB: results, replacement of files, invalid input, concurrent processes, full disks."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 
 import lancedb
 import numpy as np
@@ -15,10 +16,16 @@ import torch
 
 from modeling_pig.stores import lance_store
 from modeling_pig.stores.index import FORMAT, FileState, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.records import row_schema
 
 
 INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")
-AWKWARD = [
+# Metadata of an index and of a Parquet file as version 0.1.0 wrote them, when `embedding_dim` was named `width`.
+RECORD = (
+    '{"model": "org/pig", "model_fingerprint": "abc", "width": 8, "num_frames": 4, "model_revision": "0123abc", '
+    '"storage": "float16", "created": "2026-11-29T00:55:39.494+00:00", "version": "0.1.0", "format": 2}'
+)
+UNUSUAL_PATHS = [
     "/v/it's.mp4",
     "/v/100%_[x]*?.mp4",
     '/v/a\nb\t"c".mp4',
@@ -28,9 +35,9 @@ AWKWARD = [
 ]
 
 
-def random_embeddings(count: int, seed: int = 0, width: int = 8) -> torch.Tensor:
-    """As a store of halves keeps them, so that what comes out can be compared with what went in."""
-    embeddings = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+def random_embeddings(count: int, seed: int = 0) -> torch.Tensor:
+    """Draw normalised embeddings (count, 8) that float16 represents exactly, to compare stored values for equality."""
+    embeddings = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(embeddings, dim=-1).half().float()
 
 
@@ -42,12 +49,20 @@ def segments_of(path: str, count: int) -> list[VideoEntry]:
     return [VideoEntry(path, 30.0 * i, 30.0 * (i + 1), 30.0 * count, 1, 2) for i in range(count)]
 
 
+def contents(index: VideoIndex) -> dict[VideoEntry, tuple[float, ...]]:
+    return {entry: tuple(embedding) for batch in index.batches() for entry, embedding in zip(*batch, strict=True)}
+
+
+def as_contents(entries: list[VideoEntry], embeddings: torch.Tensor) -> dict[VideoEntry, tuple[float, ...]]:
+    return {entry: tuple(embedding) for entry, embedding in zip(entries, embeddings.numpy(), strict=True)}
+
+
 @pytest.fixture
 def index(tmp_path):
     return VideoIndex(tmp_path / "v.lance", INFO)
 
 
-# answers
+# Results
 
 
 def test_search_equals_brute_force(index):
@@ -57,7 +72,7 @@ def test_search_equals_brute_force(index):
         index.upsert(entries[start : start + 50], videos[start : start + 50])
     index.optimize()
     for query, results in zip(queries, index.search(queries, k=7), strict=True):
-        scores = torch.cosine_similarity(videos, query[None])  # of what is stored in halves
+        scores = torch.cosine_similarity(videos, query[None])
         assert [result.path for result in results] == [f"{i}.mp4" for i in scores.topk(7).indices.tolist()]
         assert [result.score for result in results] == pytest.approx(scores.topk(7).values.tolist(), abs=1e-5)
         assert [result.rank for result in results] == list(range(1, 8))
@@ -66,7 +81,7 @@ def test_search_equals_brute_force(index):
     assert [len(results) for results in index.search(queries, k=500)] == [200] * 5
 
 
-def test_equal_scores_come_in_order_of_key(index):
+def test_equal_scores_are_in_order_of_key(index):
     index.upsert(entries_of("c", "a", "d", "b"), random_embeddings(1).expand(4, 8))
     assert [result.path for result in index.search(random_embeddings(1), k=4)[0]] == ["a", "b", "c", "d"]
 
@@ -86,7 +101,7 @@ def test_search_where(index):
     assert len(index) == 60
 
 
-def test_an_empty_index_answers(index):
+def test_empty_index_returns_no_results(index):
     assert len(index) == 0
     assert index.search(random_embeddings(2)) == [[], []]
     assert index.search(np.empty((0, 8))) == []
@@ -96,15 +111,15 @@ def test_an_empty_index_answers(index):
     assert len(index) == 0
 
 
-# what is held
+# Stored entries
 
 
-def test_upsert_replaces_everything_of_a_file(index):
+def test_upsert_replaces_all_entries_of_a_file(index):
     videos = random_embeddings(8)
     index.upsert([*segments_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
     index.upsert(segments_of("long.mp4", 2), videos[5:7])
     assert [(entry.start, entry.end) for entry, _ in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
-    np.testing.assert_array_equal([embeds for _, embeds in index.get("long.mp4")], videos[5:7])
+    np.testing.assert_array_equal([embedding for _, embedding in index.get("long.mp4")], videos[5:7])
     index.upsert(entries_of("long.mp4", "a"), videos[[7, 0]])
     assert len(index) == 3
     assert index.files().keys() == {"long.mp4", "a", "b"}
@@ -112,35 +127,32 @@ def test_upsert_replaces_everything_of_a_file(index):
     assert (result.path, result.start, result.end) == ("long.mp4", None, None)
 
 
-def test_awkward_paths_are_held_and_removed_one_by_one(index):
-    videos = random_embeddings(len(AWKWARD))
-    index.upsert(entries_of(*AWKWARD), videos)
-    index.upsert(segments_of(AWKWARD[0], 2), videos[:2])  # removes an entry of that name
-    assert index.files().keys() == set(AWKWARD)
-    for number, path in enumerate(AWKWARD):
+def test_unusual_paths_are_stored_and_deleted_one_by_one(index):
+    videos = random_embeddings(len(UNUSUAL_PATHS))
+    index.upsert(entries_of(*UNUSUAL_PATHS), videos)
+    index.upsert(segments_of(UNUSUAL_PATHS[0], 2), videos[:2])  # also removes the entry of the whole file
+    assert index.files().keys() == set(UNUSUAL_PATHS)
+    for number, path in enumerate(UNUSUAL_PATHS):
         assert index.get(path)[0][0].path == path
-        assert index.delete([path, "not there"]) == (2 if number == 0 else 1)
-        assert index.files().keys() == set(AWKWARD[number + 1 :])
+        assert index.delete([path, "unknown"]) == (2 if number == 0 else 1)
+        assert index.files().keys() == set(UNUSUAL_PATHS[number + 1 :])
     with pytest.raises(ValueError, match="not valid Unicode"):
         index.upsert(entries_of("/v/\udce9.mp4"), videos[:1])
 
 
-def test_files_tell_what_is_known(index):
+def test_files_returns_the_state_of_each_file(index):
     index.upsert([*segments_of("long.mp4", 3), VideoEntry("a", size=5, content_hash="00ff")], random_embeddings(4))
     assert index.files() == {"long.mp4": FileState(1, 2, None, 3), "a": FileState(5, None, "00ff", 1)}
 
 
-def test_batches_are_everything(index):
+def test_batches_yield_all_entries(index):
     videos = random_embeddings(25)
     entries = [VideoEntry(str(i), duration=float(i), modified=2**62 + i) for i in range(25)]
     for start in range(0, 25, 5):
         index.upsert(entries[start : start + 5], videos[start : start + 5])
-    batches = list(index.batches(10))
-    assert max(len(entries) for entries, _ in batches) <= 10
-    held = {
-        entry: tuple(vector) for entries, vectors in batches for entry, vector in zip(entries, vectors, strict=True)
-    }
-    assert held == {entry: tuple(video) for entry, video in zip(entries, videos.numpy(), strict=True)}
+    sizes = [len(batch.entries) for batch in index.batches(10)]
+    assert max(sizes) <= 10 and sum(sizes) == 25
+    assert contents(index) == as_contents(entries, videos)
 
 
 def test_keys_are_media_fragments():
@@ -149,10 +161,10 @@ def test_keys_are_media_fragments():
     assert VideoEntry("/a.mp4", 100000.25, None).key == "/a.mp4#t=100000.25,"
 
 
-# refusals
+# Reopening, and invalid input
 
 
-def test_an_index_is_there_after_reopening(index):
+def test_index_can_be_reopened(index):
     index.upsert(entries_of("a"), random_embeddings(1))
     again = VideoIndex(index.uri)
     assert (index.is_new, again.is_new) == (True, False)
@@ -161,10 +173,27 @@ def test_an_index_is_there_after_reopening(index):
     assert index.info.created and index.info.format == FORMAT
 
 
+def test_index_of_version_0_1_0_opens(tmp_path):
+    schema = row_schema(8, "float16").with_metadata({"pig": RECORD})
+    lancedb.connect(tmp_path / "v.lance").create_table("videos", schema=schema)
+    index = VideoIndex(tmp_path / "v.lance", INFO)
+    assert index.info == replace(INFO, storage="float16", created="2026-11-29T00:55:39.494+00:00", version="0.1.0")
+    index.upsert(entries_of("a"), random_embeddings(1))
+    assert index.search(random_embeddings(1))[0][0].path == "a"
+
+
+def test_new_index_has_the_metadata_of_version_0_1_0(index):
+    record = lancedb.connect(index.uri).open_table("videos").schema.metadata[b"pig"]
+    old = {**json.loads(RECORD), "created": index.info.created, "version": index.info.version}
+    assert record.decode() == json.dumps(old)
+
+
 @pytest.mark.parametrize(
-    "other", [{"model_fingerprint": "other"}, {"embedding_dim": 16}, {"num_frames": 8}], ids=lambda other: next(iter(other))
+    "other",
+    [{"model_fingerprint": "other"}, {"embedding_dim": 16}, {"num_frames": 8}],
+    ids=lambda other: next(iter(other)),
 )
-def test_an_index_of_another_model_is_refused(index, other):
+def test_index_of_another_model_is_refused(index, other):
     index.upsert(entries_of("a"), random_embeddings(1))
     with pytest.raises(ValueError, match="was made by the model org/pig"):
         VideoIndex(index.uri, replace(INFO, **other))
@@ -172,23 +201,23 @@ def test_an_index_of_another_model_is_refused(index, other):
 
 
 @pytest.mark.parametrize(
-    "vectors",
+    "embeddings",
     [torch.full((1, 8), torch.nan), torch.full((1, 8), torch.inf), torch.ones(1, 8), torch.zeros(1, 8)]
     + [torch.ones(1, 4) / 2, torch.ones(8) / 8**0.5, torch.ones(2, 8) / 8**0.5],
-    ids=["nan", "infinite", "long", "zero", "narrow", "flat", "two"],
+    ids=["nan", "infinite", "long", "zero", "other dimensions", "one-dimensional", "two rows"],
 )
-def test_vectors_that_cannot_be_are_refused(index, vectors):
+def test_upsert_refuses_invalid_embeddings(index, embeddings):
     with pytest.raises(ValueError, match="[Ee]mbeddings"):
-        index.upsert(entries_of("a"), vectors)
+        index.upsert(entries_of("a"), embeddings)
     assert len(index) == 0
 
 
-def test_an_entry_goes_in_once(index):
+def test_upsert_refuses_repeated_entries(index):
     with pytest.raises(ValueError, match="'b' occurs twice"):
         index.upsert(entries_of("a", "b", "b"), random_embeddings(3))
 
 
-def test_search_refuses_what_cannot_be(index):
+def test_search_refuses_invalid_arguments(index):
     with pytest.raises(ValueError, match="k is 0"):
         index.search(random_embeddings(1), k=0)
     with pytest.raises(ValueError, match="shape"):
@@ -198,16 +227,16 @@ def test_search_refuses_what_cannot_be(index):
             index.search(np.array([[1.0] * 8, [value] * 8]))
 
 
-def test_places_that_hold_no_index(tmp_path):
+def test_missing_and_foreign_data_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no index"):
         VideoIndex(tmp_path / "v.lance")
     assert not (tmp_path / "v.lance").exists()
     (tmp_path / "notes.txt").write_text("mine")
-    for place in (tmp_path, tmp_path / "notes.txt"):
+    for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ValueError, match="is not an index"):
-            VideoIndex(place, INFO)
-        with pytest.raises(FileNotFoundError, match="There is no index"):  # nothing is to be made there
-            VideoIndex(place)
+            VideoIndex(path, INFO)
+        with pytest.raises(FileNotFoundError, match="There is no index"):
+            VideoIndex(path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     lancedb.connect(tmp_path / "theirs").create_table("videos", pa.table({"id": [1]}))
     with pytest.raises(ValueError, match="a LanceDB table that is not an index"):
@@ -221,23 +250,16 @@ def test_places_that_hold_no_index(tmp_path):
         ({"format": FORMAT + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
     ],
 )
-def test_an_index_of_another_format_is_refused_with_what_to_do(tmp_path, stored, message):
-    metadata = {
-        "model": "org/pig",
-        "model_fingerprint": "abc",
-        "width": 8,
-        "created": "",
-        "version": "0.0.9",
-        **stored,
-    }
-    schema = pa.schema([pa.field("path", pa.string())], metadata={"pig": json.dumps(metadata)})
+def test_index_of_another_format_is_refused_with_advice(tmp_path, stored, message):
+    record = {"model": "org/pig", "model_fingerprint": "abc", "width": 8, "version": "0.0.9", **stored}
+    schema = pa.schema([pa.field("path", pa.string())], metadata={"pig": json.dumps(record)})
     lancedb.connect(tmp_path / "v.lance").create_table("videos", schema=schema)
     for info in (None, INFO):
         with pytest.raises(ValueError, match=message):
             VideoIndex(tmp_path / "v.lance", info)
 
 
-def test_a_new_index_is_dropped_only_if_it_is_empty(tmp_path, index):
+def test_drop_if_new_deletes_only_empty_indexes(tmp_path, index):
     VideoIndex(index.uri).drop_if_new()
     assert VideoIndex(index.uri).info.embedding_dim == 8
     VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
@@ -247,10 +269,10 @@ def test_a_new_index_is_dropped_only_if_it_is_empty(tmp_path, index):
     assert not (tmp_path / "new.lance").exists()
 
 
-# many writes, many processes
+# Many writes, many processes
 
 
-def test_small_files_are_merged_in_time(index):
+def test_small_files_are_merged(index):
     videos = random_embeddings(200)
     for i in range(200):
         index.upsert(entries_of(str(i)), videos[i : i + 1])
@@ -272,52 +294,52 @@ def embeddings_by_name(paths: list[str]) -> torch.Tensor:
 
 
 def write_all(uri: str, files: list[str]) -> None:
-    """Two windows of each file, four files a write; a target of processes."""
+    """Write two segments per file, four files per write. Runs in a process of a test."""
     index = VideoIndex(uri, INFO)
     for start in range(0, len(files), 4):
-        part = files[start : start + 4]
-        index.upsert([entry for path in part for entry in segments_of(path, 2)], embeddings_by_name(part))
+        paths = files[start : start + 4]
+        index.upsert([entry for path in paths for entry in segments_of(path, 2)], embeddings_by_name(paths))
         if start % 8 == 0:
             index.optimize()
 
 
-def processes_with_torch():
-    """Importing it once, instead of in every process, saves most of their time; LanceDB does not survive a fork."""
+def start_writer(uri: str, files: list[str]) -> BaseProcess:
+    """Start a process that runs `write_all`.
+
+    The fork server imports torch once: importing it in every process would take most of the test's time. A plain fork
+    is not possible, because LanceDB does not survive it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
-    return context
+    process = context.Process(target=write_all, args=(uri, files))
+    process.start()
+    return process
 
 
-def is_complete(index: VideoIndex) -> bool:
-    held = [entry.key for entries, _ in index.batches() for entry in entries]
-    assert sorted(held) == sorted(entry.key for path in FILES for entry in segments_of(path, 2))
-    for path in FILES:
-        np.testing.assert_array_equal([embeds for _, embeds in index.get(path)], embeddings_by_name([path]))
-    return True
+def assert_complete(index: VideoIndex) -> None:
+    entries = [entry for path in FILES for entry in segments_of(path, 2)]
+    assert contents(index) == as_contents(entries, embeddings_by_name(FILES))
+    assert len(index) == len(entries)
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same files", "different files"])
-def test_processes_that_write_at_once_lose_nothing_and_duplicate_nothing(tmp_path, same):
+def test_concurrent_writers_neither_lose_nor_duplicate_entries(tmp_path, same):
     uri = str(tmp_path / "v.lance")
-    parts = [FILES] * 3 if same else [FILES[i::3] for i in range(3)]
-    processes = [processes_with_torch().Process(target=write_all, args=(uri, part)) for part in parts]
-    for process in processes:
-        process.start()
+    processes = [start_writer(uri, FILES if same else FILES[i::3]) for i in range(3)]
     while any(process.is_alive() for process in processes):
         if (tmp_path / "v.lance/videos.lance/_versions").is_dir():
-            states = VideoIndex(uri).files().values()  # a reader finds whole files at any time
+            states = VideoIndex(uri).files().values()  # readers see whole files only
             assert {state.num_entries for state in states} <= {2}
         time.sleep(0.3)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert is_complete(VideoIndex(uri))
+    assert_complete(VideoIndex(uri))
 
 
-def test_a_killed_writer_leaves_whole_files_and_the_next_one_goes_on(tmp_path):
+def test_killed_writer_leaves_whole_files_and_the_next_writer_completes_them(tmp_path):
     uri = str(tmp_path / "v.lance")
     index = VideoIndex(uri, INFO)
     for held_before_kill in (4, 12):
-        process = processes_with_torch().Process(target=write_all, args=(uri, FILES))
-        process.start()
+        process = start_writer(uri, FILES)
         while len(index.files()) < held_before_kill:
             assert process.is_alive()
             time.sleep(0.005)
@@ -325,25 +347,25 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_one_goes_on(tmp_path):
         process.join()
         assert {state.num_entries for state in index.files().values()} == {2}
     write_all(uri, FILES)
-    assert is_complete(index)
+    assert_complete(index)
 
 
-def test_a_write_that_is_overtaken_again_and_again_is_repeated(index, monkeypatch):
+def test_conflicting_write_is_retried(index, monkeypatch):
     errors = [RuntimeError("lance error: Too many concurrent writers"), OSError("Retryable commit conflict")]
     merge = lancedb.table.LanceTable._do_merge
 
-    def overtaken(table, *arguments):
+    def conflict(table, *arguments):
         if errors:
             raise errors.pop()
         return merge(table, *arguments)
 
-    monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", overtaken)
+    monkeypatch.setattr(lancedb.table.LanceTable, "_do_merge", conflict)
     index.upsert(entries_of("a"), random_embeddings(1))
     assert (errors, len(index)) == ([], 1)
 
 
-def make_compaction_due(monkeypatch, error: Exception | None) -> None:
-    """After each write; it raises `error` once."""
+def make_compaction_due(monkeypatch, error: Exception) -> None:
+    """Make every write compact the table; the first compaction raises `error`."""
     errors, optimize = [error], lancedb.table.LanceTable.optimize
 
     def failing(table, **options):
@@ -356,25 +378,24 @@ def make_compaction_due(monkeypatch, error: Exception | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "warnings"),
     [
-        (OSError("No space left on device (os error 28)\nmore"), ["its small files could not be merged: the disk is full"]),
-        (RuntimeError("something else\nmore"), ["its small files could not be merged: something else"]),
+        (OSError("No space left on device (os error 28)\nmore"), ["files could not be merged: the disk is full"]),
+        (RuntimeError("something else\nmore"), ["files could not be merged: something else"]),
         (OSError("Retryable commit conflict for version 3"), []),
         (RuntimeError("Too many concurrent writers"), []),
     ],
 )
-def test_a_write_stays_written_where_merging_fails(index, monkeypatch, caplog, error, told):
+def test_failed_compaction_does_not_undo_the_write(index, monkeypatch, caplog, error, warnings):
     make_compaction_due(monkeypatch, error)
     with caplog.at_level(logging.WARNING):
         index.upsert(entries_of("a"), random_embeddings(1))
     assert index.files().keys() == {"a"}
-    assert len(caplog.messages) == len(told)
-    for message, part in zip(caplog.messages, told, strict=True):
-        assert part in message and "more" not in message
+    for message, warning in zip(caplog.messages, warnings, strict=True):
+        assert warning in message and "more" not in message
 
 
-def test_optimize_is_repeated_where_others_overtake_it(index, monkeypatch):
+def test_conflicting_optimize_is_retried(index, monkeypatch):
     index.upsert(entries_of("a"), random_embeddings(1))
     index.upsert(entries_of("b"), random_embeddings(1))
     make_compaction_due(monkeypatch, RuntimeError("lance error: Commit conflict for version 3"))
@@ -383,7 +404,7 @@ def test_optimize_is_repeated_where_others_overtake_it(index, monkeypatch):
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_an_error_is_no_conflict_because_of_the_words_in_a_path(tmp_path, monkeypatch, relative):
+def test_words_in_a_path_do_not_count_as_a_conflict(tmp_path, monkeypatch, relative):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lance_store, "_GIVE_UP_AFTER", 2.0)
     folder = "my concurrent conflict/v.lance"
@@ -400,7 +421,7 @@ def test_an_error_is_no_conflict_because_of_the_words_in_a_path(tmp_path, monkey
     assert len(calls) == 1
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_index_stays(index, monkeypatch):
+def test_full_disk_raises_a_one_line_error_and_keeps_the_index(index, monkeypatch):
     index.upsert(entries_of("a"), random_embeddings(1))
 
     def full(*_):
@@ -416,7 +437,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_index_stays(index, monkeypatch)
     assert index.files().keys() == {"a"}
 
 
-def test_lancedb_that_is_missing_is_named(tmp_path, monkeypatch):
+def test_missing_lancedb_raises_an_error_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(ImportError, match=r'pip install "modeling-pig\[search\]"'):
         lance_store.LanceStore(str(tmp_path / "v.lance"), None)

@@ -1,4 +1,4 @@
-"""The index on Milvus, against a real server (Milvus Lite's): what the index on LanceDB does, and lost connections."""
+"""Test `VideoIndex` on a real Milvus server (Milvus Lite): the tests of LanceDB, and lost connections."""
 
 import itertools
 import json
@@ -22,15 +22,27 @@ from modeling_pig.stores.index import FORMAT, VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
 
 from . import test_index
-from .test_index import AWKWARD, FILES, INFO, entries_of, is_complete, random_embeddings, segments_of, write_all
 from .test_conditions import CONDITIONS, ROWS
+from .test_index import (
+    FILES,
+    INFO,
+    RECORD,
+    UNUSUAL_PATHS,
+    as_contents,
+    assert_complete,
+    contents,
+    entries_of,
+    random_embeddings,
+    segments_of,
+    write_all,
+)
 
 
 _names = itertools.count()
 
 
 class Server:
-    """Milvus Lite's server in a process of its own, on a port that stays the same when it is started again."""
+    """Run Milvus Lite's server in a separate process; it keeps its port when it is restarted."""
 
     def __init__(self, folder):
         with socket.socket() as probe:
@@ -54,8 +66,11 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def client(self) -> pymilvus.MilvusClient:
+        return pymilvus.MilvusClient(f"http://127.0.0.1:{self.port}")
+
     def uri(self) -> str:
-        """Of a collection that is not there."""
+        """Return the URI of a new collection."""
         return f"http://127.0.0.1:{self.port}/test_{next(_names)}"
 
 
@@ -71,22 +86,22 @@ def index(server):
     return VideoIndex(server.uri(), INFO)
 
 
-# What holds for every store: these tests take the fixture `index` of this file.
+# Tests that hold for every store: here they run with the fixture `index` of this file.
 for _test in (
     test_index.test_search_equals_brute_force,
-    test_index.test_equal_scores_come_in_order_of_key,
+    test_index.test_equal_scores_are_in_order_of_key,
     test_index.test_search_where,
-    test_index.test_an_empty_index_answers,
-    test_index.test_upsert_replaces_everything_of_a_file,
-    test_index.test_awkward_paths_are_held_and_removed_one_by_one,
-    test_index.test_files_tell_what_is_known,
-    test_index.test_batches_are_everything,
-    test_index.test_an_index_of_another_model_is_refused,
+    test_index.test_empty_index_returns_no_results,
+    test_index.test_upsert_replaces_all_entries_of_a_file,
+    test_index.test_unusual_paths_are_stored_and_deleted_one_by_one,
+    test_index.test_files_returns_the_state_of_each_file,
+    test_index.test_batches_yield_all_entries,
+    test_index.test_index_of_another_model_is_refused,
 ):
     globals()[_test.__name__] = _test
 
 
-def test_an_index_is_there_after_the_server_was_killed(server, index):
+def test_index_persists_after_the_server_was_killed(server, index):
     videos = random_embeddings(5)
     index.upsert(segments_of("a", 5), videos)
     server.kill()
@@ -98,10 +113,10 @@ def test_an_index_is_there_after_the_server_was_killed(server, index):
     assert index.search(videos[:1], k=1)[0][0].start == 0.0
 
 
-def test_an_alias_that_is_switched_leaves_open_indexes_where_they_are(server, index):
+def test_open_index_keeps_its_collection_when_an_alias_is_switched(server, index):
     videos = random_embeddings(6)
     index.upsert(entries_of("old"), videos[:1])
-    client = pymilvus.MilvusClient(f"http://127.0.0.1:{server.port}")
+    client = server.client()
     alias, collection = server.uri(), index.uri.rpartition("/")[2]
     client.create_alias(collection, alias.rpartition("/")[2])
     opened = VideoIndex(alias)
@@ -115,19 +130,19 @@ def test_an_alias_that_is_switched_leaves_open_indexes_where_they_are(server, in
         opened.search(videos[:1])
 
 
-def test_nan_is_refused_though_milvus_would_take_it(index):
+def test_nan_is_refused(index):
     with pytest.raises(ValueError, match="finite"):
         index.upsert(entries_of("a", "b"), np.array([[np.nan] * 8, [1.0] + [0.0] * 7]))
     assert len(index) == 0
 
 
-def test_the_first_k_of_many_equals_are_those_of_the_lowest_keys(index):
+def test_first_k_of_many_equal_scores_have_the_lowest_keys(index):
     names = [f"{i:03}" for i in range(120)]
     index.upsert(entries_of(*names), random_embeddings(1).expand(120, 8))
     assert [result.path for result in index.search(random_embeddings(1), k=5)[0]] == names[:5]
 
 
-def test_lengths_that_are_not_quite_one_do_not_count(index):
+def test_score_does_not_depend_on_the_length(index):
     query = np.eye(1, 8)
     near, far = np.array([[0.8, 0.6] + [0.0] * 6]), np.array([[0.7996, 0.60053303] + [0.0] * 6])
     index.upsert(entries_of("near", "far"), np.concatenate([near * 0.9992, far * 1.0008]))
@@ -137,42 +152,42 @@ def test_lengths_that_are_not_quite_one_do_not_count(index):
     ]
 
 
-def test_pages_hold_everything_once_whatever_the_keys(index, monkeypatch):
+def test_pages_yield_every_row_once(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_MAX_ROWS", 7)
-    names = [f'{i % 3}"\\\n\t日{i}' for i in range(40)] + AWKWARD
+    names = [f'{i % 3}"\\\n\t日{i}' for i in range(40)] + UNUSUAL_PATHS
     index.upsert(entries_of(*names), random_embeddings(len(names)))
     for size in (3, 7, 1000):
         assert sorted(entry.path for entries, _ in index.batches(size) for entry in entries) == sorted(names)
     assert index.files().keys() == set(names)
 
 
-def test_writes_go_in_pieces_that_end_between_files(index, monkeypatch):
+def test_writes_are_split_between_files(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_WRITE_BYTES", 700)
-    sizes, send = [], index._store._client.upsert
+    writes, upsert = [], index._store._client.upsert
 
-    def sending(*arguments, data, **options):
-        sizes.append([row["path"] for row in data])
-        return send(*arguments, data=data, **options)
+    def record_write(*arguments, data, **options):
+        writes.append([row["path"] for row in data])
+        return upsert(*arguments, data=data, **options)
 
-    monkeypatch.setattr(index._store._client, "upsert", sending)
+    monkeypatch.setattr(index._store._client, "upsert", record_write)
     entries = [entry for name in "abcdefgh" for entry in segments_of(name, 2)] + segments_of("long", 11)
     order = np.random.default_rng(0).permutation(len(entries))
     videos = random_embeddings(len(entries))
     index.upsert([entries[i] for i in order], videos[order])
-    assert max(map(len, sizes)) <= 5 and len(sizes) >= 5
-    ends = [(first[-1], second[0]) for first, second in itertools.pairwise(sizes)]
-    assert all(last != following or last == "long" for last, following in ends)
+    assert max(map(len, writes)) <= 5 and len(writes) >= 5
+    borders = [(first[-1], second[0]) for first, second in itertools.pairwise(writes)]
+    assert all(last != following or last == "long" for last, following in borders)
     counts = {path: state.num_entries for path, state in index.files().items()}
     assert counts == dict.fromkeys("abcdefgh", 2) | {"long": 11}
     np.testing.assert_array_equal([embedding for _, embedding in index.get("c")], videos[4:6])
 
 
-# conditions
+# Conditions
 
 
 @pytest.fixture(scope="module")
 def databases(server):
-    """The same rows in Milvus and in SQLite, whose answers are the reference."""
+    """Write the same rows into Milvus and into SQLite, whose results are the reference."""
     index = VideoIndex(server.uri(), INFO)
     entries = [
         VideoEntry(path, start, end, duration, size, time) for path, _, duration, start, end, size, time in ROWS
@@ -196,21 +211,21 @@ def databases(server):
         "path = '\\\" or 1 == 1 //'",
     ],
 )
-def test_answers_to_conditions_are_those_of_sql(databases, text):
+def test_results_equal_those_of_sqlite(databases, text):
     index, reference = databases
     found = {result.path for result in index.search(random_embeddings(1), k=10, where=text)[0]}
     sql = "select path from rows where " + text.replace("end ", '"end" ')
     assert found == {path for (path,) in reference.execute(sql)}
 
 
-# places that hold no index
+# Foreign collections, invalid URIs, formats
 
 
-def test_places_that_hold_no_index(server):
+def test_missing_and_foreign_collections_are_refused(server):
     uri = server.uri()
     with pytest.raises(FileNotFoundError, match=f"There is no index {uri}: create it with `pig index`"):
         VideoIndex(uri)
-    client = pymilvus.MilvusClient(f"http://127.0.0.1:{server.port}")
+    client = server.client()
     assert not client.has_collection(uri.rsplit("/")[-1])
     client.create_collection("theirs", dimension=8)
     with pytest.raises(ValueError, match="is a Milvus collection that is not an index"):
@@ -224,16 +239,26 @@ def test_places_that_hold_no_index(server):
         ({"format": FORMAT + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
     ],
 )
-def test_an_index_of_another_format_is_refused_with_what_to_do(server, index, stored, message):
-    client, name = pymilvus.MilvusClient(f"http://127.0.0.1:{server.port}"), index.uri.rsplit("/")[-1]
-    metadata = {"model": "org/pig", "model_fingerprint": "abc", "width": 8, "version": "0.0.9", **stored}
-    client.alter_collection_properties(name, properties={"pig": json.dumps(metadata)})
+def test_index_of_another_format_is_refused_with_advice(server, index, stored, message):
+    client, name = server.client(), index.uri.rsplit("/")[-1]
+    record = {"model": "org/pig", "model_fingerprint": "abc", "width": 8, "version": "0.0.9", **stored}
+    client.alter_collection_properties(name, properties={"pig": json.dumps(record)})
     for info in (None, INFO):
         with pytest.raises(ValueError, match=message):
             VideoIndex(index.uri, info)
 
 
-def test_a_new_index_is_dropped_only_if_it_is_empty(server, index):
+def test_index_of_version_0_1_0_opens(server, index):
+    index.upsert(entries_of("a"), random_embeddings(1))
+    client, name = server.client(), index.uri.rsplit("/")[-1]
+    record = client.describe_collection(name)["properties"]["pig"]
+    assert json.loads(record).keys() == json.loads(RECORD).keys()
+    client.alter_collection_properties(name, properties={"pig": RECORD.replace("float16", "float32")})
+    opened = VideoIndex(index.uri, INFO)
+    assert (opened.info.embedding_dim, opened.info.version, len(opened)) == (8, "0.1.0", 1)
+
+
+def test_drop_if_new_deletes_only_empty_indexes(server, index):
     VideoIndex(index.uri).drop_if_new()
     VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
     index.drop_if_new()
@@ -245,12 +270,12 @@ def test_a_new_index_is_dropped_only_if_it_is_empty(server, index):
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:1/a-b", "http://127.0.0.1:1/a/b", "http:///a", "http://h:1/a?b=c"])
-def test_uris_that_name_no_collection(uri):
+def test_invalid_uris_are_refused(uri):
     with pytest.raises(ValueError, match="expected http://HOST:19530/COLLECTION"):
         VideoIndex(uri)
 
 
-def test_passwords_come_from_the_environment_alone(monkeypatch):
+def test_login_is_read_from_the_environment_only(monkeypatch):
     with pytest.raises(ValueError, match="set MILVUS_TOKEN=USER:PASSWORD") as caught:
         VideoIndex("http://me:secret@127.0.0.1:1/videos")
     assert "secret" not in str(caught.value)
@@ -262,23 +287,23 @@ def test_passwords_come_from_the_environment_alone(monkeypatch):
     assert given["token"] == "me:secret" and "secret" not in str(caught.value)
 
 
-def test_pymilvus_that_is_missing_is_named(monkeypatch):
+def test_missing_pymilvus_raises_an_error_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(ImportError, match=r'pip install "modeling-pig\[milvus\]"'):
         VideoIndex("http://127.0.0.1:1/videos")
 
 
-# servers that are down, slow, or lost
+# Servers that are down or slow, lost connections
 
 
 @pytest.fixture
 def silent_port():
-    """Takes connections and never says anything."""
+    """Accept connections without ever answering."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
-def test_a_server_that_is_down_is_told_in_one_line(silent_port, monkeypatch, capfd):
+def test_server_that_is_down_raises_a_one_line_error(silent_port, monkeypatch, capfd):
     monkeypatch.setattr(milvus_store, "_CONNECT_TIMEOUT", 1.0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -291,7 +316,7 @@ def test_a_server_that_is_down_is_told_in_one_line(silent_port, monkeypatch, cap
 
 
 class Proxy:
-    """Hands bytes on between clients and a server; cuts the connection when it has handed on so many."""
+    """Forward bytes between clients and a server; cut a connection after the next number of bytes in `cut_after`."""
 
     def __init__(self, port: int):
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -308,9 +333,9 @@ class Proxy:
                 return
             server = socket.create_connection(("127.0.0.1", self.target))
             for pair in ((client, server), (server, client)):
-                threading.Thread(target=self.hand_on, args=pair, daemon=True).start()
+                threading.Thread(target=self.forward, args=pair, daemon=True).start()
 
-    def hand_on(self, source, target):
+    def forward(self, source, target):
         count = 0
         try:
             while data := source.recv(4096):
@@ -336,7 +361,7 @@ def proxy(server):
     proxy.listener.close()
 
 
-def test_connections_that_are_lost_while_writing_are_made_again(server, index, proxy, monkeypatch, capfd):
+def test_lost_connections_are_restored_during_a_write(server, index, proxy, monkeypatch, capfd):
     monkeypatch.setattr(milvus_store, "_WRITE_BYTES", 100_000)
     through = VideoIndex(index.uri.replace(str(server.port), str(proxy.port)))
     videos = random_embeddings(1500)
@@ -345,12 +370,11 @@ def test_connections_that_are_lost_while_writing_are_made_again(server, index, p
     proxy.cut_after = [30_000, 50_000, 20_000]
     through.upsert(entries, videos)
     assert proxy.num_cuts == 3
-    held = {entry: tuple(vector) for batch in index.batches() for entry, vector in zip(*batch, strict=True)}
-    assert held == {entry: tuple(vector) for entry, vector in zip(entries, videos.numpy(), strict=True)}
+    assert contents(index) == as_contents(entries, videos)
     assert capfd.readouterr().err == ""
 
 
-def test_a_server_that_is_killed_and_started_again_meanwhile(server, index):
+def test_restart_of_the_server_during_a_write(server, index):
     videos = random_embeddings(2000)
 
     def write():
@@ -367,18 +391,17 @@ def test_a_server_that_is_killed_and_started_again_meanwhile(server, index):
     assert len(index.search(videos[:1], k=3)[0]) == 3
     writing.join()
     assert len(index) == len(index.files()) == 2000
-    held = {entry.path: vector for batch in index.batches() for entry, vector in zip(*batch, strict=True)}
-    np.testing.assert_array_equal(np.stack([held[str(i)] for i in range(2000)]), videos)
+    assert contents(index) == as_contents(entries_of(*map(str, range(2000))), videos)
 
 
-def test_a_server_that_does_not_come_back_is_told_in_one_line(tmp_path, monkeypatch, capfd):
+def test_server_that_stays_down_raises_a_one_line_error(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(milvus_store, "_CONNECT_TIMEOUT", 1.0)
     monkeypatch.setattr(milvus_store, "_REQUEST_TIMEOUT", 1.0)
     monkeypatch.setattr(milvus_store, "_GIVE_UP_AFTER", 1.0)
     server = Server(tmp_path / "data")
     index = VideoIndex(server.uri(), INFO)
-    os.kill(server.process.pid, signal.SIGSTOP)  # takes requests and does not answer
-    for _ in ("stopped", "gone"):
+    os.kill(server.process.pid, signal.SIGSTOP)  # accepts requests without answering
+    for _ in ("stopped", "killed"):
         for request in (lambda: index.upsert(entries_of("a"), random_embeddings(1)), lambda: len(index)):
             with pytest.raises(OSError, match="Retried for 1 s: check the server") as caught:
                 request()
@@ -388,10 +411,10 @@ def test_a_server_that_does_not_come_back_is_told_in_one_line(tmp_path, monkeypa
     assert capfd.readouterr().err == ""
 
 
-# the ANN index
+# ANN index
 
 
-def test_an_ann_index_takes_over_where_there_are_many(index, monkeypatch):
+def test_ann_index_replaces_exact_search_of_many_entries(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 300)
     videos = random_embeddings(400)
     index.upsert(entries_of(*map(str, range(300))), videos[:300])
@@ -412,29 +435,29 @@ def test_an_ann_index_takes_over_where_there_are_many(index, monkeypatch):
     assert len(index) == 401
 
 
-def test_vectors_to_measure_with_come_from_all_over(index, monkeypatch):
+def test_embeddings_are_drawn_from_all_pages(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_MAX_ROWS", 10)
     videos = random_embeddings(120)
     index.upsert(entries_of(*(f"{i:03}" for i in range(120))), videos)
-    rows = [int((videos.numpy() == vector).all(axis=1).argmax()) for vector in index._store._draw_embeddings(40)]
+    rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index._store._draw_embeddings(40)]
     assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
     assert len(index._store._draw_embeddings(200)) == 120
 
 
-def test_the_ann_index_of_a_few_is_measured_with_what_is_there(index, monkeypatch):
+def test_recall_of_few_entries_is_measured_with_fewer_queries(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 50)
     index.upsert(entries_of(*map(str, range(60))), random_embeddings(60))
     assert index.optimize()["queries"] == 30
 
 
-def test_optimize_leaves_it_to_a_process_that_makes_the_ann_index(index, monkeypatch):
+def test_optimize_does_nothing_while_another_process_builds_the_ann_index(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 0)
     index.upsert(entries_of("a"), random_embeddings(1))
     monkeypatch.setattr(index._store._client, "describe_index", lambda *_, **__: None)
     assert index.optimize() == {"method": "none"}
 
 
-def test_others_search_and_write_while_the_ann_index_is_made(index, monkeypatch):
+def test_search_and_write_while_the_ann_index_is_built(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 200)
     videos = random_embeddings(300)
     index.upsert(entries_of(*map(str, range(250))), videos[:250])
@@ -455,10 +478,10 @@ def test_others_search_and_write_while_the_ann_index_is_made(index, monkeypatch)
     assert set(found) == {"7"} and len(index) == 300
 
 
-# many processes, and other stores
+# Many processes, and other stores
 
 
-def test_processes_that_write_the_same_files_at_once_lose_nothing_and_duplicate_nothing(server):
+def test_concurrent_writers_neither_lose_nor_duplicate_entries(server):
     context, uri = multiprocessing.get_context("spawn"), server.uri()
     processes = [context.Process(target=write_all, args=(uri, FILES)) for _ in range(2)]
     for process in processes:
@@ -466,17 +489,19 @@ def test_processes_that_write_the_same_files_at_once_lose_nothing_and_duplicate_
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert is_complete(VideoIndex(uri))
+    assert_complete(VideoIndex(uri))
 
 
-def test_from_one_store_to_the_other_and_back(server, index, tmp_path):
+def test_transfer_between_stores(server, index, tmp_path):
     videos = random_embeddings(30)
-    entries = [*segments_of(AWKWARD[0], 3), *(VideoEntry(f"{i}.mp4", duration=float(i), size=i) for i in range(27))]
+    entries = [
+        *segments_of(UNUSUAL_PATHS[0], 3),
+        *(VideoEntry(f"{i}.mp4", duration=float(i), size=i) for i in range(27)),
+    ]
     index.upsert(entries, videos)
     assert export_index(index, tmp_path / "a.parquet") == 30
     local = import_index(tmp_path / "a.parquet", tmp_path / "v.lance")
     assert export_index(local, tmp_path / "b.parquet") == 30
     again = import_index(tmp_path / "b.parquet", server.uri())
-    held = {entry: tuple(vector) for batch in again.batches() for entry, vector in zip(*batch, strict=True)}
-    assert held == {entry: tuple(vector) for entry, vector in zip(entries, videos.numpy(), strict=True)}
+    assert contents(again) == as_contents(entries, videos)
     assert again.info == replace(index.info, created=again.info.created)

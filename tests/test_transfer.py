@@ -1,4 +1,4 @@
-"""An index as a Parquet file and back: exactly what was there, also in other tools; what is no export is refused."""
+"""Test export of an index to Parquet and import: equal contents, readable by other tools, invalid files refused."""
 
 import json
 import os
@@ -13,41 +13,35 @@ from modeling_pig.stores import transfer
 from modeling_pig.stores.index import FORMAT, IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
 
-
-INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")
+from .test_index import INFO, RECORD, contents
 
 
 @pytest.fixture
 def index(tmp_path):
-    """Whole files and windows, in several writes, with every field in use somewhere."""
+    """An index of whole files and segments, written in several calls; each field is set in some entry."""
     index = VideoIndex(tmp_path / "v.lance", INFO)
     entries = [VideoEntry(f"/v/it's\n{i}.mp4", duration=i / 3, size=i, modified=2**60 + i) for i in range(30)]
-    windows = [VideoEntry("/v/long.mp4", 0.1 * i, 0.1 * i + 30, 90.0, content_hash="00ff") for i in range(25)]
+    segments = [VideoEntry("/v/long.mp4", 0.1 * i, 0.1 * i + 30, 90.0, content_hash="00ff") for i in range(25)]
     embeddings = torch.randn(55, 8, generator=torch.Generator().manual_seed(0))
     embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-    for part in (slice(0, 10), slice(10, 30), slice(30, 55)):
-        index.upsert([*entries, *windows][part], embeddings[part])
+    for rows in (slice(0, 10), slice(10, 30), slice(30, 55)):
+        index.upsert([*entries, *segments][rows], embeddings[rows])
     return index
 
 
-def contents(index: VideoIndex) -> dict[VideoEntry, tuple]:
-    pairs = [pair for entries, vectors in index.batches() for pair in zip(entries, vectors, strict=True)]
-    return {entry: (vector.dtype, *vector.tolist()) for entry, vector in pairs}
-
-
 @pytest.mark.parametrize("batch_size", [4, 10_000])
-def test_there_and_back_is_exactly_the_same(index, tmp_path, monkeypatch, batch_size):
+def test_export_and_import_keep_the_contents(index, tmp_path, monkeypatch, batch_size):
     monkeypatch.setattr(transfer, "_BATCH_SIZE", batch_size)
     assert export_index(index, tmp_path / "v.parquet") == 55
     again = import_index(tmp_path / "v.parquet", tmp_path / "again.lance")
     assert contents(again) == contents(index)
     assert len(again) == 55
     assert (again.info.model, again.info.num_frames, again.info.model_revision) == ("org/pig", 4, "0123abc")
-    import_index(tmp_path / "v.parquet", tmp_path / "again.lance")  # once more changes nothing
+    import_index(tmp_path / "v.parquet", tmp_path / "again.lance")  # a second import changes nothing
     assert contents(again) == contents(index)
 
 
-def test_entries_of_a_file_may_stand_apart(index, tmp_path, monkeypatch):
+def test_rows_of_a_file_may_be_in_any_order(index, tmp_path, monkeypatch):
     export_index(index, tmp_path / "v.parquet")
     rows = pq.read_table(tmp_path / "v.parquet")
     pq.write_table(rows.take(np.random.default_rng(0).permutation(55)), tmp_path / "mixed.parquet")
@@ -55,7 +49,7 @@ def test_entries_of_a_file_may_stand_apart(index, tmp_path, monkeypatch):
     assert contents(import_index(tmp_path / "mixed.parquet", tmp_path / "again.lance")) == contents(index)
 
 
-def test_what_an_index_holds_of_other_files_stays(index, tmp_path):
+def test_import_keeps_entries_of_other_files(index, tmp_path):
     export_index(index, tmp_path / "v.parquet")
     other = VideoIndex(tmp_path / "other.lance", INFO)
     other.upsert([VideoEntry("/v/mine.mp4"), VideoEntry("/v/long.mp4")], torch.eye(8)[:2])
@@ -64,7 +58,7 @@ def test_what_an_index_holds_of_other_files_stays(index, tmp_path):
     assert len(other) == 56
 
 
-def test_other_tools_read_the_columns(index, tmp_path):
+def test_export_has_plain_columns(index, tmp_path):
     export_index(index, tmp_path / "v.parquet")
     rows = pq.read_table(tmp_path / "v.parquet")
     assert rows.column_names == [
@@ -75,7 +69,7 @@ def test_other_tools_read_the_columns(index, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == ["v.parquet"]
 
 
-def test_an_export_of_another_model_is_refused(index, tmp_path):
+def test_import_of_another_model_is_refused(index, tmp_path):
     export_index(index, tmp_path / "v.parquet")
     VideoIndex(tmp_path / "other.lance", IndexInfo("org/other", "def", 8))
     with pytest.raises(ValueError, match="was made by the model org/other"):
@@ -83,7 +77,7 @@ def test_an_export_of_another_model_is_refused(index, tmp_path):
     assert len(VideoIndex(tmp_path / "other.lance")) == 0
 
 
-def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path):
+def test_invalid_files_are_refused_and_create_no_index(index, tmp_path):
     export_index(index, tmp_path / "v.parquet")
     rows = pq.read_table(tmp_path / "v.parquet")
     info = json.loads(rows.schema.metadata[b"pig"])
@@ -91,7 +85,7 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
     pq.write_table(rows.drop_columns("size"), tmp_path / "narrow.parquet")
     newer = rows.replace_schema_metadata({"pig": json.dumps({**info, "format": FORMAT + 1})})
     pq.write_table(newer, tmp_path / "newer.parquet")
-    (tmp_path / "text.parquet").write_text("no parquet")
+    (tmp_path / "text.parquet").write_text("not Parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "v.parquet").read_bytes()[:-100])
     for name, message in {
         "theirs": "is not an export of an index",
@@ -112,49 +106,57 @@ def test_files_that_are_no_export_are_refused_and_make_no_index(index, tmp_path)
     assert not (tmp_path / "new.lance").exists()
 
 
-def test_an_export_does_not_take_the_place_of_a_pipe(index, tmp_path):
+def test_export_does_not_replace_a_pipe(index, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="is not a regular file"):
         export_index(index, tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_an_export_that_fails_keeps_the_one_before(index, tmp_path, monkeypatch):
+def test_export_of_version_0_1_0_is_imported(index, tmp_path):
     export_index(index, tmp_path / "v.parquet")
-    before = (tmp_path / "v.parquet").read_bytes()
+    rows = pq.read_table(tmp_path / "v.parquet")
+    assert json.loads(rows.schema.metadata[b"pig"]).keys() == json.loads(RECORD).keys()
+    pq.write_table(rows.replace_schema_metadata({"pig": RECORD}), tmp_path / "old.parquet")
+    imported = import_index(tmp_path / "old.parquet", tmp_path / "new.lance")
+    assert (contents(imported), imported.info.embedding_dim) == (contents(index), 8)
 
-    def full(*_):
-        raise OSError("[Errno 28] No space left on device")
 
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(OSError, match="v.parquet cannot be written: .*No space left"):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("[Errno 28] No space left on device"), "v.parquet cannot be written: .*No space left"),
+        (KeyboardInterrupt("stopped"), "stopped"),
+    ],
+    ids=["full disk", "interrupted"],
+)
+def test_failed_export_keeps_the_previous_file(index, tmp_path, monkeypatch, error, message):
+    export_index(index, tmp_path / "v.parquet")
+    previous = (tmp_path / "v.parquet").read_bytes()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(type(error), match=message):
         export_index(index, tmp_path / "v.parquet")
-    assert (tmp_path / "v.parquet").read_bytes() == before
-    assert not (tmp_path / "v.parquet.partial").exists()
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export_index(index, tmp_path / "v.parquet")
-    assert (tmp_path / "v.parquet").read_bytes() == before
-    assert not (tmp_path / "v.parquet.partial").exists()
+    assert (tmp_path / "v.parquet").read_bytes() == previous
+    assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == ["v.parquet"]
 
 
-def test_an_export_tells_what_cannot_be_read_and_what_not_written(index, tmp_path, monkeypatch):
+def test_export_errors_name_the_file_or_the_index(index, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    for place in (tmp_path / "missing/v.parquet", tmp_path / "file/v.parquet", tmp_path):
+    for path in (tmp_path / "missing/v.parquet", tmp_path / "file/v.parquet", tmp_path):
         with pytest.raises(OSError) as caught:
-            export_index(index, place)
-        assert str(caught.value).startswith(f"{place} cannot be written: ")
+            export_index(index, path)
+        assert str(caught.value).startswith(f"{path} cannot be written: ")
 
     def unreadable(*_):
         yield from ()
-        raise OSError("The index videos.lance cannot be read: the disk has gone")
+        raise OSError("The index videos.lance cannot be read: the disk is missing")
 
     monkeypatch.setattr(VideoIndex, "batches", unreadable)
     with pytest.raises(OSError) as caught:
         export_index(index, tmp_path / "v.parquet")
-    assert str(caught.value) == "The index videos.lance cannot be read: the disk has gone"
+    assert str(caught.value) == "The index videos.lance cannot be read: the disk is missing"
     assert not [path for path in tmp_path.iterdir() if "parquet" in path.name]
