@@ -1,4 +1,7 @@
-"""Write files and folders atomically, and hash files. Imports no other part of the package at the top."""
+"""Write files and folders atomically, and hash files.
+
+Every package may import this module. It imports `video_decoding_pig` only to hash a folder of frames.
+"""
 
 import hashlib
 import os
@@ -9,20 +12,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-PARTIAL_SUFFIX = ".part"  # of unfinished files and folders, whose names also start with a dot
+PARTIAL_SUFFIX = ".part"  # suffix of unfinished files and folders; their names start with a dot
 
 
 @contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` on success, remove it on any error.
 
-    Other processes see the previous file or the whole new one. If `path` is a link, its target is replaced.
+    Other processes see either the previous file or the complete new file. If `path` is a link, its target is replaced.
 
     Args:
         path (`str` or `os.PathLike`): file to write or replace.
 
     Raises:
-        OSError: `path` exists and is not a regular file, see [`resolve_replaceable`], or it cannot be written.
+        OSError: `path` cannot be written, or exists and is not a regular file, see [`resolve_replaceable`].
+
+    Example:
+
+    ```python
+    >>> with replace_file("figures.json") as partial:
+    ...     partial.write_text(json.dumps(figures))
+    ```
     """
     path = resolve_replaceable(path)
     partial = _partial_path(path)
@@ -39,8 +49,8 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
 def replace_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a new, empty folder beside `path`; move it to `path` on success, remove it on any error.
 
-    If `path` exists, it is moved aside first and removed last. A process that is killed between the two moves leaves
-    only the folder aside: [`restore_folder`] moves it back.
+    An existing folder is first moved aside, and removed when the new folder is in place. If the process is killed
+    between the two moves, [`restore_folder`] moves the previous folder back.
 
     Args:
         path (`str` or `os.PathLike`): folder to write or replace.
@@ -54,18 +64,19 @@ def replace_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield partial
         previous = _previous_path(path)
-        shutil.rmtree(previous, ignore_errors=True)
         if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
             path.replace(previous)
         partial.replace(path)
         shutil.rmtree(previous, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        restore_folder(path)
         raise
 
 
 def restore_folder(path: str | os.PathLike) -> None:
-    """Move the previous folder back to `path` if a killed [`replace_folder`] left no folder there."""
+    """Move the previous folder back to `path` if an interrupted [`replace_folder`] left no folder at `path`."""
     path = Path(path)
     previous = _previous_path(path)
     if previous.exists() and not path.exists():
@@ -73,16 +84,25 @@ def restore_folder(path: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str, errors: str = "strict") -> None:
-    """Write `text` as UTF-8 with [`replace_file`]. `errors` is the error handler of `str.encode`."""
+    """Write a text file in UTF-8 with [`replace_file`].
+
+    Args:
+        path (`str` or `os.PathLike`): file to write or replace.
+        text (`str`): content of the file.
+        errors (`str`): handling of characters that UTF-8 cannot encode, as in `str.encode`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with replace_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors=errors)
 
 
 def resolve_replaceable(path: str | os.PathLike) -> Path:
-    """Return the file that writing to `path` replaces or creates, with links resolved.
+    """Return the file that [`replace_file`] replaces or creates for `path`: links are resolved.
 
     Raises:
-        OSError: `path` is a folder, pipe or device: replacing `/dev/null` with a file would break the machine.
+        OSError: `path` is a folder, pipe or device. Replacing `/dev/null` with a file would break the machine.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"{path} cannot be written: it is not a regular file. Give the path of a file.")
@@ -90,23 +110,25 @@ def resolve_replaceable(path: str | os.PathLike) -> Path:
 
 
 def hash_file(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal; of a folder of frames, that of its `sha256sum` listing.
+    """Return the SHA-256 of a file in hexadecimal; for a folder of frames, the SHA-256 of its `sha256sum` listing.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or the folder holds no numbered frames.
+        VideoDecodingError: the folder cannot be read.
     """
-    from .video_decoding_pig import list_frames  # imports transformers
-
     path = os.fspath(path)
-    if names := list_frames(path):
-        lines = [f"{hash_file(os.path.join(path, name))}  {name}\n" for name in names]
-        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+    if os.path.isdir(path):
+        from .video_decoding_pig import list_frames  # imports transformers
+
+        if names := list_frames(path):
+            lines = [f"{hash_file(os.path.join(path, name))}  {name}\n" for name in names]
+            return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _partial_path(path: Path) -> Path:
-    # A random part, so that two processes that write the same file do not share it.
+    # The random name keeps two processes that write the same file apart.
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
