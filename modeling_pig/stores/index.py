@@ -32,6 +32,7 @@ from .video_store import VideoStore
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 
@@ -50,9 +51,15 @@ class EntryBatch(NamedTuple):
 
 
 class FileState(NamedTuple):
-    """State of a video file when it was indexed, to detect changes, and the number of its entries.
+    """State of a video file when it was indexed, to detect changes.
 
-    Size, time and hash are `None` if the entries of the file disagree: writing them was interrupted.
+    If the entries of the file disagree, because writing them was interrupted, all fields but the last are `None`.
+
+    Attributes:
+        size (`int`, *optional*): size in bytes.
+        modified (`int`, *optional*): time of the last change, in ns since 1970.
+        content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal.
+        num_entries (`int`): number of the file's entries in the index.
     """
 
     size: int | None
@@ -178,7 +185,7 @@ class VideoIndex:
         return values
 
     def delete(self, paths: Sequence[str]) -> int:
-        """Remove all entries of some files. Files that are not in the index are ignored.
+        """Remove all entries of the files at `paths`. Files that are not in the index are ignored.
 
         Returns:
             `int`: number of removed entries.
@@ -222,15 +229,7 @@ class VideoIndex:
         if not len(values):
             return []
         ranked = self._store.search((values / lengths).astype(np.float32), k, condition)
-        return [
-            [
-                SearchResult(rank, float(score), **row)
-                for rank, (score, row) in enumerate(
-                    zip(scores, rows.drop_columns(["key"]).to_pylist(), strict=True), start=1
-                )
-            ]
-            for scores, rows in ranked
-        ]
+        return [_make_results(*rows) for rows in ranked]
 
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
@@ -245,18 +244,17 @@ class VideoIndex:
         states: dict[str, FileState] = {}
         for batch in self._store.scan(names, 100_000):
             for path, size, modified, content_hash in zip(*(batch[name].to_pylist() for name in names), strict=True):
-                state = FileState(size, modified, content_hash, 1)
-                if known := states.get(path):
-                    if known[:3] != state[:3]:
-                        state = FileState(
-                            None, None, None, 1
-                        )  # writing the file was interrupted: it counts as changed
-                    state = state._replace(num_entries=known.num_entries + 1)
-                states[path] = state
+                known = states.get(path)
+                if known is None:
+                    states[path] = FileState(size, modified, content_hash, 1)
+                elif known[:3] == (size, modified, content_hash):
+                    states[path] = known._replace(num_entries=known.num_entries + 1)
+                else:  # writing the file was interrupted: it counts as changed
+                    states[path] = FileState(None, None, None, known.num_entries + 1)
         return states
 
     def entries(self, paths: Sequence[str]) -> EntryBatch:
-        """Return all entries of some files, in any order."""
+        """Return all entries of the files at `paths`, in any order."""
         rows = self._store.rows(paths)
         return EntryBatch(read_entries(rows), read_embeddings(rows))
 
@@ -271,7 +269,7 @@ class VideoIndex:
         Other processes may write at the same time.
 
         Returns:
-            `dict[str, Any]`: the new [`search_method`].
+            `dict[str, Any]`: the new `search_method`.
 
         Raises:
             OSError: the index cannot be written.
@@ -295,6 +293,11 @@ def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
     from .lance_store import LanceStore
 
     return LanceStore(uri, info)
+
+
+def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
+    found = zip(scores, rows.drop_columns(["key"]).to_pylist(), strict=True)
+    return [SearchResult(rank, float(score), **row) for rank, (score, row) in enumerate(found, start=1)]
 
 
 def upsert_whole_files(

@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,13 @@ _COLUMN = "embedding"
 _METADATA_KEY = "pig:ann"  # of the column
 
 
+class _Snapshot(NamedTuple):
+    """A version of the table and, if there are few enough rows to search them in memory, its blocks by fragment."""
+
+    table: Any
+    blocks: dict[int, Block] | None
+
+
 class LanceSearcher:
     """Search the newest version of a table from any number of threads.
 
@@ -61,7 +68,7 @@ class LanceSearcher:
         self._errors = errors
         self._check = check
         self._lock = threading.Lock()
-        self._snapshot: tuple[Any, dict[int, Block] | None] | None = None
+        self._snapshot: _Snapshot | None = None
 
     def search(self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
         """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
@@ -88,18 +95,17 @@ class LanceSearcher:
         with self._errors():
             yield from _scan(table, condition)
 
-    def _take_snapshot(self, newest: Any) -> tuple[Any, dict[int, Block] | None]:
-        """Return the newest version of the table and, if there are few enough rows, its blocks by fragment."""
+    def _take_snapshot(self, newest: Any) -> _Snapshot:
         with self._lock:
             version, metadata, snapshot = newest.version, newest.schema.metadata, self._snapshot
             self._check(metadata)
-            if snapshot is not None and snapshot[0].schema.metadata != metadata:
+            if snapshot is not None and snapshot.table.schema.metadata != metadata:
                 snapshot = None  # a table that was deleted and rebuilt reuses numbers of versions and fragments
-            if snapshot is None or snapshot[0].version != version:
-                held = (snapshot and snapshot[1]) or {}
+            if snapshot is None or snapshot.table.version != version:
+                held = (snapshot and snapshot.blocks) or {}
                 table = self.open_newest()
-                snapshot = table, _load_blocks(table, held) if table.count_rows() <= EXACT_UP_TO else None
-                self._snapshot = snapshot
+                blocks = _load_blocks(table, held) if table.count_rows() <= EXACT_UP_TO else None
+                self._snapshot = snapshot = _Snapshot(table, blocks)
             return snapshot
 
 
@@ -170,7 +176,7 @@ def _search_ann(
 
 
 def _num_candidates(k: int, parameters: dict[str, Any]) -> int:
-    # At least as many as recall was measured with: the best result for k = 1 is also the best for larger k.
+    # At least as many as recall was measured with: a small k must not make the first result worse.
     return parameters["refine_factor"] * max(k, _RECALL_AT)
 
 

@@ -33,8 +33,6 @@ Result = TypeVar("Result")
 _TABLE = "videos"
 _METADATA_KEY = b"pig"
 _STORAGE = "float16"
-# Fields of the stored record that must agree: embeddings of different models are not compared.
-_MODEL_FIELDS = ("format", "model_fingerprint", "width", "num_frames")
 # Seconds for which a write that conflicts with others is retried; after that, something else must be wrong.
 _GIVE_UP_AFTER = 300.0
 # Versions stay on disk for this time after they were replaced: readers may still be reading them.
@@ -70,8 +68,7 @@ class LanceStore:
             record = (self._table.schema.metadata or {}).get(_METADATA_KEY)
         if record is None:
             raise ValueError(f"{uri} holds a LanceDB table that is not an index: give another path.")
-        self._record = json.loads(record)
-        self.info = IndexInfo.from_record(self._record, f"The index {uri}")
+        self.info = IndexInfo.from_record(json.loads(record), f"The index {uri}")
 
     @property
     def search_method(self) -> dict[str, Any]:
@@ -95,8 +92,9 @@ class LanceStore:
 
     def _check_model(self, metadata: Mapping[bytes, bytes] | None) -> None:
         """Raise `ValueError` if the folder now holds an index of another model."""
-        record = json.loads((metadata or {}).get(_METADATA_KEY, b"{}"))
-        if any(record.get(name) != self._record.get(name) for name in _MODEL_FIELDS):
+        record = (metadata or {}).get(_METADATA_KEY)
+        info = None if record is None else IndexInfo.from_record(json.loads(record), "The index that is now there")
+        if info is None or _model_of(info) != _model_of(self.info):
             raise ValueError("the folder now holds an index of another model. Open the index again, with that model")
 
     def _has_other_rows(self, paths: Sequence[str], keys: "pa.ChunkedArray") -> bool:
@@ -180,6 +178,10 @@ def _first_line(error: Exception) -> str:
     if "os error 28" in reason:
         return "the disk is full. Earlier writes are kept; free some space and run the same command again"
     return reason
+
+
+def _model_of(info: IndexInfo) -> tuple[str, int, int | None]:
+    return info.model_fingerprint, info.embedding_dim, info.num_frames
 
 
 def _has_path(paths: Sequence[str]) -> Any:

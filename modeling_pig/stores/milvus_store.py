@@ -177,14 +177,14 @@ class MilvusStore:
         return self._request("query", output_fields=["count(*)"])[0]["count(*)"]
 
     def _select(self, field: str, values: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield some columns of the rows whose `field` is one of `values`."""
+        """Yield `columns` of the rows whose `field` is one of `values`."""
         for start in range(0, len(values), _MAX_VALUES):
             condition = to_milvus(In(field, tuple(values[start : start + _MAX_VALUES])))
             for rows in self._pages(condition, columns, _MAX_ROWS):
                 yield from rows
 
     def _pages(self, condition: str | None, columns: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
-        """Yield some columns of all rows that meet a condition, in order of key.
+        """Yield `columns` of all rows that meet a condition, in order of key.
 
         pymilvus' query iterator does the same, but fails for keys with quotes or line breaks.
         """
@@ -297,7 +297,7 @@ class MilvusStore:
         return [result.rows["key"].to_pylist() for result in self._search(query_embeddings, _RECALL_AT, "")]
 
     def _search(self, query_embeddings: np.ndarray, k: int, expression: str) -> list[RankedRows]:
-        # More than k rows: some may have the same score as the last result, or seem to by rounding.
+        # More than k rows: rows may have the same score as the last result, or seem to by rounding.
         limit = min(k + 20, _MAX_ROWS)
         batch_size = max(_READ_BYTES // (limit * self._row_bytes()), 1)
         results = []

@@ -59,7 +59,7 @@ class IndexInfo:
             source (`str`): name of the index or file for error messages, such as "The index videos.lance".
 
         Raises:
-            ValueError: the record has another format than [`FORMAT`].
+            ValueError: the record has another format than `FORMAT`.
         """
         stored = record.get("format", 1)
         if stored < FORMAT:

@@ -47,16 +47,16 @@ class VideoStore(Protocol):
         """Return the number of rows."""
 
     def upsert(self, rows: "pa.Table") -> None:
-        """Write rows and remove all other rows of the same paths. An interrupted call can be repeated."""
+        """Write rows and remove all other rows of the same files. An interrupted call can be repeated."""
 
     def delete(self, paths: Sequence[str]) -> int:
-        """Remove all rows of some paths. Return the number of removed rows."""
+        """Remove all rows of the files at `paths`. Return the number of removed rows."""
 
     def rows(self, paths: Sequence[str]) -> "pa.Table":
-        """Return all rows of some paths, in any order."""
+        """Return all rows of the files at `paths`, in any order."""
 
     def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
-        """Yield some columns of all rows, in batches of at most `batch_size` rows."""
+        """Yield `columns` of all rows, in batches of at most `batch_size` rows."""
 
     def search(self, query_embeddings: np.ndarray, k: int, where: "Condition | None") -> list[RankedRows]:
         """Return the results of each query: at most `k` rows, those with equal scores in order of key.
