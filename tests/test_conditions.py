@@ -1,6 +1,7 @@
 """Test the filter language: each operator against SQLite, the column of each mistake, hostile values."""
 
 import sqlite3
+from contextlib import closing
 from datetime import datetime
 
 import lancedb
@@ -22,15 +23,19 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory):
-    """Write the same rows into LanceDB and into SQLite, whose results are the reference."""
+def table(tmp_path_factory):
     columns = dict(zip(FIELDS, map(list, zip(*ROWS, strict=True)), strict=True))
-    table = lancedb.connect(tmp_path_factory.mktemp("where")).create_table("rows", pa.table(columns))
-    reference = sqlite3.connect(":memory:")
-    reference.execute("create table rows ({})".format(", ".join(f'"{field}"' for field in FIELDS)))
-    reference.executemany("insert into rows values (?, ?, ?, ?, ?, ?, ?)", ROWS)
-    reference.execute("pragma case_sensitive_like = on")
-    return table, reference
+    return lancedb.connect(tmp_path_factory.mktemp("where")).create_table("rows", pa.table(columns))
+
+
+def find_paths_with_sqlite(text: str) -> set[str]:
+    """Return the paths that meet a condition according to SQLite, the reference for all stores."""
+    with closing(sqlite3.connect(":memory:")) as reference:
+        reference.execute("create table rows ({})".format(", ".join(f'"{field}"' for field in FIELDS)))
+        reference.executemany("insert into rows values (?, ?, ?, ?, ?, ?, ?)", ROWS)
+        reference.execute("pragma case_sensitive_like = on")
+        sql = "select path from rows where " + text.replace("end ", '"end" ')
+        return {path for (path,) in reference.execute(sql)}
 
 
 def find_paths(table, text: str) -> set[str]:
@@ -76,21 +81,17 @@ CONDITIONS = [
         "path = '''; drop table rows; --'",
     ],
 )
-def test_results_equal_those_of_sqlite(databases, text):
-    table, reference = databases
-    sql = "select path from rows where " + text.replace("end ", '"end" ')
-    assert find_paths(table, text) == {path for (path,) in reference.execute(sql)}
+def test_results_equal_those_of_sqlite(table, text):
+    assert find_paths(table, text) == find_paths_with_sqlite(text)
 
 
-def test_backslash_in_like_escapes_the_next_character(databases):
-    table, _ = databases
+def test_backslash_in_like_escapes_the_next_character(table):
     assert find_paths(table, r"path like '%holiday\_1%'") == {"/v/holiday_1/b.mov"}
     assert find_paths(table, r"path like '%5\%%'") == {"/v/it's 5%.mp4"}
     assert find_paths(table, r"path like '%\\%'") == {"/v/back\\slash.mkv"}
 
 
-def test_times_are_local(databases):
-    table, _ = databases
+def test_times_are_local(table):
     moment = datetime.fromtimestamp(2 * 10**9)
     assert find_paths(table, f"modified = '{moment.isoformat(' ')}'") == {"/v/it's 5%.mp4"}
     assert find_paths(table, "modified < '1980-01-01'") == {"/v/back\\slash.mkv"}
@@ -145,8 +146,7 @@ def test_errors_name_the_column(text, column, problem):
     assert f"is not a valid condition: column {column}: {problem}" in str(caught.value)
 
 
-def test_deepest_and_longest_conditions_are_valid(databases):
-    table, _ = databases
+def test_deepest_and_longest_conditions_are_valid(table):
     text = "duration < 60"
     for depth in range(10):
         text = f"not ({text} {'and' if depth % 2 else 'or'} size = 7)"

@@ -18,16 +18,7 @@ import numpy as np
 from modeling_pig import __version__
 
 from .conditions import Condition, parse_where
-from .records import (
-    ENTRY_COLUMNS,
-    FORMAT,
-    IndexInfo,
-    VideoEntry,
-    make_rows,
-    read_embeddings,
-    read_entries,
-    row_schema,
-)
+from .records import ENTRY_COLUMNS, FORMAT, IndexInfo, VideoEntry, make_rows, read_embeddings, read_entries, row_schema
 from .video_store import VideoStore
 
 
@@ -233,9 +224,8 @@ class VideoIndex:
 
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
-        rows = self._store.rows([path])
-        embeddings = read_embeddings(rows).astype(np.float32)
-        found = [EmbeddedEntry(*pair) for pair in zip(read_entries(rows), embeddings, strict=True)]
+        entries, embeddings = self.entries([path])
+        found = map(EmbeddedEntry, entries, embeddings.astype(np.float32))
         return sorted(found, key=lambda embedded: embedded.entry.start or 0.0)
 
     def files(self) -> dict[str, FileState]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -51,6 +51,7 @@ class LanceStore:
     def __init__(self, uri: str, info: IndexInfo | None):
         lancedb = _import_lancedb()
         self.uri = uri
+        self._one_line_errors = partial(_one_line_errors, uri)
         folder = Path(uri)
         has_index = (folder / f"{_TABLE}.lance").is_dir()
         self._created_folder = not folder.exists()
@@ -63,7 +64,7 @@ class LanceStore:
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
             self.is_new = info is not None and _create_table(database, info)
             self._table = database.open_table(_TABLE)
-            errors = partial(_one_line_errors, uri, "searched")
+            errors = partial(self._one_line_errors, "searched")
             self._searcher = LanceSearcher(lancedb.connect(uri), _TABLE, errors, self._check_model)
             record = (self._table.schema.metadata or {}).get(_METADATA_KEY)
         if record is None:
@@ -159,9 +160,6 @@ class LanceStore:
                     raise
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, 5.0)
-
-    def _one_line_errors(self, verb: str) -> AbstractContextManager[None]:
-        return _one_line_errors(self.uri, verb)
 
 
 @contextmanager
