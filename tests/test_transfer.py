@@ -35,6 +35,7 @@ def test_export_and_import_keep_the_contents(index, tmp_path, monkeypatch, batch
     assert export_index(index, tmp_path / "v.parquet") == 55
     again = import_index(tmp_path / "v.parquet", tmp_path / "again.lance")
     assert contents(again) == contents(index)
+    assert next(again.batches()).embeddings.dtype == next(index.batches()).embeddings.dtype
     assert len(again) == 55
     assert (again.info.model, again.info.num_frames, again.info.model_revision) == ("org/pig", 4, "0123abc")
     import_index(tmp_path / "v.parquet", tmp_path / "again.lance")  # a second import changes nothing
