@@ -1,20 +1,20 @@
-# The commands people type. The first of them makes a virtual environment in .venv and installs the package there.
+# The commands that people type. The first one creates a virtual environment in .venv and installs the package there.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-# Waiting OpenMP threads that spin slow a busy machine down many times over.
+# OpenMP threads that spin while they wait slow a busy machine down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check docs bench clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: $(VENV)/.installed  ## make .venv with everything that development needs
+install: $(VENV)/.installed  ## create .venv with everything that development needs
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,14 +29,18 @@ demo: install  ## draw videos, train a tiny model, evaluate it, index the test v
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-check: install  ## what is wrong with style, types and spelling?
+check: install  ## check style, types, spelling and the links of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
+	$(BIN)/mkdocs build --strict --quiet
 
-bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (40 minutes on two cores)
+docs: install  ## write the documentation with the API reference to site/
+	$(BIN)/mkdocs build --strict
+
+bench: install  ## measure costs beside named peers, write docs/benchmarks.md (40 minutes on two cores)
 	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
 	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
 	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json
@@ -45,5 +49,5 @@ bench: install  ## what it costs beside a named peer, into docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
-clean:  ## remove the environment, the demo's videos and its run
-	rm -rf $(VENV) data/moving_shapes $(RUN)
+clean:  ## remove the environment, the demo's videos and run, and the pages
+	rm -rf $(VENV) data/moving_shapes $(RUN) site

@@ -1,4 +1,4 @@
-"""Metadata of the package. The version is that of `modeling_pig/__init__.py`."""
+"""Describe the package for pip. The version comes from `modeling_pig/__init__.py`."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_pig/__init__.py").read_text(encoding="utf-8")).group(1)
 
-# Lower bounds of what moves fast are the versions that the tests were run with; older ones may do.
+# Lower bounds of fast-moving packages are the versions that the tests ran with; older versions may work.
 EXTRAS = {
     # training and evaluation on benchmarks
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
@@ -23,12 +23,12 @@ EXTRAS = {
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
     "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
-    # the text half outside torch
+    # the text tower outside torch
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
-    # `SentenceTransformer(FOLDER)` on what hub_scripts/export_remote_code.py writes
+    # `SentenceTransformer(FOLDER)` on a folder that hub_scripts/export_remote_code.py wrote
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
-TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+TOOLS = ["mkdocs>=1.6", "mkdocstrings-python>=2.0", "mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
