@@ -13,18 +13,17 @@
 # limitations under the License.
 """PyTorch PIG model: text-to-video retrieval with pseudo-queries (the Hybrid-Tower paper, arXiv 2509.04773).
 
-A video's way through this file: frames -> `PigVisionTransformer` (a CLIP ViT with video tokens) -> the patches that
-the class token attends to most -> `PigPseudoQueryGenerator` (what would one ask to find this video?) ->
-`PigInteraction` (the video's tokens, pooled for that question) -> one vector, which is indexed.
+The way of a video: frames -> [`PigVisionTransformer`] (a CLIP ViT with video tokens) -> [`PigPatchSelector`] (the
+patches that the class token attends to most) -> [`PigPseudoQueryGenerator`] (an embedding of the query that should
+find this video) -> [`PigInteraction`] (the tokens of the video, pooled for the pseudo-query) -> one embedding.
 
-Shapes: B videos, Q texts, T frames, P patches a frame, L tokens a frame (its frame token and P patches),
-M video tokens (class and G globals), N = M + T * L tokens in all, S = M + T context tokens (all but the patches),
-K selected patches, H heads, C width of the tower, D width of the joint space.
+Shapes: B videos, Q queries, T frames, P patches per frame, L tokens per frame (its frame token and P patches),
+M video tokens (class token and G global tokens), N = M + T * L tokens in total, S = M + T context tokens (all tokens
+but the patches), K selected patches, H heads, C hidden size of the vision tower, D embedding dimension.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -48,15 +47,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig
-from .loss_pig import (
-    MAX_BLOCK_ELEMENTS,
-    contrastive_loss,
-    gather_batch_sizes,
-    global_contrastive_loss,
-    mean_over_processes,
-    reconstruction_loss,
-    score_in_blocks,
-)
+from .loss_pig import PigLosses, compute_logits, compute_losses
 
 
 logger = logging.get_logger(__name__)
@@ -66,32 +57,41 @@ logger = logging.get_logger(__name__)
 class PigVisionOutput(BaseModelOutputWithPooling):
     """Output of [`PigVisionTransformer`].
 
-    last_hidden_state (`torch.Tensor` of shape `(B, N, C)`):
-        Class, globals, then frame by frame, before the last norm; fewer tokens with `keep_tokens`.
-    pooler_output (`torch.Tensor` of shape `(B, C)`): the class token after the last norm.
-    class_attention (`torch.Tensor` of shape `(B, H, N)`, *optional*):
-        Attention of the class token to every token in the last layer, after softmax.
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(B, N, C)`, or `(B, S + K, C)` with a selector):
+            Class token, global tokens, then the tokens of each frame, before the last norm. With a selector: context
+            tokens, then the selected patches.
+        pooler_output (`torch.Tensor` of shape `(B, C)`): class token after the last norm.
+        class_attention (`torch.Tensor` of shape `(B, H, N)`, *optional*):
+            Attention of the class token to every token in the last layer, after softmax.
+        selected_patches, selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*):
+            As in [`PigVideoFeatures`].
     """
 
     class_attention: torch.FloatTensor | None = None
+    selected_patches: torch.LongTensor | None = None
+    selection_scores: torch.FloatTensor | None = None
 
 
 @dataclass
 class PigVideoFeatures(BaseModelOutputWithPooling):
-    """What `get_video_features` returns.
+    """Output of `get_video_features`.
 
-    pooler_output (`torch.Tensor` of shape `(B, D)`):
-        The video's embedding, not normalised: the vector to index. For `single_tower` it is the class token, and the
-        thing to keep is `context_embeds`.
-    context_embeds (`torch.Tensor` of shape `(B, S, D)`): class, global and frame tokens in the joint space.
-    pseudo_query_embeds (`torch.Tensor` of shape `(B, D)`, *optional*): the generated query; `hybrid` only.
-    selected_patches (`torch.Tensor` of shape `(B, K)`, *optional*):
-        The selector's choice in descending order of score, as positions in the clip's T * P patches: patch `p` of
-        frame `t` is `t * P + p`; `hybrid` only.
-    selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*): their attention, reduced over the heads.
-    last_hidden_state (`torch.Tensor` of shape `(B, S + K, C)`):
-        Context tokens and selected patches: the last layer finishes no others. `vision_model(...)` finishes all.
-    hidden_states, attentions: those of [`PigVisionTransformer`].
+    Args:
+        pooler_output (`torch.Tensor` of shape `(B, D)`):
+            Embedding of the video to index, not normalised. For `single_tower` it is the class token; index
+            `context_embeds` instead.
+        context_embeds (`torch.Tensor` of shape `(B, S, D)`): class, global and frame tokens after projection.
+        pseudo_query_embeds (`torch.Tensor` of shape `(B, D)`, *optional*): generated pseudo-query; `hybrid` only.
+        selected_patches (`torch.Tensor` of shape `(B, K)`, *optional*):
+            Positions of the selected patches among the T * P patches of the clip, in descending order of their score:
+            patch `p` of frame `t` has position `t * P + p`; `hybrid` only.
+        selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*):
+            Attention of the class token to the selected patches, reduced over the heads; `hybrid` only.
+        last_hidden_state (`torch.Tensor` of shape `(B, S + K, C)`):
+            Context tokens and selected patches. The last layer does not finish other tokens; `vision_model(...)`
+            without a selector finishes all tokens.
+        hidden_states, attentions: as in the output of [`PigVisionTransformer`].
     """
 
     context_embeds: torch.FloatTensor | None = None
@@ -102,7 +102,7 @@ class PigVideoFeatures(BaseModelOutputWithPooling):
 
 @dataclass
 class PigVideoModelOutput(ModelOutput):
-    """Output of [`PigVideoModel`]: `video_embeds` is the vector to index, the rest as in [`PigVideoFeatures`]."""
+    """Output of [`PigVideoModel`]: `video_embeds` is the embedding to index; the rest as in [`PigVideoFeatures`]."""
 
     video_embeds: torch.FloatTensor | None = None
     context_embeds: torch.FloatTensor | None = None
@@ -118,20 +118,23 @@ class PigVideoModelOutput(ModelOutput):
 class PigOutput(ModelOutput):
     """Output of [`PigForRetrieval`].
 
-    loss (`torch.Tensor` of shape `()`, *optional*, with `return_loss=True`):
-        `retrieval_loss + config.reconstruction_loss_weight * reconstruction_loss`.
-    retrieval_loss (`torch.Tensor` of shape `()`, *optional*): contrastive loss, a sum over both directions.
-    reconstruction_loss (`torch.Tensor` of shape `()`, *optional*): distance of pseudo-query and query; `hybrid` only.
-    logits_per_text (`torch.Tensor` of shape `(Q, B)`): cosines times the exponential of `logit_scale`.
-    logits_per_video (`torch.Tensor` of shape `(B, Q)`): their transpose.
-    text_embeds (`torch.Tensor` of shape `(Q, D)`): normalised.
-    video_embeds (`torch.Tensor` of shape `(B, D)`): normalised. For `single_tower`, where a video has an embedding
-        for each query, the (not normalised) context tokens, `(B, S, D)`.
-    pseudo_query_embeds (`torch.Tensor` of shape `(B, D)`, *optional*): normalised; `hybrid` only.
-    selected_patches, selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*, with `output_selection=True`):
-        as in [`PigVideoFeatures`].
-    text_model_output (`BaseModelOutputWithPooling`): what `get_text_features` returned.
-    vision_model_output (`PigVideoFeatures`): what `get_video_features` returned.
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, with `return_loss=True`):
+            `retrieval_loss + config.reconstruction_loss_weight * reconstruction_loss`.
+        retrieval_loss (`torch.Tensor` of shape `()`, *optional*): contrastive loss, a sum over both directions.
+        reconstruction_loss (`torch.Tensor` of shape `()`, *optional*):
+            Distance of pseudo-query and query; `hybrid` only.
+        logits_per_text (`torch.Tensor` of shape `(Q, B)`): cosines times the exponential of `logit_scale`.
+        logits_per_video (`torch.Tensor` of shape `(B, Q)`): transpose of `logits_per_text`.
+        text_embeds (`torch.Tensor` of shape `(Q, D)`): embeddings of the queries, normalised.
+        video_embeds (`torch.Tensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`):
+            Embeddings of the videos, normalised. For `single_tower`, in which the embedding of a video depends on the
+            query, the context tokens, not normalised.
+        pseudo_query_embeds (`torch.Tensor` of shape `(B, D)`, *optional*): pseudo-queries, normalised; `hybrid` only.
+        selected_patches, selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*):
+            As in [`PigVideoFeatures`]; with `output_selection=True` only.
+        text_model_output (`BaseModelOutputWithPooling`): output of `get_text_features`.
+        vision_model_output (`PigVideoFeatures`): output of `get_video_features`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -152,17 +155,17 @@ class PigOutput(ModelOutput):
 
 
 class PigVideoEmbeddings(CLIPVisionEmbeddings):
-    """CLIP's patch and position embeddings, with CLIP-ViP's video tokens and a temporal embedding."""
+    """Embed the patches of all frames as CLIP does, and add CLIP-ViP's video tokens and a temporal embedding."""
 
     def __init__(self, config: PigVisionConfig):
         super().__init__(config)
         self.global_embedding = nn.Parameter(torch.empty(config.num_global_tokens, self.embed_dim))
         self.temporal_embedding = nn.Parameter(torch.empty(1, config.num_frames, self.embed_dim))
-        # One vector for all frames: what tells frames apart is the temporal embedding.
+        # All frames share one vector: the temporal embedding distinguishes them.
         self.frame_embedding = nn.Parameter(torch.empty(self.embed_dim)) if config.use_frame_tokens else None
 
     def spatial_positions(self, height: int, width: int, interpolate: bool) -> torch.Tensor:
-        """(1 + P, C) position embeddings for frames of this size: row 0 for video and frame tokens, then patches."""
+        """Return the position embeddings of a frame, (1 + P, C): row 0 for video and frame tokens, then patches."""
         positions = self.position_embedding.weight
         side = self.image_size // self.patch_size
         grid = (height // self.patch_size, width // self.patch_size)
@@ -178,14 +181,14 @@ class PigVideoEmbeddings(CLIPVisionEmbeddings):
         return torch.cat([positions[:1], patches.flatten(2)[0].t()])
 
     def temporal_positions(self, num_frames: int) -> torch.Tensor:
-        """(1, T, C) temporal embedding, linearly interpolated when the clip has another length than the model's."""
+        """Return the temporal embedding, (1, T, C), linearly interpolated if T is not `config.num_frames`."""
         temporal = self.temporal_embedding
         if num_frames == temporal.shape[1]:
             return temporal
         return nn.functional.interpolate(temporal.transpose(1, 2), size=num_frames, mode="linear").transpose(1, 2)
 
     def forward(self, pixel_values_videos: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """(B, T, 3, height, width) -> (B, N, C), in the order class, globals, frame 1, frame 2, ..."""
+        """Embed clips, (B, T, 3, height, width) -> (B, N, C): class token, global tokens, frame 1, frame 2, ..."""
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values_videos has shape {tuple(pixel_values_videos.shape)}; expected (batch, frames, "
@@ -197,20 +200,22 @@ class PigVideoEmbeddings(CLIPVisionEmbeddings):
         spatial = self.spatial_positions(height, width, interpolate_pos_encoding)  # (1 + P, C)
         temporal = self.temporal_positions(num_frames).unsqueeze(2)  # (1, T, 1, C)
 
-        pixels = pixel_values_videos.flatten(0, 1).to(self.patch_embedding.weight.dtype)  # (B * T, 3, height, width)
-        frames = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B * T, P, C)
-        frames = frames.unflatten(0, (batch_size, num_frames)) + spatial[1:] + temporal  # (B, T, P, C)
+        images = pixel_values_videos.flatten(0, 1).to(self.patch_embedding.weight.dtype)  # (B * T, 3, height, width)
+        tokens = self.patch_embedding(images).flatten(2).transpose(1, 2)  # (B * T, P, C)
+        tokens = tokens.unflatten(0, (batch_size, num_frames)) + spatial[1:] + temporal  # (B, T, P, C)
         if self.frame_embedding is not None:
             frame_tokens = (self.frame_embedding + spatial[0] + temporal).expand(batch_size, -1, -1, -1)
-            frames = torch.cat([frame_tokens, frames], dim=2)  # (B, T, L, C)
+            tokens = torch.cat([frame_tokens, tokens], dim=2)  # (B, T, L, C)
 
         video_tokens = torch.cat([self.class_embedding[None], self.global_embedding]) + spatial[0]  # (M, C)
-        return torch.cat([video_tokens.expand(batch_size, -1, -1), frames.flatten(1, 2)], dim=1)  # (B, N, C)
+        return torch.cat([video_tokens.expand(batch_size, -1, -1), tokens.flatten(1, 2)], dim=1)  # (B, N, C)
 
 
 class PigVisionAttention(CLIPAttention):
-    """CLIP's attention in the pattern of CLIP-ViP, computed in two dense parts instead of under an N x N mask:
-    class and global tokens attend to everything; a frame's tokens attend to those and to their own frame."""
+    """Compute CLIP's attention in the pattern of CLIP-ViP, in two dense parts instead of under an N x N mask.
+
+    The video tokens attend to all tokens; the tokens of a frame attend to the video tokens and to their own frame.
+    """
 
     def __init__(self, config: PigVisionConfig):
         super().__init__(config)
@@ -223,8 +228,19 @@ class PigVisionAttention(CLIPAttention):
         output_class_attention: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """(B, N, C) -> (B, N, C); weights (B, H, N, N) if asked for and the implementation has them, zero where the
-        pattern forbids; the class token's row of them, (B, H, N), if asked for, by any implementation."""
+        """Attend from each token of a clip to the tokens that the pattern allows.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, N, C)`): tokens.
+            num_frames (`int`): number of frames, T.
+            output_class_attention (`bool`, *optional*, defaults to `False`):
+                Also return the attention of the class token; available with every attention implementation.
+
+        Returns:
+            `tuple`: hidden states, `(B, N, C)`; with `output_attentions` and an implementation that computes them, all
+            weights, `(B, H, N, N)`, zero where the pattern forbids attention; with `output_class_attention`, the
+            weights of the class token, `(B, H, N)`.
+        """
         num_video_tokens = self.num_video_tokens
         heads = (self.num_heads, self.head_dim)
         query = self.q_proj(hidden_states).unflatten(-1, heads)  # (B, N, H, C / H)
@@ -265,20 +281,20 @@ class PigVisionAttention(CLIPAttention):
             weights = self._dense_weights(video_weights, frame_weights, num_frames)
         class_attention = None
         if output_class_attention:
-            with torch.no_grad():  # a choice, not a feature: the selection carries no gradient
+            with torch.no_grad():  # the weights only choose patches: no gradient flows through the choice
                 scores = torch.einsum("bhc,bnhc->bhn", query[:, 0], key) * self.scale
                 class_attention = scores.softmax(dim=-1, dtype=torch.float32)
         return output, weights, class_attention
 
     def _with_video_tokens(self, states: torch.Tensor, frame_states: torch.Tensor) -> torch.Tensor:
-        """Puts the M video tokens before the tokens of each frame: (B, T, L, ...) -> (B * T, M + L, ...)."""
+        """Put the M video tokens before the tokens of each frame: (B, T, L, ...) -> (B * T, M + L, ...)."""
         video_states = states[:, None, : self.num_video_tokens].expand(-1, frame_states.shape[1], -1, -1, -1)
         return torch.cat([video_states, frame_states], dim=2).flatten(0, 1)
 
     def _dense_weights(
         self, video_weights: torch.Tensor, frame_weights: torch.Tensor, num_frames: int
     ) -> torch.Tensor:
-        """Lays the two parts, (B, H, M, N) and (B * T, H, L, M + L), out as one (B, H, N, N)."""
+        """Combine the weights of video tokens, (B, H, M, N), and of frames, (B * T, H, L, M + L), to (B, H, N, N)."""
         batch_size, num_heads, num_video_tokens, num_tokens = video_weights.shape
         frame_weights = frame_weights.unflatten(0, (batch_size, num_frames)).transpose(1, 2)  # (B, H, T, L, M + L)
         weights = video_weights.new_zeros(batch_size, num_heads, num_tokens, num_tokens)
@@ -292,8 +308,70 @@ class PigVisionAttention(CLIPAttention):
         return weights
 
 
+class PigPatchSelector(nn.Module):
+    """Keep the tokens of a clip that later modules read: context tokens and, for `hybrid`, informative patches.
+
+    This is the Informative Token Selector of the paper. It has no parameters: it selects the patches with the highest
+    attention of the class token over the whole clip. The last layer of [`PigVisionTransformer`] calls it after
+    attention, so that only kept tokens go through its MLP.
+    """
+
+    def __init__(self, config: PigConfig):
+        super().__init__()
+        self.config = config
+        self.selects_patches = config.framework == "hybrid"
+
+    def forward(
+        self, hidden_states: torch.Tensor, class_attention: torch.Tensor | None, num_frames: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Select patches and keep them with the context tokens.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, N, C)`): all tokens of the clips.
+            class_attention (`torch.Tensor` of shape `(B, H, N)`, *optional*):
+                Attention of the class token to every token; not read if `selects_patches` is `False`.
+            num_frames (`int`): number of frames, T.
+
+        Returns:
+            `tuple`: kept tokens, `(B, S + K, C)`, context tokens first, then the selected patches in descending order
+            of score; positions of the selected patches among the T * P patches and their scores, `(B, K)` each, or
+            `None` (and K = 0) if `selects_patches` is `False`.
+        """
+        batch_size, num_tokens, hidden_size = hidden_states.shape
+        context, patches = self.token_positions(num_frames, num_tokens, hidden_states.device)
+        if not self.selects_patches:
+            return hidden_states[:, context], None, None
+        scores, selected = self.select(class_attention[:, :, patches], num_frames)  # (B, K) each
+        kept = torch.cat([context.expand(batch_size, -1), patches[selected]], dim=1)  # (B, S + K)
+        hidden_states = hidden_states.gather(1, kept.unsqueeze(-1).expand(-1, -1, hidden_size))
+        return hidden_states, selected, scores
+
+    def token_positions(
+        self, num_frames: int, num_tokens: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the positions among N tokens of the context tokens, (S,), and of the patches, (T * P,)."""
+        config = self.config.vision_config
+        positions = torch.arange(num_tokens, device=device)
+        video_tokens, frames = positions.tensor_split([1 + config.num_global_tokens])
+        frame_tokens, patches = frames.view(num_frames, -1).tensor_split([int(config.use_frame_tokens)], dim=1)
+        return torch.cat([video_tokens, frame_tokens.flatten()]), patches.flatten()
+
+    def select(self, patch_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scores and positions of the best patches, (B, K) each, from their attention, (B, H, T * P)."""
+        reduce = torch.amax if self.config.selector_head_reduction == "max" else torch.mean
+        scores = reduce(patch_attention, dim=1)  # (B, T * P)
+        num_selected = self.config.num_selected_patches
+        if num_selected > scores.shape[1]:
+            logger.warning_once(
+                f"num_selected_patches is {num_selected}, but a clip of {num_frames} frames has only "
+                f"{scores.shape[1]} patches: all patches are selected."
+            )
+            num_selected = scores.shape[1]
+        return scores.topk(num_selected, dim=1)
+
+
 class PigVisionLayer(CLIPEncoderLayer):
-    """CLIP's encoder layer around [`PigVisionAttention`]."""
+    """Encode tokens as a CLIP layer does, with [`PigVisionAttention`]."""
 
     def __init__(self, config: PigVisionConfig):
         super().__init__(config)
@@ -302,21 +380,31 @@ class PigVisionLayer(CLIPEncoderLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+        num_frames: int,
+        output_class_attention: bool = False,
+        selector: PigPatchSelector | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, C) -> (B, N, C) and the class token's attention, (B, H, N), if asked for. With `keep_tokens` only the
-        tokens that it takes from both go through the MLP."""
-        attention_output, _, class_attention = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Encode tokens, (B, N, C) -> (B, N, C), or with a `selector` the kept tokens only, (B, S + K, C).
+
+        Also return the class attention, the selected patches and their scores, as in [`PigVisionOutput`].
+        """
+        attention_output, _, class_attention = self.self_attn(
+            self.layer_norm1(hidden_states),
+            num_frames=num_frames,
+            output_class_attention=output_class_attention or (selector is not None and selector.selects_patches),
+            **kwargs,
+        )
         hidden_states = hidden_states + attention_output
-        if keep_tokens is not None:
-            hidden_states = keep_tokens(hidden_states, class_attention)
+        selected_patches = selection_scores = None
+        if selector is not None:
+            hidden_states, selected_patches, selection_scores = selector(hidden_states, class_attention, num_frames)
         hidden_states = hidden_states + self.mlp(self.layer_norm2(hidden_states))
-        return hidden_states, class_attention
+        return hidden_states, class_attention, selected_patches, selection_scores
 
 
 class PigVisionEncoder(nn.Module):
-    """The layers of the video tower; only the last one is ever asked for the class token's attention."""
+    """Hold the layers of the vision tower, as CLIP's encoder does."""
 
     def __init__(self, config: PigVisionConfig):
         super().__init__()
@@ -326,42 +414,52 @@ class PigVisionEncoder(nn.Module):
         self,
         hidden_states: torch.Tensor,
         num_frames: int,
-        output_class_attention: bool,
-        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None,
+        output_class_attention: bool = False,
+        selector: PigPatchSelector | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, C) -> (B, N or tokens kept, C) and the class token's attention, (B, H, N), if asked for."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Run all layers; the last one returns the class attention and calls the selector, see [`PigVisionLayer`]."""
         for layer in self.layers[:-1]:
-            hidden_states, _ = layer(hidden_states, num_frames=num_frames, **kwargs)
+            hidden_states = layer(hidden_states, num_frames=num_frames, **kwargs)[0]
         return self.layers[-1](
             hidden_states,
-            keep_tokens=keep_tokens,
             num_frames=num_frames,
             output_class_attention=output_class_attention,
+            selector=selector,
             **kwargs,
         )
 
 
 class PigInteraction(nn.Module):
-    """Pools a video's tokens for a query (X-Pool's cross-attention). It starts as plain attention pooling: every
-    projection is the identity."""
+    """Pool the tokens of a video for a query (X-Pool's cross-attention).
+
+    All projections are initialised as the identity, so that training starts from plain attention pooling.
+    """
 
     def __init__(self, config: PigConfig):
         super().__init__()
-        width = config.projection_dim
+        embedding_dim = config.projection_dim
         self.num_heads = config.interaction_num_attention_heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-        self.linear_proj = nn.Linear(width, width)
-        self.layer_norm1 = nn.LayerNorm(width)
-        self.layer_norm2 = nn.LayerNorm(width)
-        self.layer_norm3 = nn.LayerNorm(width)
+        self.q_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.k_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.v_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.out_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.linear_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.layer_norm1 = nn.LayerNorm(embedding_dim)
+        self.layer_norm2 = nn.LayerNorm(embedding_dim)
+        self.layer_norm3 = nn.LayerNorm(embedding_dim)
         self.dropout = nn.Dropout(config.interaction_dropout)
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """(B or 1, Q, D) queries, (B, S, D) context tokens -> (B, Q, D): each video as each query sees it."""
+        """Pool each video for each query.
+
+        Args:
+            queries (`torch.Tensor` of shape `(B, Q, D)` or `(1, Q, D)`): queries of each video, or of all videos.
+            context (`torch.Tensor` of shape `(B, S, D)`): context tokens of the videos.
+
+        Returns:
+            `torch.Tensor` of shape `(B, Q, D)`.
+        """
         heads = (self.num_heads, -1)
         queries = self.layer_norm1(queries)
         context = self.layer_norm1(context)
@@ -374,22 +472,27 @@ class PigInteraction(nn.Module):
         return self.layer_norm3(pooled + self.dropout(self.linear_proj(pooled)))
 
 
-class _InitialisedAsInTransformers:
+class _LoadingMixin:
+    """Initialise and load weights as the models of transformers do."""
+
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Code outside transformers is taken not to write through `transformers.initialization`, and modules without
-        weights of their own are then never initialised: attention, MLP and interaction would start at random. This
-        code does, and needs no such protection."""
+        """Return `False`, so that transformers initialises every module.
+
+        transformers assumes that code outside its package does not use `transformers.initialization`, and skips
+        modules without direct parameters: attention, MLP and interaction would keep PyTorch's default initialisation.
+        This file does use `transformers.initialization`.
+        """
         return False
 
     @classmethod
     def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
-        """As in transformers, except that a pickle (`pytorch_model.bin`) is read with `use_safetensors=False` only."""
+        """Load as in transformers, but read a pickle (`pytorch_model.bin`) only with `use_safetensors=False`."""
         return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
 
-class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
-    """Weights' initialisation and loading, shared by all PIG models."""
+class PigPreTrainedModel(_LoadingMixin, CLIPPreTrainedModel):
+    """Initialise and load weights; base class of all PIG models."""
 
     config: PigConfig
     config_class = PigConfig
@@ -402,7 +505,7 @@ class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights but `logit_scale`, the first of them, which stays in float32."""
+        """Data type of the weights other than `logit_scale`, which stays in float32."""
         return next(p.dtype for name, p in self.named_parameters() if name != "logit_scale")
 
     @torch.no_grad()
@@ -415,13 +518,13 @@ class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
             if module.frame_embedding is not None:
                 init.copy_(module.frame_embedding, module.class_embedding)
         elif isinstance(module, PigPseudoQueryGenerator):
-            width = module.eos_embedding.shape[0]
+            hidden_size = module.eos_embedding.shape[0]
             for vector in (module.bos_embedding, module.eos_embedding, module.position_embedding.weight):
                 if vector is not None:
                     init.normal_(vector, std=0.02 * factor)
             init.normal_(module.input_projection.weight, std=module.input_projection.in_features**-0.5 * factor)
             if module.text_projection is not None:
-                init.normal_(module.text_projection.weight, std=width**-0.5 * factor)
+                init.normal_(module.text_projection.weight, std=hidden_size**-0.5 * factor)
         elif isinstance(module, PigInteraction):
             for projection in (module.q_proj, module.k_proj, module.v_proj, module.out_proj, module.linear_proj):
                 init.eye_(projection.weight)
@@ -429,12 +532,12 @@ class PigPreTrainedModel(_InitialisedAsInTransformers, CLIPPreTrainedModel):
         elif isinstance(module, PigForRetrieval):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
-        if isinstance(module, _VideoPath):
+        if isinstance(module, _VideoFeaturesMixin):
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
 
 
 class PigVisionTransformer(PigPreTrainedModel):
-    """The video tower: a CLIP ViT over all frames of a clip, with video proxy tokens."""
+    """Encode all frames of a clip with a CLIP ViT that has video proxy tokens: the vision tower."""
 
     config: PigVisionConfig
     config_class = PigVisionConfig
@@ -460,35 +563,48 @@ class PigVisionTransformer(PigPreTrainedModel):
         pixel_values_videos: torch.FloatTensor,
         interpolate_pos_encoding: bool = False,
         output_class_attention: bool = False,
-        keep_tokens: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+        selector: PigPatchSelector | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigVisionOutput:
-        """
+        """Encode clips.
+
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`): frames, any T >= 1.
-            interpolate_pos_encoding (`bool`): accept frames of another size than the model's.
-            output_class_attention (`bool`): also return the class token's attention in the last layer.
-            keep_tokens (`Callable`, *optional*): takes from the tokens, `(B, N, C)`, and the class token's attention,
-                `(B, H, N)`, those that the last layer is to finish; the first must be the class token.
-            output_attentions (`bool`, needs `attn_implementation="eager"`): also return each layer's weights laid out
-                densely, `(B, H, N, N)`, zero where a frame does not see another frame.
+            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`):
+                Normalised frames; T may differ from `config.num_frames`.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Accept frames of another size than `config.image_size`.
+            output_class_attention (`bool`, *optional*, defaults to `False`):
+                Also return the attention of the class token in the last layer.
+            selector ([`PigPatchSelector`], *optional*):
+                Chooses the tokens that the last layer finishes. By default it finishes all tokens.
+            output_attentions (`bool`, *optional*, needs `attn_implementation="eager"`):
+                Also return the weights of each layer, `(B, H, N, N)`, zero where a frame does not see another frame.
+
+        Returns:
+            [`PigVisionOutput`].
+
+        Raises:
+            ValueError: `pixel_values_videos` has a wrong shape.
         """
         hidden_states = self.embeddings(pixel_values_videos, interpolate_pos_encoding)  # (B, N, C)
         hidden_states = self.pre_layrnorm(hidden_states)
-        hidden_states, class_attention = self.encoder(
-            hidden_states, pixel_values_videos.shape[1], output_class_attention, keep_tokens, **kwargs
-        )
+        hidden_states, class_attention, selected_patches, selection_scores = self.encoder(
+            hidden_states, pixel_values_videos.shape[1], output_class_attention, selector, **kwargs
+        )  # (B, N or S + K, C)
         return PigVisionOutput(
             last_hidden_state=hidden_states,
             pooler_output=self.post_layernorm(hidden_states[:, 0]),
             class_attention=class_attention,
+            selected_patches=selected_patches,
+            selection_scores=selection_scores,
         )
 
 
 class PigPseudoQueryGenerator(PigPreTrainedModel):
-    """Writes, from a video's tokens, the embedding of the query that would find it: t_p.
+    """Generate the pseudo-query t_p of a video: an embedding of the query that should find it.
 
-    A causal transformer of the text tower's shape reads [bos, tokens, eos]; the state at eos is the pseudo-query.
+    A causal transformer with the shape of the text tower reads [bos, tokens, eos]; its state at eos is the
+    pseudo-query.
     """
 
     config: PigTextConfig
@@ -496,42 +612,45 @@ class PigPseudoQueryGenerator(PigPreTrainedModel):
 
     def __init__(self, config: PigTextConfig, pig_config: PigConfig):
         super().__init__(config)
-        width = config.hidden_size
+        hidden_size = config.hidden_size
         make_end = nn.Parameter if pig_config.generator_learnable_ends else nn.Buffer
-        self.input_projection = nn.Linear(pig_config.projection_dim, width)
-        self.bos_embedding = make_end(torch.empty(width)) if pig_config.generator_use_bos else None
-        self.eos_embedding = make_end(torch.empty(width))
-        self.position_embedding = nn.Embedding(pig_config.generator_max_position_embeddings, width)
+        self.input_projection = nn.Linear(pig_config.projection_dim, hidden_size)
+        self.bos_embedding = make_end(torch.empty(hidden_size)) if pig_config.generator_use_bos else None
+        self.eos_embedding = make_end(torch.empty(hidden_size))
+        self.position_embedding = nn.Embedding(pig_config.generator_max_position_embeddings, hidden_size)
         self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(pig_config.generator_num_hidden_layers))
-        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.final_layer_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.text_projection = (
-            nn.Linear(width, pig_config.projection_dim, bias=False) if pig_config.generator_use_projection else None
+            nn.Linear(hidden_size, pig_config.projection_dim, bias=False)
+            if pig_config.generator_use_projection
+            else None
         )
         self.post_init()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, S + K, D) tokens, context first, then patches by score -> (B, D) pseudo-queries."""
+        """Generate pseudo-queries, (B, S + K, D) -> (B, D), from context tokens followed by selected patches."""
         batch_size = tokens.shape[0]
         sequence = [self.input_projection(tokens), self.eos_embedding.expand(batch_size, 1, -1)]
         if self.bos_embedding is not None:
             sequence.insert(0, self.bos_embedding.expand(batch_size, 1, -1))
-        hidden_states = torch.cat(sequence, dim=1)  # (B, 1 + S + K + 1, width)
+        hidden_states = torch.cat(sequence, dim=1)  # (B, 1 + S + K + 1, hidden_size)
         hidden_states = hidden_states + self.position_embedding.weight[: hidden_states.shape[1]]
-        # The last is the cache, by position: transformers 5.24 gave it another name.
+        # The last argument, the cache, is positional because transformers 5.24 renamed it.
         causal_mask = create_causal_mask(self.config, hidden_states, None, None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, causal_mask, is_causal=True)
-        pseudo_query = self.final_layer_norm(hidden_states[:, -1])  # (B, width)
+        pseudo_query = self.final_layer_norm(hidden_states[:, -1])  # (B, hidden_size)
         return pseudo_query if self.text_projection is None else self.text_projection(pseudo_query)  # (B, D)
 
 
-def _refuse_other_device(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
-    if tensor.device != model.device and not hasattr(model, "hf_device_map"):  # which spreads over several
+def _check_device(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
+    """Raise `ValueError` if `tensor` is not on the model's device, unless the model is spread over several."""
+    if tensor.device != model.device and not hasattr(model, "hf_device_map"):
         raise ValueError(f"{name} is on {tensor.device}, the model on {model.device}: move one of them with .to(...).")
 
 
-class _TextPath:
-    """From token ids to the sentence's embedding: what [`PigTextModel`] and [`PigForRetrieval`] share."""
+class _TextFeaturesMixin:
+    """Compute embeddings of queries, in [`PigTextModel`] and [`PigForRetrieval`]."""
 
     @can_return_tuple
     def get_text_features(
@@ -541,13 +660,17 @@ class _TextPath:
         position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        r"""
+        r"""Compute embeddings of queries.
+
         Args:
-            input_ids (`torch.LongTensor` of shape `(Q, tokens)`): each row holds an end-of-text token.
-            attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 where a row is padded.
+            input_ids (`torch.LongTensor` of shape `(Q, tokens)`): token ids; each row holds an end-of-text token.
+            attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 for padding, 1 for tokens.
 
         Returns:
-            `BaseModelOutputWithPooling`; its `pooler_output`, `(Q, D)`, is the query's embedding, not normalised.
+            `BaseModelOutputWithPooling`: `pooler_output`, `(Q, D)`, holds the embeddings, not normalised.
+
+        Raises:
+            ValueError: `input_ids` are on another device than the model.
 
         Example:
 
@@ -556,7 +679,7 @@ class _TextPath:
         >>> with torch.inference_mode():
         ...     text_embeds = model.get_text_features(**inputs).pooler_output
         ```"""
-        _refuse_other_device(self, "input_ids", input_ids)
+        _check_device(self, "input_ids", input_ids)
         outputs: BaseModelOutputWithPooling = self.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -568,15 +691,16 @@ class _TextPath:
         return outputs
 
 
-class _VideoPath:
-    """From pixels to the video's embedding: what [`PigVideoModel`] and [`PigForRetrieval`] share.
+class _VideoFeaturesMixin:
+    """Compute embeddings of videos, in [`PigVideoModel`] and [`PigForRetrieval`].
 
-    A mixin and not a submodule, so that `vision_model` and `visual_projection` sit where CLIP has them.
+    This is a mixin and not a submodule, so that `vision_model` and `visual_projection` have the names of CLIP.
     """
 
-    def _init_video_path(self, config: PigConfig):
+    def _init_video_modules(self, config: PigConfig):
         self.vision_model = PigVisionTransformer._from_config(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.selector = PigPatchSelector(config)
         if config.framework == "hybrid":
             self.generator = PigPseudoQueryGenerator._from_config(config.text_config, pig_config=config)
         if config.framework != "two_tower":
@@ -589,17 +713,20 @@ class _VideoPath:
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigVideoFeatures:
-        r"""
+        r"""Compute embeddings of videos.
+
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`): frames, any T >= 1.
-            interpolate_pos_encoding (`bool`): accept frames of another size than the model's.
+            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`):
+                Normalised frames; T may differ from `config.vision_config.num_frames`.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Accept frames of another size than `config.vision_config.image_size`.
 
         Returns:
-            [`PigVideoFeatures`]; its `pooler_output`, `(B, D)`, is the embedding to index. Normalise it first.
+            [`PigVideoFeatures`]: `pooler_output`, `(B, D)`, holds the embeddings. Normalise them before indexing.
 
         Raises:
-            ValueError: pixels of another shape or on another device than the model, or more frames than the generator
-                has positions for.
+            ValueError: `pixel_values_videos` has a wrong shape, is on another device than the model, or has more
+                frames than the generator has positions for.
 
         Example:
 
@@ -608,7 +735,7 @@ class _VideoPath:
         >>> with torch.inference_mode():
         ...     video_embeds = model.get_video_features(**inputs).pooler_output
         ```"""
-        _refuse_other_device(self, "pixel_values_videos", pixel_values_videos)
+        _check_device(self, "pixel_values_videos", pixel_values_videos)
         is_hybrid = self.config.framework == "hybrid"
         num_frames = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 5 else 0
         if is_hybrid:
@@ -616,70 +743,33 @@ class _VideoPath:
         outputs: PigVisionOutput = self.vision_model(
             pixel_values_videos,
             interpolate_pos_encoding=interpolate_pos_encoding,
-            output_class_attention=is_hybrid,
-            keep_tokens=partial(self._keep_context_and_selected, num_frames=num_frames),
+            selector=self.selector,
             return_dict=True,
             **kwargs,
         )
         tokens = self.visual_projection(self.vision_model.post_layernorm(outputs.last_hidden_state))  # (B, S + K, D)
         context_embeds = tokens[:, : self.config.vision_config.num_context_tokens(num_frames)]  # (B, S, D)
-        features = PigVideoFeatures(
+        video_embeds = context_embeds[:, 0]  # (B, D)
+        pseudo_query = None
+        if is_hybrid:
+            pseudo_query = self.generator(tokens)  # (B, D)
+            video_embeds = self.interaction(pseudo_query.unsqueeze(1), context_embeds).squeeze(1)  # (B, D)
+        return PigVideoFeatures(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=context_embeds[:, 0],
+            pooler_output=video_embeds,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             context_embeds=context_embeds,
+            pseudo_query_embeds=pseudo_query,
+            selected_patches=outputs.selected_patches,
+            selection_scores=outputs.selection_scores,
         )
-        if is_hybrid:
-            scores, selected = self._select_patches(outputs.class_attention, num_frames)  # (B, K) each
-            pseudo_query = self.generator(tokens)  # (B, D)
-            features.pooler_output = self.interaction(pseudo_query.unsqueeze(1), context_embeds).squeeze(1)  # (B, D)
-            features.pseudo_query_embeds = pseudo_query
-            features.selected_patches = selected
-            features.selection_scores = scores
-        return features
-
-    def _token_positions(
-        self, num_frames: int, num_tokens: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where among N tokens the S context tokens (class, globals, frames') stand, and where the T * P patches."""
-        config = self.config.vision_config
-        positions = torch.arange(num_tokens, device=device)
-        video_tokens, frames = positions.tensor_split([1 + config.num_global_tokens])
-        frame_tokens, patches = frames.view(num_frames, -1).tensor_split([int(config.use_frame_tokens)], dim=1)
-        return torch.cat([video_tokens, frame_tokens.flatten()]), patches.flatten()
-
-    def _select_patches(self, class_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Informative Token Selector: (B, H, N) attention of the class token -> scores and positions, (B, K) each,
-        of the patches with the most of it over the whole clip, best first."""
-        _, patches = self._token_positions(num_frames, class_attention.shape[2], class_attention.device)
-        reduce = torch.amax if self.config.selector_head_reduction == "max" else torch.mean
-        attention = reduce(class_attention[:, :, patches], dim=1)  # (B, T * P)
-        num_selected = self.config.num_selected_patches
-        if num_selected > attention.shape[1]:
-            logger.warning_once(
-                f"num_selected_patches is {num_selected}, but a clip of {num_frames} frames has only "
-                f"{attention.shape[1]} patches: all of them are taken."
-            )
-            num_selected = attention.shape[1]
-        return attention.topk(num_selected, dim=1)
-
-    def _keep_context_and_selected(
-        self, hidden_states: torch.Tensor, class_attention: torch.Tensor | None, num_frames: int
-    ) -> torch.Tensor:
-        """(B, N, C) tokens -> (B, S + K, C): the context tokens, then (`hybrid`) the selected patches, best first."""
-        batch_size, num_tokens, width = hidden_states.shape
-        context, patches = self._token_positions(num_frames, num_tokens, hidden_states.device)
-        if class_attention is None:
-            return hidden_states[:, context]
-        _, selected = self._select_patches(class_attention, num_frames)  # (B, K)
-        kept = torch.cat([context.expand(batch_size, -1), patches[selected]], dim=1)  # (B, S + K)
-        return hidden_states.gather(1, kept.unsqueeze(-1).expand(-1, -1, width))
 
 
-class PigTextModel(_TextPath, _InitialisedAsInTransformers, CLIPTextModelWithProjection):
-    """The text half: a sentence -> its embedding in the joint space. Loads from a whole [`PigForRetrieval`]
-    checkpoint, of which it reads its own part only.
+class PigTextModel(_TextFeaturesMixin, _LoadingMixin, CLIPTextModelWithProjection):
+    """Encode queries into embeddings.
+
+    `from_pretrained` also accepts a checkpoint of [`PigForRetrieval`], of which it loads the text tower only.
 
     Example:
 
@@ -702,9 +792,10 @@ class PigTextModel(_TextPath, _InitialisedAsInTransformers, CLIPTextModelWithPro
     ]
 
 
-class PigVideoModel(_VideoPath, PigPreTrainedModel):
-    """The video half: frames -> the one vector that is indexed. Loads from a whole [`PigForRetrieval`] checkpoint, of
-    which it reads its own part only.
+class PigVideoModel(_VideoFeaturesMixin, PigPreTrainedModel):
+    """Encode videos into the embeddings to index.
+
+    `from_pretrained` also accepts a checkpoint of [`PigForRetrieval`], of which it loads the video modules only.
 
     Example:
 
@@ -721,7 +812,7 @@ class PigVideoModel(_VideoPath, PigPreTrainedModel):
 
     def __init__(self, config: PigConfig):
         super().__init__(config)
-        self._init_video_path(config)
+        self._init_video_modules(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -734,20 +825,20 @@ class PigVideoModel(_VideoPath, PigPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigVideoModelOutput:
-        """Arguments and errors as in [`~PigVideoModel.get_video_features`]; `video_embeds` is not normalised."""
+        """Compute embeddings of videos, not normalised; see [`~PigVideoModel.get_video_features`]."""
         features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
         return PigVideoModelOutput(
             **{"video_embeds" if name == "pooler_output" else name: value for name, value in features.items()}
         )
 
 
-class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
-    """Text-to-video retrieval: both halves and the scale of their similarities.
+class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedModel):
+    """Retrieve videos by text: both towers and the scale of their similarities.
 
-    A video is indexed by its `get_video_features(...).pooler_output`, and found by a sentence's
-    `get_text_features(...).pooler_output`. Neither is normalised: scale both to length 1 and their dot product is the
-    score, or leave it to `similarity`. With the `single_tower` framework a video has no one vector: keep its
-    `context_embeds` instead.
+    Index `get_video_features(...).pooler_output` of each video, and search with `get_text_features(...).pooler_output`
+    of a query. Neither is normalised: `similarity` normalises both, or normalise them yourself and use the dot product
+    as the score. With the `single_tower` framework, index the `context_embeds` of each video instead: its embedding
+    depends on the query.
 
     Example:
 
@@ -765,7 +856,7 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
         super().__init__(config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self._init_video_path(config)
+        self._init_video_modules(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 
@@ -777,27 +868,36 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
 
     @classmethod
     def from_clip(cls, clip_name_or_folder: str, **pig_config) -> "PigForRetrieval":
-        """A model that starts from a CLIP checkpoint, every weight of which is used (the paper's start).
+        """Create a model from a CLIP checkpoint, as in the paper. Every weight of the checkpoint is used.
 
-        Both towers are CLIP's; the generator's transformer and projection are copies of the text tower's, its ends
-        the embeddings of the start and end tokens; the frame token is a copy of the class embedding. New are the
-        global tokens (random), the temporal embedding (zero), the generator's input map and the interaction.
+        Both towers are those of CLIP. The generator's transformer and projection are copies of the text tower's, its
+        bos and eos vectors copies of the embeddings of these tokens; the frame token is a copy of the class embedding.
+        Newly initialised are the global tokens (random), the temporal embedding (zero), the generator's input
+        projection and the interaction.
 
         Args:
-            clip_name_or_folder (`str`): a CLIP checkpoint in Hugging Face format, on the Hub or in a folder.
-            pig_config: fields of [`PigConfig`] or of [`PigVisionConfig`] (`num_frames=16`, `framework="two_tower"`).
+            clip_name_or_folder (`str`): CLIP checkpoint in Hugging Face format, on the Hub or in a folder.
+            pig_config: fields of [`PigConfig`] or [`PigVisionConfig`], such as `num_frames=16`.
+
+        Returns:
+            [`PigForRetrieval`] in float32.
 
         Raises:
-            ValueError: an unknown or impossible field, or a checkpoint that lacks weights.
-            OSError: no such checkpoint.
-        """
+            ValueError: a field is unknown or invalid, or the checkpoint lacks weights.
+            OSError: the checkpoint does not exist.
+
+        Example:
+
+        ```python
+        >>> model = PigForRetrieval.from_clip("openai/clip-vit-base-patch32", num_frames=16, framework="two_tower")
+        ```"""
         if "dtype" in pig_config:
-            raise ValueError("A model starts in float32; save it, and load it with `dtype`.")
+            raise ValueError("from_clip creates a model in float32: save it, and load it with `dtype`.")
         clip, info = CLIPModel.from_pretrained(clip_name_or_folder, output_loading_info=True)
         if missing := info["missing_keys"]:
             raise ValueError(
-                f"{clip_name_or_folder} is no whole CLIP checkpoint: it lacks {len(missing)} weights, such as "
-                f"{min(missing)}."
+                f"{clip_name_or_folder} is not a complete CLIP checkpoint: it lacks {len(missing)} weights, such as "
+                f"{min(missing)}. Download or save it again."
             )
         model = cls(PigConfig.from_clip_config(clip.config, **pig_config))
         state = clip.state_dict()
@@ -810,13 +910,16 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
         return model
 
     def similarity(self, text_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosine of every text with every video, (Q, B), whether or not the embeddings come normalised.
+        """Compute the cosine of every query with every video. The embeddings need not be normalised.
 
         Args:
             text_embeds (`torch.Tensor` of shape `(Q, D)`): `get_text_features(...).pooler_output`.
             video_embeds (`torch.Tensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`):
                 `get_video_features(...).pooler_output`, or `.context_embeds` for `single_tower`, which pools each
-                video anew for each query.
+                video separately for each query.
+
+        Returns:
+            `torch.Tensor` of shape `(Q, B)`.
         """
         text_embeds = nn.functional.normalize(text_embeds, dim=-1)
         if self.config.framework != "single_tower":
@@ -826,7 +929,7 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:
-        """Holds `logit_scale` within [0, config.logit_scale_max]; to be called after each step of the optimiser."""
+        """Clamp `logit_scale` to [0, config.logit_scale_max]. Call this after each step of the optimiser."""
         self.logit_scale.clamp_(0, self.config.logit_scale_max)
 
     @can_return_tuple
@@ -845,41 +948,49 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
         pseudo_query_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigOutput:
-        r"""
+        r"""Score every query against every video, and compute the losses with `return_loss=True`.
+
         Args:
-            input_ids (`torch.LongTensor` of shape `(Q, tokens)`): texts.
-            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`): videos, any T >= 1.
-            attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 where a text is padded.
-            return_loss (`bool`, *optional*): compute the losses; text i then belongs to video i, and Q = B. In
-                training under `torch.distributed` the pairs of all processes, whose B may differ, are one batch: the
-                losses are those of the whole batch, on every process, and gradients averaged over the processes (as
-                DDP and FSDP do) are its gradients.
-            output_selection (`bool`): also return the selector's patches and their scores.
-            interpolate_pos_encoding (`bool`): accept frames of another size than the model's.
-            caption_ids (`torch.LongTensor` of shape `(B,)`, *optional*): equal numbers mark identical captions, also
-                on other processes. The loss does not take a video for a negative of a caption that is its own too,
-                nor a caption for one of such a video. By default all other pairs are negatives.
-            text_embeds (`torch.FloatTensor` of shape `(Q, D)`, *optional*): an output's `text_embeds`, to be used
-                instead of texts.
-            video_embeds (`torch.FloatTensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`, *optional*): an
-                output's `video_embeds`, to be used instead of videos.
-            pseudo_query_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): comes with `video_embeds`, for
-                the loss of `hybrid`.
+            input_ids (`torch.LongTensor` of shape `(Q, tokens)`, *optional*): token ids of the queries.
+            pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`, *optional*):
+                Normalised frames; T may differ from `config.vision_config.num_frames`.
+            attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 for padding, 1 for tokens.
+            return_loss (`bool`, *optional*):
+                Compute the losses; query i then belongs to video i, and Q = B. In training under `torch.distributed`
+                the pairs of all processes, whose B may differ, are one batch: the losses on every process are those
+                of the total batch, and gradients averaged over the processes (as in DDP and FSDP) are its gradients.
+            output_selection (`bool`, *optional*, defaults to `False`): also return the selected patches and scores.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Accept frames of another size than `config.vision_config.image_size`.
+            caption_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Equal numbers mark identical captions, also on other processes. The loss does not use a pair of a
+                query and a video with an identical caption as a negative. By default all other pairs are negatives.
+            text_embeds (`torch.FloatTensor` of shape `(Q, D)`, *optional*):
+                `text_embeds` of an earlier output, instead of `input_ids`.
+            video_embeds (`torch.FloatTensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`, *optional*):
+                `video_embeds` of an earlier output, instead of `pixel_values_videos`.
+            pseudo_query_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*):
+                `pseudo_query_embeds` of the same output as `video_embeds`; the loss of `hybrid` needs them.
+
+        Returns:
+            [`PigOutput`].
 
         Raises:
-            ValueError: a side without inputs or embeddings, losses of as many texts as videos do not match, or of
-                `hybrid` video embeddings without their pseudo-queries.
+            ValueError: inputs or embeddings are missing or both given; `return_loss` with other numbers of queries
+                than videos, or with `video_embeds` of a `hybrid` model without `pseudo_query_embeds`.
         """
-        is_hybrid, is_single_tower = (self.config.framework == name for name in ("hybrid", "single_tower"))
+        is_hybrid = self.config.framework == "hybrid"
         if (input_ids is None) == (text_embeds is None):
-            raise ValueError("Give input_ids, or text_embeds instead of them, and not both.")
+            raise ValueError("Give either input_ids or text_embeds.")
         if (pixel_values_videos is None) == (video_embeds is None):
-            raise ValueError("Give pixel_values_videos, or video_embeds instead of them, and not both.")
+            raise ValueError("Give either pixel_values_videos or video_embeds.")
+        if return_loss and is_hybrid and video_embeds is not None and pseudo_query_embeds is None:
+            raise ValueError("return_loss needs pseudo_query_embeds with the video_embeds of a hybrid model.")
 
         video_features = text_features = None
         if video_embeds is None:
             video_features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
-            if is_single_tower:
+            if self.config.framework == "single_tower":
                 video_embeds = video_features.context_embeds  # (B, S, D)
             else:
                 video_embeds = nn.functional.normalize(video_features.pooler_output, dim=-1)  # (B, D)
@@ -890,45 +1001,27 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
             text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
 
         logit_scale = self.logit_scale.exp()
+        logits_per_text = compute_logits(self.similarity, logit_scale, text_embeds, video_embeds)  # (Q, B)
 
-        def score(texts: torch.Tensor, videos: torch.Tensor) -> torch.Tensor:
-            return logit_scale * self.similarity(texts, videos)
-
-        # A pair of `single_tower` has an embedding of its own.
-        elements_per_pair = text_embeds.shape[1] if is_single_tower else 1
-        logits_per_text = score_in_blocks(score, text_embeds, video_embeds, elements_per_pair)  # (Q, B)
-
-        losses = {}
+        losses = PigLosses()
         if return_loss:
-            batch_size = video_embeds.shape[0]
-            if text_embeds.shape[0] != batch_size:
-                raise ValueError(
-                    f"return_loss needs one text a video, in the same order; got {text_embeds.shape[0]} texts "
-                    f"and {batch_size} videos."
-                )
-            if is_hybrid and pseudo_query_embeds is None:
-                raise ValueError("return_loss needs pseudo_query_embeds with the video_embeds of a hybrid model.")
-            if caption_ids is not None and caption_ids.shape != (batch_size,):
-                raise ValueError(
-                    f"caption_ids has shape {tuple(caption_ids.shape)}; expected one number a text, ({batch_size},)."
-                )
-            batch_sizes = gather_batch_sizes(video_embeds) if self.training else [batch_size]
-            if len(batch_sizes) == 1 and logits_per_text.numel() <= MAX_BLOCK_ELEMENTS:
-                retrieval_loss = contrastive_loss(logits_per_text, caption_ids)
-            else:
-                retrieval_loss = global_contrastive_loss(
-                    score, text_embeds, video_embeds, batch_sizes, caption_ids, elements_per_pair
-                )
-            losses["loss"] = losses["retrieval_loss"] = retrieval_loss
-            if is_hybrid:
-                reconstruction = reconstruction_loss(pseudo_query_embeds, text_embeds)
-                losses["reconstruction_loss"] = mean_over_processes(reconstruction, batch_sizes)
-                weight = self.config.reconstruction_loss_weight
-                losses["loss"] = losses["retrieval_loss"] + weight * losses["reconstruction_loss"]
+            losses = compute_losses(
+                logits_per_text,
+                self.similarity,
+                logit_scale,
+                text_embeds,
+                video_embeds,
+                pseudo_query_embeds if is_hybrid else None,
+                self.config.reconstruction_loss_weight,
+                caption_ids,
+                over_processes=self.training,
+            )
 
         with_selection = output_selection and video_features is not None
         return PigOutput(
-            **losses,
+            loss=losses.loss,
+            retrieval_loss=losses.retrieval_loss,
+            reconstruction_loss=losses.reconstruction_loss,
             logits_per_text=logits_per_text,
             logits_per_video=logits_per_text.t(),
             text_embeds=text_embeds,
@@ -944,7 +1037,7 @@ class PigForRetrieval(_TextPath, _VideoPath, PigPreTrainedModel):
 def _generator_state_from_text_tower(
     generator: PigPseudoQueryGenerator, text_model: CLIPTextModel, text_projection: nn.Linear
 ) -> dict[str, torch.Tensor]:
-    """The generator's weights as copies of a text tower's, under their names in [`PigForRetrieval`]."""
+    """Return copies of the text tower's weights under the generator's names in [`PigForRetrieval`]."""
     config = generator.config
     token_embedding = text_model.embeddings.token_embedding.weight
     positions = generator.position_embedding.weight.detach().clone()
@@ -963,4 +1056,11 @@ def _generator_state_from_text_tower(
     return state
 
 
-__all__ = ["PigForRetrieval", "PigPreTrainedModel", "PigTextModel", "PigVideoModel", "PigVisionTransformer"]
+__all__ = [
+    "PigForRetrieval",
+    "PigPatchSelector",
+    "PigPreTrainedModel",
+    "PigTextModel",
+    "PigVideoModel",
+    "PigVisionTransformer",
+]

@@ -307,7 +307,7 @@ def test_random_patches(make_variant, videos):
     read = []
     model.generator.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
     features = model.get_video_features(**videos)
-    patches = model._token_positions(4, 4 + 4 * 17, torch.device("cpu"))[1][features.selected_patches]
+    patches = model.selector.token_positions(4, 4 + 4 * 17, torch.device("cpu"))[1][features.selected_patches]
     whole = model.vision_model(**videos).last_hidden_state
     kept = whole.gather(1, patches[..., None].expand(-1, -1, whole.shape[2]))
     expected = model.visual_projection(model.vision_model.post_layernorm(kept))

@@ -7,11 +7,11 @@ import torch
 
 from modeling_pig import loss_pig
 from modeling_pig.loss_pig import (
+    compute_logits,
     contrastive_loss,
     gather_with_gradient,
     global_contrastive_loss,
     reconstruction_loss,
-    score_in_blocks,
 )
 
 from .training_worker import (
@@ -99,37 +99,43 @@ def test_caption_ids_of_a_wrong_shape_are_refused(make_model, batch, shape):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
-def test_blocks_give_the_loss_and_its_gradients_and_hold_no_more_than_they_may(monkeypatch, rows):
+@pytest.mark.parametrize("num_context_tokens", [0, 3])
+def test_loss_in_blocks_equals_contrastive_loss_in_bounded_memory(monkeypatch, rows, num_context_tokens):
     torch.manual_seed(0)
-    texts, videos = (torch.randn(7, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    context = (num_context_tokens,) if num_context_tokens else ()  # videos of context tokens, as in `single_tower`
+    texts = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    videos = torch.randn(7, *context, 4, dtype=torch.float64, requires_grad=True)
     captions = torch.tensor([1, 2, 3, 1, 1, 5, 2])
-    contrastive_loss(3 * texts @ videos.t(), captions).backward()
+
+    def similarity(some_texts, some_videos):
+        sizes.append(len(some_texts) * len(some_videos))
+        return some_texts @ (some_videos.sum(1) if context else some_videos).t()
+
+    sizes = []
+    whole = contrastive_loss(3 * similarity(texts, videos), captions)
+    whole.backward()
     expected = [texts.grad, videos.grad]
     texts.grad = videos.grad = None
-    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", rows * 7 * 2)
-    sizes = []
-
-    def score(some_texts, some_videos):
-        sizes.append(len(some_texts) * len(some_videos))
-        return 3 * some_texts @ some_videos.t()
-
-    loss = global_contrastive_loss(score, texts, videos, [7], captions, elements_per_pair=2)
+    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", rows * 7 * (4 if context else 1))
+    sizes.clear()
+    loss = global_contrastive_loss(similarity, 3, texts, videos, [7], captions)
     assert max(sizes) == rows * 7
-    torch.testing.assert_close(loss, contrastive_loss(3 * texts @ videos.t(), captions), rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss, whole, rtol=1e-12, atol=0)
     loss.backward()
     torch.testing.assert_close([texts.grad, videos.grad], expected, rtol=1e-10, atol=1e-15)
 
 
-def test_scores_in_blocks_are_the_scores(monkeypatch):
+def test_logits_in_blocks_equal_all_logits(monkeypatch):
     texts, videos = torch.randn(5, 4), torch.randn(3, 4)
-    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", 2 * 3 * 4)
+    monkeypatch.setattr(loss_pig, "MAX_BLOCK_ELEMENTS", 2 * 3)
     rows = []
 
-    def score(some_texts, some_videos):
+    def similarity(some_texts, some_videos):
         rows.append(len(some_texts))
         return some_texts @ some_videos.t()
 
-    torch.testing.assert_close(score_in_blocks(score, texts, videos, elements_per_pair=4), texts @ videos.t())
+    logits = compute_logits(similarity, torch.tensor(3.0), texts, videos)
+    torch.testing.assert_close(logits, 3 * texts @ videos.t())
     assert rows == [2, 2, 1]
 
 
@@ -158,9 +164,9 @@ def test_embeddings_take_the_place_of_inputs(framework):
 def test_impossible_mixtures_of_inputs_and_embeddings_are_refused():
     model, batch = tiny_model("hybrid"), tiny_batch(3, seed=0)
     embeds = model(**batch)
-    with pytest.raises(ValueError, match="Give input_ids, or text_embeds"):
+    with pytest.raises(ValueError, match="Give either input_ids or text_embeds"):
         model(pixel_values_videos=batch["pixel_values_videos"])
-    with pytest.raises(ValueError, match="Give pixel_values_videos, or video_embeds"):
+    with pytest.raises(ValueError, match="Give either pixel_values_videos or video_embeds"):
         model(**batch, video_embeds=embeds.video_embeds)
     with pytest.raises(ValueError, match="needs pseudo_query_embeds"):
         model(text_embeds=embeds.text_embeds, video_embeds=embeds.video_embeds, return_loss=True)

@@ -121,7 +121,8 @@ def test_start_from_clip_refuses_an_unknown_field(clip_folder):
 def test_start_from_a_clip_that_lacks_weights_is_refused(clip, tmp_path):
     state = {name: value for name, value in clip.state_dict().items() if "text_model.encoder" not in name}
     clip.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(ValueError, match="no whole CLIP checkpoint: it lacks 32 weights, such as text_model.encoder"):
+    message = "not a complete CLIP checkpoint: it lacks 32 weights, such as text_model.encoder"
+    with pytest.raises(ValueError, match=message):
         PigForRetrieval.from_clip(str(tmp_path))
 
 
@@ -379,7 +380,7 @@ def test_half_precision_keeps_logit_scale_in_float32(make_model, tmp_path):
 
 
 def test_a_start_from_clip_takes_no_dtype_that_it_would_not_heed():
-    with pytest.raises(ValueError, match="starts in float32"):
+    with pytest.raises(ValueError, match="creates a model in float32"):
         PigForRetrieval.from_clip("clip", dtype=torch.bfloat16)
 
 

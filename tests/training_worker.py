@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from modeling_pig import PigConfig, PigForRetrieval, loss_pig, modeling_pig
+from modeling_pig import PigConfig, PigForRetrieval, loss_pig
 from modeling_pig.loss_pig import (
     contrastive_loss,
     gather_batch_sizes,
@@ -73,11 +73,11 @@ def tiny_batch(batch_size: int, seed: int, with_caption_ids: bool = False) -> di
 def blocks_of(elements: int):
     """Similarities are computed in blocks of so many numbers."""
     before = loss_pig.MAX_BLOCK_ELEMENTS
-    loss_pig.MAX_BLOCK_ELEMENTS = modeling_pig.MAX_BLOCK_ELEMENTS = elements
+    loss_pig.MAX_BLOCK_ELEMENTS = elements
     try:
         yield
     finally:
-        loss_pig.MAX_BLOCK_ELEMENTS = modeling_pig.MAX_BLOCK_ELEMENTS = before
+        loss_pig.MAX_BLOCK_ELEMENTS = before
 
 
 def train(model: nn.Module, case: str, backward, rank: int = 0, num_processes: int = 1) -> dict:
@@ -152,7 +152,7 @@ def share(rank: int, num_processes: int) -> dict:
     contrastive_loss(gather_with_gradient(text) @ gather_with_gradient(video).t()).backward()
     whole = [text.grad, video.grad]
     text.grad = video.grad = None
-    loss = global_contrastive_loss(lambda t, v: t @ v.t(), text, video, sizes)
+    loss = global_contrastive_loss(lambda t, v: t @ v.t(), 1.0, text, video, sizes)
     loss.backward()
     result = {"sizes": sizes, "loss": loss.item(), "gradients_of_whole": whole, "gradients": [text.grad, video.grad]}
     result["mean"] = mean_over_processes(text.detach().mean(), sizes).item()

@@ -70,12 +70,13 @@ def benchmark_parts(size: str, batch_size: int, num_frames: int, repeats: int) -
     query = torch.randn(batch_size, 1, config.projection_dim)
     attention = model.vision_model.encoder.layers[-1].self_attn
     num_tokens = 1 + config.vision_config.num_global_tokens + num_frames * (1 + config.vision_config.num_patches)
+    hidden_states = torch.randn(batch_size, num_tokens, config.vision_config.hidden_size)
     class_query = torch.randn(batch_size, attention.num_heads, attention.head_dim)
     key = torch.randn(batch_size, num_tokens, attention.num_heads, attention.head_dim)
 
     def select():
         scores = torch.einsum("bhc,bnhc->bhn", class_query, key).softmax(dim=-1, dtype=torch.float32)
-        return model._select_patches(scores, num_frames)
+        return model.selector(hidden_states, scores, num_frames)
 
     parts = {
         "whole": whole,

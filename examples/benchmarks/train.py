@@ -155,6 +155,7 @@ def make_naive(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Mo
 
     pixel_values_videos = batch["pixel_values_videos"]
     batch_size, num_frames = pixel_values_videos.shape[:2]
+    num_context = config.vision_config.num_context_tokens(num_frames)
     padding = (0, config.text_config.max_position_embeddings - batch["input_ids"].shape[1])
     input_ids = nn.functional.pad(batch["input_ids"], padding, value=config.text_config.eos_token_id)
     mask = nn.functional.pad(batch["attention_mask"], padding)
@@ -163,12 +164,10 @@ def make_naive(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Mo
         kept.clear()
         hidden_states = model.vision_model(pixel_values_videos).last_hidden_state  # (B, N, C)
         tokens = model.visual_projection(model.vision_model.post_layernorm(hidden_states))  # (B, N, D)
-        context, patches = model._token_positions(num_frames, tokens.shape[1], tokens.device)
-        _, selected = model._select_patches(kept[-2][:, :, 0], num_frames)  # (B, K)
-        chosen = torch.cat([context.expand(batch_size, -1), patches[selected]], dim=1)  # (B, S + K)
-        chosen_tokens = tokens.gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+        chosen_tokens, _, _ = model.selector(tokens, kept[-2][:, :, 0], num_frames)  # (B, S + K, D)
         pseudo_query = model.generator(chosen_tokens)  # (B, D)
-        pairs = model.interaction(pseudo_query.unsqueeze(0), tokens[:, context])  # (B videos, B queries, D)
+        context = chosen_tokens[:, :num_context]  # (B, S, D)
+        pairs = model.interaction(pseudo_query.unsqueeze(0), context)  # (B videos, B queries, D)
         videos = pairs[torch.arange(batch_size), torch.arange(batch_size)]  # (B, D)
         texts = model.get_text_features(input_ids, mask).pooler_output  # (B, D)
         logits = model.logit_scale.exp() * model.similarity(texts, videos)

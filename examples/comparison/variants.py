@@ -15,6 +15,7 @@ from torch import nn
 
 from modeling_pig import PigForRetrieval
 from modeling_pig.loss_pig import reconstruction_loss
+from modeling_pig.modeling_pig import PigPatchSelector
 from modeling_pig.training import loop, start
 
 
@@ -56,20 +57,22 @@ class DetachedTarget(PigForRetrieval):
         return outputs
 
 
+class _RandomSelector(PigPatchSelector):
+    def forward(self, hidden_states: torch.Tensor, class_attention: torch.Tensor, num_frames: int):
+        if self.training:
+            scores = torch.rand_like(class_attention)
+        else:
+            generator = torch.Generator().manual_seed(0)
+            scores = torch.rand(class_attention.shape[2], generator=generator).expand_as(class_attention)
+        return super().forward(hidden_states, scores.to(class_attention.device), num_frames)
+
+
 class RandomPatches(PigForRetrieval):
     """Select random patches; in evaluation the same positions in every video."""
 
-    def _select_patches(self, class_attention: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.training:
-            generator = torch.Generator().manual_seed(0)
-            scores = torch.rand(class_attention.shape[2], generator=generator).expand_as(class_attention)
-        else:
-            # Within one forward pass the method is called twice with one tensor, and must select the same patches.
-            if getattr(self, "_scored_attention", None) is not class_attention:
-                self._scored_attention = class_attention
-                self._scores = torch.rand_like(class_attention)
-            scores = self._scores
-        return super()._select_patches(scores.to(class_attention.device), num_frames)
+    def __init__(self, config):
+        super().__init__(config)
+        self.selector = _RandomSelector(config)
 
 
 class _PseudoQueryAlone(nn.Module):
