@@ -37,7 +37,7 @@ def main() -> None:
             right = {row["captions"][0]: str(Path(row["video"]).resolve()) for row in asked}
         searcher = VideoSearcher.from_pretrained(args.model, args.index)
         sentences = args.sentences or list(right)
-        answers = dict(zip(sentences, searcher.search(sentences, args.k), strict=True))
+        answers = dict(zip(sentences, searcher.search(sentences, k=args.k), strict=True))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     for sentence, results in answers.items():

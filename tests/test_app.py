@@ -29,7 +29,7 @@ from modeling_pig.app import server as app_server
 from modeling_pig.app import service as app_service
 from modeling_pig.app.server import AppServer, bind, make_server
 from modeling_pig.app.service import SearchService, UploadSegmentation
-from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding import loading
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.video_segment import VideoSegment
@@ -183,7 +183,7 @@ def test_the_page_names_every_field_of_a_filter(client):
 
 def test_it_finds_what_the_searcher_finds(client, service, videos):
     found = client.search(k=3)
-    expected = service.searcher.search("a red circle", 3, group=True)
+    expected = service.searcher.search("a red circle", k=3, group=True)
     assert [(clip["rank"], clip["name"], clip["start"], clip["end"]) for clip in found] == [
         (result.rank, Path(result.path).name, result.start, result.end) for result in expected
     ]
@@ -394,8 +394,8 @@ def test_why_a_window_was_found(client, videos):
 
 def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
     loaded, stages = [], []
-    load = encode.load_pretrained
-    monkeypatch.setattr(encode, "load_pretrained", lambda *arguments: loaded.append(arguments) or load(*arguments))
+    load = loading.load_pretrained
+    monkeypatch.setattr(loading, "load_pretrained", lambda *arguments: loaded.append(arguments) or load(*arguments))
     fresh = SearchService(service.searcher, CAPTIONS)
     assert fresh.like(str(videos[2]), 1, None, stages.append)[0].path == str(videos[2])
     assert stages == ["Loading the model", "Looking at the video"]
@@ -528,7 +528,7 @@ def test_two_search_while_a_third_uploads(client, service, videos, monkeypatch):
         return load(tell)
 
     monkeypatch.setattr(service, "_load", load_late)
-    expected = {text: service.searcher.search(text, 5, group=True) for text in CAPTIONS}
+    expected = {text: service.searcher.search(text, k=5, group=True) for text in CAPTIONS}
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(client.upload, videos[0].read_bytes())
         assert started.wait(120)

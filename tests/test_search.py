@@ -231,14 +231,14 @@ def test_several_indexes_are_ranked_as_one(make_searcher):
     scores = as_stored(vectors) @ query
     order = np.argsort(-scores).tolist()
     for k in (1, 12, 40, 100):
-        results = searcher.search("a red circle", k)
+        results = searcher.search("a red circle", k=k)
         assert [result.path for result in results] == [entries[i].path for i in order[:k]]
         assert [result.score for result in results] == pytest.approx(scores[order[:k]].tolist(), abs=1e-5)
         assert [result.rank for result in results] == list(range(1, min(k, 40) + 1))
     lowest = float(scores[order[6]])
-    assert len(searcher.search("a red circle", 100, min_score=lowest - 1e-5)) == 7
-    assert len(searcher.search("a red circle", 3, min_score=lowest - 1e-5)) == 3
-    found = searcher.search("a red circle", 100, where="duration < 23")
+    assert len(searcher.search("a red circle", k=100, min_score=lowest - 1e-5)) == 7
+    assert len(searcher.search("a red circle", k=3, min_score=lowest - 1e-5)) == 3
+    found = searcher.search("a red circle", k=100, where="duration < 23")
     assert {result.duration for result in found} == set(map(float, range(23))) and len(found) == 23
 
 
@@ -253,7 +253,7 @@ def test_windows_of_a_file_are_grouped(make_searcher):
     for k in (1, 4, 11, 20):
         files = list(dict.fromkeys(entry.path for entry in ranked))
         end = next((n for n, entry in enumerate(ranked) if entry.path in files[k : k + 1]), len(ranked))
-        results = searcher.search("a", k, group=True)
+        results = searcher.search("a", k=k, group=True)
         assert [(result.rank, result.path) for result in results] == list(enumerate(files[:k], start=1))
         for result in results:
             windows = [(entry.start, entry.end) for entry in ranked[:end] if entry.path == result.path]
@@ -268,13 +268,13 @@ def test_files_are_made_of_so_many_entries_and_no_more(make_searcher, fetched, m
     entries = [VideoEntry(f"/v/{n % 5}.mp4", 30.0 * n, 30.0 * n + 30) for n in range(60)]
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
     scores = as_stored(vectors) @ searcher.text_encoder(["a"])[0]
-    results = searcher.search("a", k, group=True)
+    results = searcher.search("a", k=k, group=True)
     assert max(fetched) <= max(k, 20)
     best = [entries[i] for i in np.argsort(-scores)[: max(k, 20)]]
     assert [result.path for result in results] == list(dict.fromkeys(entry.path for entry in best))[:k]
     if k > 5:
         assert sum(1 + len(result.others) for result in results) == 30
-    assert len(searcher.search("a", 60)) == 60  # without files, k is the bound
+    assert len(searcher.search("a", k=60)) == 60  # without files, k is the bound
 
 
 def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
@@ -295,13 +295,13 @@ def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
         ({"k": 0}, "k is 0"),
         ({"min_score": float("nan")}, "min_score is nan"),
         ({"where": "duration <"}, "duration <"),
-        ({"texts": ["a", " "]}, "Sentence 2 of 2 is empty"),
+        ({"queries": ["a", " "]}, "Sentence 2 of 2 is empty"),
     ],
 )
 def test_what_cannot_be_searched_for_is_refused(indexed, shape_videos, options, message):
     with pytest.raises(ValueError, match=message):
-        indexed.search(**{"texts": "a", **options})
-    if "texts" not in options:
+        indexed.search(**{"queries": "a", **options})
+    if "queries" not in options:
         with pytest.raises(ValueError, match=message):
             indexed.search_like(shape_videos[0], **options)
 
@@ -317,12 +317,12 @@ def test_videos_like_one_that_is_indexed(indexed, shape_videos, tmp_path):
         assert names(results) == others  # itself not among them
         assert [result.rank for result in results] == [1, 2, 3]
         assert names(indexed.search_like(path, k=1)) == others[:1]
-    assert indexed._video_half is not None  # loaded to add
+    assert indexed.video_model.is_loaded  # loaded to add
     fresh = VideoSearcher.from_pretrained(None, indexed.indexes[0].uri)
     (tmp_path / "link.mp4").symlink_to(shape_videos[0])
     expected = fresh.search_like(shape_videos[0])
     assert fresh.search_like(tmp_path / "link.mp4") == expected  # under another name
-    assert fresh._video_half is None  # nothing had to be encoded
+    assert not fresh.video_model.is_loaded  # nothing had to be encoded
 
 
 def test_videos_like_one_that_is_not_indexed(indexed, shape_videos, tmp_path):
@@ -370,7 +370,7 @@ def test_add_encodes_what_is_not_there_and_sets_aside_what_cannot_be(indexed, sh
     report = indexed.add([*shape_videos, tmp_path / "junk.mp4"])
     assert (report.new, report.changed, report.unchanged) == (1, 0, 4)
     assert [Path(failure.path).name for failure in report.failures] == ["junk.mp4"]
-    assert sorted(names(indexed.search("a", 10))) == sorted(path.name for path in shape_videos)
+    assert sorted(names(indexed.search("a", k=10))) == sorted(path.name for path in shape_videos)
     two = VideoSearcher.from_pretrained(None, [indexed.indexes[0].uri] * 2)
     with pytest.raises(ValueError, match="one index"):
         two.add(shape_videos)
@@ -378,7 +378,7 @@ def test_add_encodes_what_is_not_there_and_sets_aside_what_cannot_be(indexed, sh
 
 def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
     texts = ["a red circle moves left", "a large blue square", "red " * 90]
-    alone = {text: [result for result in indexed.search(text, 10)] for text in texts}
+    alone = {text: [result for result in indexed.search(text, k=10)] for text in texts}
     more = tmp_path / "more"
     more.mkdir()
     for number in range(6):
@@ -390,7 +390,7 @@ def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
         try:
             start.wait()
             for _ in range(15):
-                results = indexed.search(text, 10)
+                results = indexed.search(text, k=10)
                 known = [(r.path, r.score) for r in results if r.path not in added]
                 assert known == [(r.path, r.score) for r in alone[text]]
                 assert results == sorted(results, key=lambda result: result.rank)
@@ -413,4 +413,4 @@ def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
     for thread in threads:
         thread.join()
     assert not problems
-    assert added <= {result.path for result in indexed.search("a", 20)}
+    assert added <= {result.path for result in indexed.search("a", k=20)}

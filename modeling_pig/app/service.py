@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..encoding.lazy_model import LazyModel
 from ..encoding.video_segment import VideoSegment
-from ..retrieval.search import IMPORTING, FileResult, VideoSearcher
+from ..retrieval.search import SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # what looks at videos is imported when it is needed, as torc
 
     from modeling_pig import PigForRetrieval, PigProcessor
 
+    from ..stores.index import SearchResult
     from ..video_decoding_pig import VideoDecodingError
     from ..visualization.tokens import VideoExplanation
 
@@ -80,11 +82,11 @@ class SearchService:
         """Whether an index holds this file, now."""
         return any(index.get(path) for index in self.searcher.indexes)
 
-    def search(self, text: str, k: int, where: str | None = None) -> list[FileResult]:
+    def search(self, text: str, k: int, where: str | None = None) -> "list[SearchResult]":
         """The k best files for a sentence. Raises `ValueError` for an empty one, and for a `where` that is none."""
-        return self.searcher.search(text, k, where, group=True)
+        return self.searcher.search(text, k=k, where=where, group=True)
 
-    def like(self, video: str, k: int, where: str | None, tell: Progress) -> list[FileResult]:
+    def like(self, video: str, k: int, where: str | None, tell: Progress) -> "list[SearchResult]":
         """The k files most like a video file; where it is long, most like one of its windows, of which there are up
         to `MAX_WINDOWS`, each of 30 s or, beyond 32 minutes of video, longer ones.
 
@@ -95,20 +97,12 @@ class SearchService:
         """
         with self._one_at_a_time(tell):
             whole = self._load(tell)
-            from ..encoding.videos import encode_files
+            from ..encoding.videos import encode_file
 
             tell("Looking at the video")
-            failures: list[VideoDecodingError] = []
-            encoded = list(
-                encode_files(
-                    whole.model, whole.processor, [video], failures, UploadSegmentation().split, num_threads=1
-                )
-            )
-        if failures:
-            raise failures[0]
-        embeds = encoded[0].embeddings.numpy()
-        found: list[Any] = self.searcher.search_embeds(embeds, k, where, group=True, together=True)
-        return found[0]
+            encoded = encode_file(whole.model, whole.processor, video, UploadSegmentation().split)
+        options = SearchOptions(k=k, where=where, group=True)
+        return self.searcher.search_embeddings(encoded.embeddings.numpy(), options, merge_queries=True)[0]
 
     def fitting_captions(self, video: str, k: int, tell: Progress) -> list[dict[str, Any]]:
         """The k captions that fit a video file best: `text` and `score`, the cosine that ranks videos.
@@ -182,15 +176,10 @@ class SearchService:
     def _load(self, tell: Progress = lambda stage: None) -> _WholeModel:
         if self._whole is None:
             tell("Loading the model")
-            with IMPORTING:
-                from modeling_pig import PigForRetrieval
-
-                from ..encoding.loading import load_pretrained
-
-                try:
-                    self._whole = _WholeModel(*load_pretrained(PigForRetrieval, self.searcher.name))
-                except ValueError as error:  # no fault of the sentence or video that was sent
-                    raise OSError(str(error)) from error
+            try:
+                self._whole = _WholeModel(*LazyModel("PigForRetrieval", self.searcher.name).load())
+            except ValueError as error:  # no fault of the sentence or video that was sent
+                raise OSError(str(error)) from error
         return self._whole
 
     def _nearest_captions(

@@ -1,2 +1,4 @@
-"""Encode texts and videos into embeddings: model loading (`loading`), texts (`texts`, and `text_encoder` without torch)
-and videos (`videos`). Knows no index."""
+"""Encode texts and videos into embeddings, and load the models that do so. Independent of indexes.
+
+`texts` and `videos` use a model in torch; `text_encoder` computes the text tower in NumPy.
+"""

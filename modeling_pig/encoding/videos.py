@@ -51,9 +51,16 @@ class EncodedFile(NamedTuple):
 
 @dataclass
 class EncodedVideos:
-    """One batch: `embeddings` (B, D) float32, normalised, on the CPU - or (B, S, D) context tokens, not normalised, of a
-    `single_tower` model - with each video's path, the duration of its file in seconds (`None` where the file does not
-    tell), and its position among all videos that were to be encoded: those that cannot be decoded leave gaps."""
+    """A batch of B encoded videos.
+
+    Attributes:
+        paths (`list[str]`): files of the videos.
+        embeddings (`torch.Tensor` of shape `(B, embedding_dim)`): float32, normalised, on the CPU. For `single_tower`
+            models, context tokens of shape `(B, S, embedding_dim)` instead, not normalised.
+        durations (`list[float | None]`): durations of the files in seconds; `None` if the file does not state it.
+        positions (`list[int]`): positions of the videos in the input of [`encode_videos`]. They are in order; the
+            positions of failed videos are missing.
+    """
 
     paths: list[str]
     embeddings: torch.Tensor
@@ -70,69 +77,80 @@ def encode_videos(
     batch_size: int = 16,
     num_threads: int | None = None,
 ) -> Iterator[EncodedVideos]:
-    """Encodes videos in order, a batch at a time, in bounded memory.
+    """Encode videos in order, batch by batch, in bounded memory.
 
     Args:
-        videos (`Iterable[str | VideoSegment]`): video files, folders of frames, or parts of files.
-        failures (`list[VideoDecodingError]`): gets one entry for each video that cannot be decoded; the rest goes on.
-        batch_size (`int`): videos a forward pass.
-        num_threads (`int`, *optional*): files decoded at a time, while the model works; by default one a core.
+        videos (`Iterable[str | VideoSegment]`): video files, folders of frames, or segments of files.
+        failures (`list[VideoDecodingError]`): receives one error per video that cannot be decoded. The other videos
+            are encoded.
+        batch_size (`int`): videos per forward pass.
+        num_threads (`int`, *optional*): videos decoded at the same time, one per core by default.
     """
-    decoded = _decoded(videos, processor, 2 * batch_size, num_threads or os.cpu_count() or 1)
-    readable = (video for video in decoded if not _is_failure(video, failures))
-    while batch := list(islice(readable, batch_size)):
-        positions, paths, clips, durations = map(list, zip(*batch, strict=True))
-        yield EncodedVideos(paths, _embed(model, clips), durations, positions)
+    decoded = _decode_in_order(processor, videos, failures, 2 * batch_size, num_threads or os.cpu_count() or 1)
+    while batch := list(islice(decoded, batch_size)):
+        yield EncodedVideos(
+            paths=[video.path for video in batch],
+            embeddings=_embed(model, [video.clip for video in batch]),
+            durations=[video.duration for video in batch],
+            positions=[video.position for video in batch],
+        )
 
 
 def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> torch.Tensor:
-    """Clips, each (1, T, 3, height, width), -> the embeddings of [`EncodedVideos`]."""
-    pixels = torch.cat(clips)  # (B, T, 3, height, width)
-    features = model.get_video_features(pixels.to(model.device, model.dtype))
+    """Encode clips, each (1, T, 3, height, width), into the embeddings of [`EncodedVideos`]."""
+    pixel_values_videos = torch.cat(clips)  # (B, T, 3, height, width)
+    features = model.get_video_features(pixel_values_videos.to(model.device, model.dtype))
     if model.config.framework == "single_tower":
         return features.context_embeds.float().cpu()
     return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu()
 
 
-def _decoded(
-    videos: Iterable[str | VideoSegment], processor: PigProcessor, ahead: int, num_threads: int
-) -> Iterator[Any]:
-    """(position, path, pixels (1, T, 3, height, width), duration) of each video in order, or the error that stood in
-    the way.
+class _DecodedVideo(NamedTuple):
+    position: int
+    path: str
+    clip: torch.Tensor  # (1, T, 3, height, width)
+    duration: float | None
 
-    Threads, not processes: decoding and resizing work outside the interpreter's lock, and what has been opened before
-    (an index, a GPU, a tokenizer) need not survive a fork. At most `ahead` videos are held in memory.
+
+def _decode_in_order(
+    processor: PigProcessor,
+    videos: Iterable[str | VideoSegment],
+    failures: list[VideoDecodingError],
+    ahead: int,
+    num_threads: int,
+) -> Iterator[_DecodedVideo]:
+    """Decode videos in threads, and yield them in the order of the input. Memory holds at most `ahead` videos.
+
+    Threads instead of processes: decoding and resizing release the interpreter lock, and open resources (an index, a
+    GPU, a tokenizer) need not survive a fork.
     """
 
-    def decode(position: int, video: str | VideoSegment):
+    def decode(position: int, video: str | VideoSegment) -> _DecodedVideo | VideoDecodingError:
         path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
         try:
             frames, metadata = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
         except VideoDecodingError as error:
             return error
-        return position, path, _pixel_values(processor, frames), metadata.duration
+        return _DecodedVideo(position, path, _pixel_values(processor, frames), metadata.duration)
 
     remaining = enumerate(videos)
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             pending = deque(pool.submit(decode, *video) for video in islice(remaining, ahead))
             while pending:
-                yield pending.popleft().result()
+                decoded = pending.popleft().result()
+                if isinstance(decoded, VideoDecodingError):
+                    failures.append(decoded)
+                else:
+                    yield decoded
                 pending.extend(pool.submit(decode, *video) for video in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _pixel_values(processor: PigProcessor, frames: np.ndarray) -> torch.Tensor:
-    """Decoded frames (T, height, width, 3) -> what the model reads, (1, T, 3, height, width)."""
+    """Convert frames (T, height, width, 3) uint8 into `pixel_values_videos` (1, T, 3, height, width)."""
     return processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
-
-
-def _is_failure(video: Any, failures: list[VideoDecodingError]) -> bool:
-    if isinstance(video, VideoDecodingError):
-        failures.append(video)
-        return True
-    return False
 
 
 @torch.inference_mode()
@@ -194,7 +212,22 @@ def encode_files(
     if batch:
         encode_batch()
         yield from completed()
-    assert not (batch or encoded or read_files), "a file was started and not finished"
+    assert not (batch or encoded or read_files), "a file was started but not completed"
+
+
+def encode_file(
+    model: PigVideoModel | PigForRetrieval, processor: PigProcessor, path: str, split: Split
+) -> EncodedFile:
+    """Encode one video file, segment by segment, see [`encode_files`].
+
+    Raises:
+        VideoDecodingError: the file cannot be decoded.
+    """
+    failures: list[VideoDecodingError] = []
+    encoded = list(encode_files(model, processor, [path], failures, split, num_threads=1))
+    if failures:
+        raise failures[0]
+    return encoded[0]
 
 
 class _ReadFile(NamedTuple):
@@ -227,7 +260,7 @@ def _read_file(
             content_hash = _hash(path) if with_hash else None
         except VideoDecodingError as error:
             failure = error
-        if _state(path) != state:  # replaced or still being written: the failure, too, may be of that moment only
+        if _state(path) != state:  # replaced or still being written, which may also be the reason of a failure
             yield reading, None
         elif failure is not None or state is None:
             yield reading, failure
@@ -247,7 +280,7 @@ def _hash(path: str) -> str:
 
 
 def _state(path: str) -> tuple[int, int, int] | None:
-    """Size, time of the last change in ns and number of a file: one that is written or replaced has another."""
+    """Return size, time of the last change in ns and inode of a file; writing or replacing the file changes them."""
     try:
         status = os.stat(path)
     except OSError:
@@ -258,8 +291,15 @@ def _state(path: str) -> tuple[int, int, int] | None:
 def _in_threads(
     read: Callable[[str], Iterator[Any]], paths: Iterable[str], ahead: int, num_threads: int
 ) -> Generator[Any, None, None]:
-    """What `read` yields for each path, in the order in which it comes from the threads; they wait when they are
-    `ahead` of it. Threads for the reasons that [`_decoded`] gives; here a file need not be in memory as a whole."""
+    """Read files in threads, and yield their events as they come; the events of one file are in order.
+
+    Unlike in [`_decode_in_order`], a file need not fit into memory. The threads pause while `ahead` events wait to be
+    consumed. Closing the generator ends the threads.
+
+    Args:
+        read (`Callable`): yields the events of one file.
+        paths (`Iterable[str]`): files.
+    """
     events: Queue = Queue(ahead)
     stop = Event()
     remaining, lock = iter(paths), Lock()
@@ -282,25 +322,26 @@ def _in_threads(
                     put(event)
                     if stop.is_set():
                         return
-        except Exception as error:  # a fault of ours: for the thread that waits
+        except Exception as error:  # a bug: raised again in the consuming thread
             put(error)
         finally:
-            put(None)
+            put(None)  # this thread ends
 
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             for _ in range(num_threads):
                 pool.submit(work)
-            while num_threads:
+            num_working = num_threads
+            while num_working:
                 event = events.get()
                 if isinstance(event, Exception):
                     raise event
                 if event is None:
-                    num_threads -= 1
+                    num_working -= 1
                 else:
                     yield event
         finally:
             stop.set()
 
 
-__all__ = ["EncodedFile", "EncodedVideos", "encode_files", "encode_videos"]
+__all__ = ["EncodedFile", "EncodedVideos", "encode_file", "encode_files", "encode_videos"]

@@ -1,14 +1,16 @@
-"""A sentence's, or a video's, way to a ranked list of videos."""
+"""Search indexes for the videos nearest to sentences or to other videos. Importing this module imports no torch."""
 
 import math
+import operator
 import os
-import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 import numpy as np
 
+from ..encoding.lazy_model import LazyModel
 from ..encoding.model_files import model_fingerprint
 from ..encoding.text_encoder import TextEncoder
 from ..stores.conditions import And, Comparison, Condition, parse_where
@@ -20,32 +22,75 @@ if TYPE_CHECKING:
     from .indexing import IndexingReport
 
 
-MAX_FETCHED = 10_000  # entries of an index that one query looks at, to make files of them
-# Held while a model is loaded, which imports transformers: of threads that do so at the same time, one may find its
-# modules half made. What needs transformers is imported after that.
-IMPORTING = threading.Lock()
+MAX_FETCHED = 10_000  # entries per index that a query with `group` reads at most
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of a search. [`VideoSearcher.search`] and [`VideoSearcher.search_like`] take them as keywords.
+
+    Args:
+        k (`int`): results per query, at least 1.
+        where (`str` or `Condition`, *optional*): condition that all results meet, such as `"duration < 60"`; see
+            [`parse_where`].
+        min_score (`float`, *optional*): smallest score of a result; scores are cosines.
+        group (`bool`): return files instead of segments: k [`FileResult`], each with the segments of the file that
+            were found. There are fewer than k if the 10,000 best entries of each index belong to fewer files.
+
+    Attributes:
+        condition (`Condition`, *optional*): `where`, parsed.
+
+    Raises:
+        ValueError: `k` is less than 1, `min_score` is not finite, or `where` is not a valid condition.
+    """
+
+    k: int = 10
+    where: str | Condition | None = None
+    min_score: float | None = None
+    group: bool = False
+    condition: Condition | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if operator.index(self.k) < 1:
+            raise ValueError(f"k is {self.k}: expected 1 or more.")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
+        condition = parse_where(self.where) if isinstance(self.where, str) else self.where
+        object.__setattr__(self, "condition", condition)  # the class is frozen
+
+
+class SearchKeywords(TypedDict, total=False):
+    """The fields of [`SearchOptions`] as keyword arguments."""
+
+    k: int
+    where: str | Condition | None
+    min_score: float | None
+    group: bool
 
 
 @dataclass(frozen=True)
 class FileResult(SearchResult):
-    """A file as one answer: the fields are those of its best window, and `rank` counts files. `others` are its further
-    windows that were found, best first: those that rank before the first window of a file that is no answer, and among
-    the 10,000 best entries of an index."""
+    """A file as one result, see `group` of [`SearchOptions`]. `rank` counts files.
+
+    The inherited fields are those of the best segment of the file. `others` holds its other segments that were found,
+    best first. A segment is found if it is among the 10,000 best entries of its index, and ranks before the first
+    segment of the file that follows the last result.
+    """
 
     others: tuple[SearchResult, ...] = ()
 
 
 class VideoSearcher:
-    """Answers sentences, and videos, from indexes. Only the text half of the model is loaded, and without torch, which
-    an index in a folder imports when it searches more than 20,000 entries; the video half follows when a video that is
-    not in an index is searched for or added.
+    """Search indexes by sentences and by videos.
 
-    Threads may share one, to search while others add.
+    Only the text tower of the model is loaded, and without torch. Torch is imported by an index in a folder that
+    searches more than 20,000 entries, and by the video tower, which is loaded when a video is added, or when
+    `search_like` gets a video that is not in an index. Threads may share a searcher, also while others add videos.
 
     Args:
-        name (`str`): the model's name or folder.
-        text_encoder (`TextEncoder`): its text half.
-        indexes (`Sequence[VideoIndex]`): of that model; they are searched as one.
+        name (`str`): name or folder of the model.
+        text_encoder (`TextEncoder`): text tower of the model.
+        indexes (`Sequence[VideoIndex]`): indexes made by the model; they are searched as one.
 
     Example:
 
@@ -60,197 +105,195 @@ class VideoSearcher:
     def __init__(self, name: str, text_encoder: TextEncoder, indexes: Sequence[VideoIndex]):
         self.name = name
         self.text_encoder = text_encoder
+        self.video_model = LazyModel("PigVideoModel", name)
         self.indexes = list(indexes)
-        self._video_half: tuple[Any, Any] | None = None
 
     @classmethod
     def from_pretrained(
         cls, model: str | None, index: str | os.PathLike | Sequence[str | os.PathLike]
     ) -> "VideoSearcher":
-        """Opens indexes and loads the text half of the model that searches them.
+        """Open indexes, and load the text tower of their model.
 
         Args:
-            model (`str` or `None`): the model's name or folder; `None` takes the one that made the (first) index.
-            index (`str`, `os.PathLike` or several): an index's URI; several are searched as one.
+            model (`str` or `None`): name or folder of the model; `None` for the model that made the first index.
+            index (`str`, `os.PathLike` or several): URIs of the indexes.
 
         Raises:
-            FileNotFoundError: no such index.
-            ValueError: no such model, or not the one that made the index; indexes of different models.
+            FileNotFoundError: an index does not exist.
+            ValueError: the model does not exist or cannot be loaded, or an index was made by another model.
         """
         uris = [index] if isinstance(index, (str, os.PathLike)) else list(index)
         if not uris:
             raise ValueError("There is no index to search: give one or more.")
         indexes = [VideoIndex(uri) for uri in uris]
-        made_by = indexes[0].info
+        info = indexes[0].info
         for other in indexes[1:]:
-            other.refuse_other_model(made_by)
-        name = model or made_by.model
+            other.refuse_other_model(info)
+        name = model or info.model
         text_encoder = TextEncoder(name)
         indexes[0].refuse_other_model(IndexInfo(name, model_fingerprint(name), text_encoder.embedding_dim))
         return cls(name, text_encoder, indexes)
 
+    @overload
+    def search(self, queries: str, **options: Unpack[SearchKeywords]) -> list[SearchResult]: ...
+
+    @overload
+    def search(self, queries: list[str], **options: Unpack[SearchKeywords]) -> list[list[SearchResult]]: ...
+
     def search(
-        self,
-        texts: str | Iterable[str],
-        k: int = 10,
-        where: str | None = None,
-        min_score: float | None = None,
-        group: bool = False,
-    ) -> list[Any]:
-        """The k best videos, or windows of long ones, for a sentence, as a list of [`SearchResult`], best first; for a
-        list of sentences, a list of such lists.
+        self, queries: str | list[str], **options: Unpack[SearchKeywords]
+    ) -> list[SearchResult] | list[list[SearchResult]]:
+        """Find the videos, or segments of videos, nearest to sentences.
 
         Args:
-            texts (`str` or `Iterable[str]`): a sentence or several.
-            k (`int`): 1 or more.
-            where (`str`, *optional*): search only what this holds for, `"duration < 60"`: see [`parse_where`].
-            min_score (`float`, *optional*): leave out answers whose cosine is less.
-            group (`bool`): k files, each with the windows of it that were found: lists of [`FileResult`]. Fewer where
-                the 10,000 best entries of an index are windows of fewer files.
-
-        Raises:
-            ValueError: an empty sentence, k under 1, a `where` that is none.
-        """
-        if isinstance(texts, str):
-            return self.search([texts], k, where, min_score, group)[0]
-        texts = list(texts)
-        return self.search_embeds(self.text_encoder(texts), k, where, min_score, group) if texts else []
-
-    def search_like(
-        self,
-        video: str | os.PathLike,
-        k: int = 10,
-        where: str | None = None,
-        min_score: float | None = None,
-        group: bool = False,
-    ) -> list[Any]:
-        """The k videos, or windows of long ones, that are most like a video: a list as for a sentence.
-
-        A file that is in an index is searched for with what is stored, and left out of its own answers; another is
-        encoded. Where it has several windows, an answer counts by the one that it is most like.
-
-        Args:
-            video (`str` or `os.PathLike`): a video file. The rest is as for a sentence.
-
-        Raises:
-            VideoDecodingError: a file that is not in an index and cannot be decoded.
-            ValueError: k under 1, a `where` that is none.
-        """
-        path = os.fspath(video)
-        if stored := self._stored(path):
-            embeds = np.stack([embedding for _, embedding in stored])
-            return self.search_embeds(embeds, k, where, min_score, group, together=True, without=stored[0][0].path)[0]
-        model, processor = self._load_video_half()
-        from ..encoding.videos import encode_files
-
-        failures: list = []
-        encoded = list(encode_files(model, processor, [path], failures, Segmentation().split))
-        if failures:
-            raise failures[0]
-        return self.search_embeds(encoded[0].embeddings.numpy(), k, where, min_score, group, together=True)[0]
-
-    def add(self, paths: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
-        """Encodes videos that the index does not hold, or holds in another state, and adds them.
-
-        Args:
-            paths (`str`, `os.PathLike` or several): files, folders or patterns, as [`find_videos`] takes them.
+            queries (`str` or `list[str]`): sentence or sentences.
+            **options: fields of [`SearchOptions`].
 
         Returns:
-            [`IndexingReport`]: how many are new, changed, unchanged, and the files that were set aside, with reasons.
+            `list[SearchResult]`: results, best first. For a list of queries, one such list per query. With
+            `group`, the results are [`FileResult`].
 
         Raises:
-            ValueError: a place without videos; a searcher of several indexes.
+            ValueError: a sentence is empty, or an option is invalid.
+            OSError: an index cannot be read.
+        """
+        checked = SearchOptions(**options)
+        if isinstance(queries, str):
+            return self.search_embeddings(self.text_encoder([queries]), checked)[0]
+        return self.search_embeddings(self.text_encoder(queries), checked)
+
+    def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
+        """Find the videos, or segments of videos, nearest to a video.
+
+        If an index holds the file, its stored embeddings are the query, and the file itself is not among the results.
+        Otherwise the file is encoded. If the file has several segments, the score of a result is the best of its
+        scores for them.
+
+        Args:
+            video (`str` or `os.PathLike`): video file.
+            **options: fields of [`SearchOptions`].
+
+        Returns:
+            `list[SearchResult]`: results, best first; with `group`, [`FileResult`].
+
+        Raises:
+            VideoDecodingError: the file is not in an index and cannot be decoded.
+            ValueError: an option is invalid.
+            OSError: an index cannot be read.
+        """
+        checked = SearchOptions(**options)
+        path = os.fspath(video)
+        if stored := self._find_stored(path):
+            embeddings, exclude = np.stack([embedding for _, embedding in stored]), stored[0].entry.path
+        else:
+            model, processor = self.video_model.load()
+            from ..encoding.videos import encode_file
+
+            embeddings, exclude = encode_file(model, processor, path, Segmentation().split).embeddings.numpy(), None
+        return self.search_embeddings(embeddings, checked, merge_queries=True, exclude=exclude)[0]
+
+    def search_embeddings(
+        self,
+        query_embeddings: np.ndarray,
+        options: SearchOptions | None = None,
+        *,
+        merge_queries: bool = False,
+        exclude: str | None = None,
+    ) -> list[list[SearchResult]]:
+        """Find the videos, or segments of videos, nearest to query embeddings.
+
+        Args:
+            query_embeddings (`np.ndarray` of shape `(Q, D)`): embeddings of sentences or videos, made by this model.
+            options (`SearchOptions`, *optional*): options; the default options if not given.
+            merge_queries (`bool`): return one list for all queries; the score of a result is the best of its scores
+                for the queries.
+            exclude (`str`, *optional*): path of a file that is not among the results.
+
+        Returns:
+            `list[list[SearchResult]]`: one list of results per query, best first; one list in all with
+            `merge_queries`. With `group`, the results are [`FileResult`].
+
+        Raises:
+            ValueError: the embeddings have another shape, are not finite or are zero.
+            OSError: an index cannot be read.
+        """
+        options = options or SearchOptions()
+        condition = _exclude(options.condition, exclude)
+        fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
+        while True:
+            by_index = [index.search(query_embeddings, fetch, condition) for index in self.indexes]
+            by_query = [list(chain(*by_index))] if merge_queries else list(zip(*by_index, strict=True))
+            ranked = [_rank(lists, fetch, options) for lists in by_query]
+            if fetch == max_fetch or all(is_complete for _, is_complete in ranked):
+                return [results for results, _ in ranked]
+            fetch = min(4 * fetch, max_fetch)
+
+    def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
+        """Encode videos that are not in the index, or that have changed, and add them to the index.
+
+        Args:
+            sources (`str`, `os.PathLike` or several): files, folders or patterns, see [`find_videos`].
+
+        Returns:
+            [`IndexingReport`]: numbers of new, changed and unchanged files, and the failed files with reasons.
+
+        Raises:
+            ValueError: a source contains no videos, or the searcher has several indexes.
             OSError: the index cannot be written.
         """
         if len(self.indexes) != 1:
-            raise ValueError(f"Videos are added to one index; this searcher has {len(self.indexes)}: open one alone.")
-        model, processor = self._load_video_half()
+            raise ValueError(
+                f"Videos are added to one index, and this searcher has {len(self.indexes)}: use a searcher of one."
+            )
+        model, processor = self.video_model.load()
         from .indexing import index_videos
 
-        return index_videos(model, processor, self.indexes[0], paths)
+        return index_videos(model, processor, self.indexes[0], sources)
 
-    def _stored(self, path: str) -> list[EmbeddedEntry]:
-        """Entries of a file in the indexes, which may know it by the name of a link or by its own."""
+    def _find_stored(self, path: str) -> list[EmbeddedEntry]:
+        """Return the entries of a file. An index may hold a link under its own path or under that of its target."""
         folder, name = os.path.split(os.path.abspath(path))
-        known_as = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]
-        for candidate in dict.fromkeys(known_as):
+        candidates = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]
+        for candidate in dict.fromkeys(candidates):
             for index in self.indexes:
                 if stored := index.get(candidate):
                     return stored
         return []
 
-    def _load_video_half(self) -> tuple[Any, Any]:
-        with IMPORTING:
-            if self._video_half is None:
-                from modeling_pig import PigVideoModel
 
-                from ..encoding.loading import load_pretrained
-
-                self._video_half = load_pretrained(PigVideoModel, self.name)
-            return self._video_half
-
-    def search_embeds(
-        self,
-        embeds: np.ndarray,
-        k: int = 10,
-        where: str | None = None,
-        min_score: float | None = None,
-        group: bool = False,
-        together: bool = False,
-        without: str | None = None,
-    ) -> list[list[SearchResult]]:
-        """The k best videos, or windows of long ones, for each of some embeddings, a list for each.
-
-        Args:
-            embeds (`np.ndarray` of shape `(Q, D)`): of sentences or videos, by this model.
-            together (`bool`): one list for all of them, in which an answer counts by the one that it is nearest to.
-            without (`str`, *optional*): leave out this file. The rest is as for a sentence.
-
-        Raises:
-            ValueError: k under 1, a `where` that is none, embeddings that cannot be.
-        """
-        if min_score is not None and not math.isfinite(min_score):
-            raise ValueError(f"min_score is {min_score}; scores are cosines, from -1 to 1.")
-        condition = _condition(where, without)
-        fetch, most = k, max(k, MAX_FETCHED)
-        while True:
-            found = [index.search(embeds, fetch, condition) for index in self.indexes]  # by index, then by query
-            queries = [[lists for index in found for lists in index]] if together else list(zip(*found, strict=True))
-            answers, complete = [], True
-            for lists in queries:
-                # What scores less than the last that one of the indexes gave may have rivals that it did not give.
-                floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
-                lowest = floor if min_score is None else max(floor, min_score)
-                ranked = _merge((r for results in lists for r in results), lowest)
-                answer = _group(ranked, k + 1) if group else ranked
-                # A file is complete when the next has begun.
-                complete &= len(answer) >= k + group or lowest > floor or floor == -math.inf
-                answers.append(answer[:k])
-            if complete or fetch == most:
-                return answers
-            fetch = min(4 * fetch, most)
-
-
-def _condition(where: str | None, without: str | None) -> Condition | None:
-    condition = None if where is None else parse_where(where)
-    if without is None:
+def _exclude(condition: Condition | None, path: str | None) -> Condition | None:
+    """Add to a condition that results are not of the file at `path`."""
+    if path is None:
         return condition
-    another = Comparison("path", "!=", without)
-    return another if condition is None else And((condition, another))
+    other_path = Comparison("path", "!=", path)
+    return other_path if condition is None else And((condition, other_path))
 
 
-def _merge(results: Iterable[SearchResult], lowest: float) -> list[SearchResult]:
-    """One ranking of several: no entry twice, with its best score."""
-    ordered = sorted(results, key=lambda result: (-result.score, result.path, result.start or 0.0))
-    best: dict[tuple, SearchResult] = {}
-    for result in ordered:
-        if result.score >= lowest:
-            best.setdefault((result.path, result.start, result.end), result)
+def _rank(
+    lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions
+) -> tuple[list[SearchResult], bool]:
+    """Merge lists of at most `fetched` results into one ranking; also return whether it is complete."""
+    # Below the last score of a full list, its index may hold better entries than the other lists.
+    floor = max((results[-1].score for results in lists if len(results) == fetched), default=-math.inf)
+    min_score = floor if options.min_score is None else max(floor, options.min_score)
+    results = _merge(result for results in lists for result in results if result.score >= min_score)
+    if options.group:
+        results = _group(results, options.k + 1)
+    # All segments of a file are found once the next file begins.
+    is_complete = len(results) >= options.k + options.group or min_score > floor or floor == -math.inf
+    return results[: options.k], is_complete
+
+
+def _merge(results: Iterable[SearchResult]) -> list[SearchResult]:
+    """Rank results of several searches together; an entry that occurs several times keeps its best score."""
+    best: dict[tuple[str, float | None, float | None], SearchResult] = {}
+    for result in sorted(results, key=lambda result: (-result.score, result.path, result.start or 0.0)):
+        best.setdefault((result.path, result.start, result.end), result)
     return [replace(result, rank=rank) for rank, result in enumerate(best.values(), start=1)]
 
 
 def _group(ranked: Sequence[SearchResult], num_files: int) -> list[SearchResult]:
-    """Windows of a file together, in the place of the best of them; up to the first window of the last file wanted."""
+    """Group ranked segments by file, in order of the best segment. Stop at the first segment of file `num_files`."""
     files: dict[str, list[SearchResult]] = {}
     for result in ranked:
         files.setdefault(result.path, []).append(result)
@@ -262,4 +305,4 @@ def _group(ranked: Sequence[SearchResult], num_files: int) -> list[SearchResult]
     ]
 
 
-__all__ = ["FileResult", "VideoSearcher"]
+__all__ = ["FileResult", "SearchKeywords", "SearchOptions", "VideoSearcher"]
