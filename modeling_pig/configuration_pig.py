@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""PIG configuration: every number of the architecture (the Hybrid-Tower paper, arXiv 2509.04773)."""
+"""PIG configuration: all settings of the architecture (the Hybrid-Tower paper, arXiv 2509.04773)."""
 
 import math
 from dataclasses import fields
@@ -25,25 +25,26 @@ from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConf
 
 @strict
 class PigTextConfig(CLIPTextConfig):
-    """The text tower: a CLIP text model, unchanged. All fields are those of [`~transformers.CLIPTextConfig`]."""
+    """Configure the text tower, an unchanged CLIP text model; see [`~transformers.CLIPTextConfig`] for its fields."""
 
     model_type = "pig_text_model"
 
 
 @strict
 class PigVisionConfig(CLIPVisionConfig):
-    """The video tower: a CLIP vision model that reads several frames, with video proxy tokens (CLIP-ViP).
+    """Configure the vision tower: a CLIP vision model that reads several frames, with video proxy tokens (CLIP-ViP).
 
-    Adds to the fields of [`~transformers.CLIPVisionConfig`]:
+    With one frame, no global tokens and no frame tokens, the tower is plain CLIP.
 
-    num_frames (`int`, defaults to 12):
-        Frames of a clip, T. It sets the length of the learned temporal embedding; clips of another length are read
-        with that embedding interpolated.
-    num_global_tokens (`int`, defaults to 3):
-        Learned tokens of the whole video beside the class token, G. They attend to every frame.
-    use_frame_tokens (`bool`, defaults to `True`):
-        Whether each frame carries one learned token that summarises it. With one frame, no global token and no
-        frame token the tower is plain CLIP.
+    Args:
+        num_frames (`int`, *optional*, defaults to 12):
+            Number of frames per clip, T, which is the length of the learned temporal embedding. For clips of another
+            length, the model interpolates this embedding.
+        num_global_tokens (`int`, *optional*, defaults to 3):
+            Number of learned tokens of the whole video besides the class token, G. They attend to all frames.
+        use_frame_tokens (`bool`, *optional*, defaults to `True`):
+            Whether each frame has a learned token that summarises it.
+        kwargs: fields of [`~transformers.CLIPVisionConfig`].
     """
 
     model_type = "pig_vision_model"
@@ -55,63 +56,63 @@ class PigVisionConfig(CLIPVisionConfig):
     def validate_architecture(self):
         super().validate_architecture()
         if self.num_frames < 1:
-            raise ValueError(f"num_frames is {self.num_frames}; a clip has at least 1 frame.")
+            raise ValueError(f"num_frames is {self.num_frames}; expected 1 or more.")
         if self.num_global_tokens < 0:
             raise ValueError(f"num_global_tokens is {self.num_global_tokens}; expected 0 or more.")
 
     @property
     def num_patches(self) -> int:
-        """Patches of one frame (49 for 224 pixels and patches of 32)."""
+        """Number of patches per frame (49 for 224 pixels and patches of 32 pixels)."""
         return (self.image_size // self.patch_size) ** 2
 
     def num_context_tokens(self, num_frames: int) -> int:
-        """Tokens that are not patches, 1 + G + T: class, globals and one a frame. The interaction reads these."""
+        """Return the number of tokens that the interaction reads, 1 + G + T: class, global and frame tokens."""
         return 1 + self.num_global_tokens + (num_frames if self.use_frame_tokens else 0)
 
 
 @strict
 class PigConfig(PreTrainedConfig):
-    """Configuration of [`PigForRetrieval`] and [`PigVideoModel`]. The defaults are those of the paper for ViT-B/32.
+    """Configure [`PigForRetrieval`] and [`PigVideoModel`]. The defaults are the settings of the paper for ViT-B/32.
 
     Args:
         text_config (`PigTextConfig` or `dict`, *optional*):
-            The text tower. The generator has the same width, heads and MLP.
+            Text tower. The generator has the same hidden size, heads and MLP.
         vision_config (`PigVisionConfig` or `dict`, *optional*):
-            The video tower.
-        framework (`str`, defaults to `"hybrid"`):
-            `"hybrid"`: the video interacts with a pseudo-query generated from itself; one vector a video.
-            `"two_tower"`: the video's embedding is its class token; one vector a video.
-            `"single_tower"`: the video's tokens interact with each real query; 1 + G + T vectors a video.
-        projection_dim (`int`, defaults to 512):
-            Width of the joint space, D.
-        num_selected_patches (`int`, defaults to 16):
-            Informative patches that the selector hands to the generator, k, over the whole clip. A clip with fewer
-            gives all that it has, with a warning.
-        selector_head_reduction (`str`, defaults to `"max"`):
-            How the class token's attention is reduced over the heads: `"max"` or `"mean"`.
+            Vision tower.
+        framework (`str`, *optional*, defaults to `"hybrid"`):
+            `"hybrid"`: the video interacts with a pseudo-query generated from its tokens; 1 embedding per video.
+            `"two_tower"`: the embedding of the video is its class token; 1 embedding per video.
+            `"single_tower"`: the tokens of the video interact with each query; 1 + G + T embeddings per video.
+        projection_dim (`int`, *optional*, defaults to 512):
+            Embedding dimension, D.
+        num_selected_patches (`int`, *optional*, defaults to 16):
+            Number of informative patches over the whole clip, K, that [`PigPatchSelector`] selects for the generator.
+            If a clip has fewer patches, all are selected, with a warning.
+        selector_head_reduction (`str`, *optional*, defaults to `"max"`):
+            Reduction of the class token's attention over the heads: `"max"` or `"mean"`.
         generator_num_hidden_layers (`int`, *optional*):
-            Depth of the generator; the text tower's when not given.
-        generator_max_position_embeddings (`int`, defaults to 77):
-            Longest sequence of the generator: bos + class + G + T + k + eos.
-        generator_use_projection (`bool`, defaults to `True`):
-            Whether the generator ends in its own copy of the text projection (the authors' first release). Without
-            it (their second release) the text width must equal `projection_dim`.
-        generator_learnable_ends (`bool`, defaults to `True`):
+            Number of layers of the generator; by default that of the text tower.
+        generator_max_position_embeddings (`int`, *optional*, defaults to 77):
+            Maximum sequence length of the generator, which reads bos, 1 + G + T context tokens, K patches and eos.
+        generator_use_projection (`bool`, *optional*, defaults to `True`):
+            Whether the generator ends with a separate copy of the text projection (the authors' first release).
+            Without it (their second release), the hidden size of the text tower must equal `projection_dim`.
+        generator_learnable_ends (`bool`, *optional*, defaults to `True`):
             Whether the generator's bos and eos vectors are trained (first release) or constant (second release).
-        generator_use_bos (`bool`, defaults to `True`):
+        generator_use_bos (`bool`, *optional*, defaults to `True`):
             Whether the generator's sequence starts with a bos vector.
-        interaction_num_attention_heads (`int`, defaults to 1):
-            Heads of the interaction's cross-attention.
-        interaction_dropout (`float`, defaults to 0.1):
+        interaction_num_attention_heads (`int`, *optional*, defaults to 1):
+            Number of heads of the interaction's cross-attention.
+        interaction_dropout (`float`, *optional*, defaults to 0.1):
             Dropout after the interaction's linear layer.
-        reconstruction_loss_weight (`float`, defaults to 1.0):
-            Weight of the loss that pulls the pseudo-query towards the real one.
-        logit_scale_init_value (`float`, defaults to 4.60):
-            Logarithm of the factor on the cosines, at the start.
-        logit_scale_max (`float`, defaults to ln 200):
-            Upper limit to which [`PigForRetrieval.clamp_logit_scale_`] holds it; the lower one is 0.
-        initializer_factor (`float`, defaults to 1.0):
-            Factor on the spread of every random start, as in CLIP.
+        reconstruction_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the loss that pulls the pseudo-query towards the query.
+        logit_scale_init_value (`float`, *optional*, defaults to 4.60):
+            Initial logarithm of the factor on the cosines.
+        logit_scale_max (`float`, *optional*, defaults to ln 200):
+            Maximum of `logit_scale`, which [`PigForRetrieval.clamp_logit_scale_`] enforces; the minimum is 0.
+        initializer_factor (`float`, *optional*, defaults to 1.0):
+            Factor on the standard deviation of random initial weights, as in CLIP.
 
     Example:
 
@@ -146,7 +147,7 @@ class PigConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # Each half is loaded from its own sub-config, and needs the width of the joint space there.
+        # PigTextModel and PigVisionTransformer read only their sub-config, which therefore holds projection_dim too.
         self.text_config.projection_dim = self.projection_dim
         self.vision_config.projection_dim = self.projection_dim
         if self.generator_num_hidden_layers is None:
@@ -156,7 +157,7 @@ class PigConfig(PreTrainedConfig):
         if self.projection_dim % self.interaction_num_attention_heads != 0:
             raise ValueError(
                 f"projection_dim ({self.projection_dim}) is not a multiple of interaction_num_attention_heads "
-                f"({self.interaction_num_attention_heads})."
+                f"({self.interaction_num_attention_heads}): change one of them."
             )
         if self.framework != "hybrid":
             return
@@ -164,43 +165,46 @@ class PigConfig(PreTrainedConfig):
             raise ValueError(f"num_selected_patches is {self.num_selected_patches}; expected 0 or more.")
         if not self.generator_use_projection and self.text_config.hidden_size != self.projection_dim:
             raise ValueError(
-                "Without generator_use_projection the pseudo-query has the text tower's width "
+                "Without generator_use_projection the pseudo-query has the hidden size of the text tower "
                 f"({self.text_config.hidden_size}), which must equal projection_dim ({self.projection_dim})."
             )
         self.check_generator_length(self.vision_config.num_frames)
 
     def generator_length(self, num_frames: int) -> int:
-        """Length of the generator's sequence for clips of `num_frames` frames (34 with the defaults)."""
+        """Return the sequence length of the generator for clips of `num_frames` frames (34 by default)."""
         num_context_tokens = self.vision_config.num_context_tokens(num_frames)
         return int(self.generator_use_bos) + num_context_tokens + self.num_selected_patches + 1
 
     def check_generator_length(self, num_frames: int) -> None:
-        """Raises `ValueError` if the generator has too few positions for clips of `num_frames` frames."""
+        """Raise `ValueError` if the generator has too few positions for clips of `num_frames` frames."""
         length = self.generator_length(num_frames)
         if length > self.generator_max_position_embeddings:
             longest = num_frames - (length - self.generator_max_position_embeddings)
             raise ValueError(
-                f"A clip of {num_frames} frames makes a generator sequence of {length} positions, more than "
+                f"A clip of {num_frames} frames needs {length} positions of the generator, which has "
                 f"generator_max_position_embeddings ({self.generator_max_position_embeddings}): use "
                 + (f"at most {longest} frames, " if longest > 0 else "")
-                + "a smaller num_selected_patches or a longer generator."
+                + "a smaller num_selected_patches or a larger generator_max_position_embeddings."
             )
 
     @classmethod
     def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "PigConfig":
-        """The configuration of a PIG model that starts from a CLIP checkpoint.
+        """Create the configuration of a PIG model that starts from a CLIP checkpoint.
 
         Args:
-            clip_config (`CLIPConfig`): the checkpoint's own.
-            kwargs: fields of [`PigConfig`], or of [`PigVisionConfig`] that CLIP lacks (`num_frames`,
+            clip_config (`CLIPConfig`): configuration of the checkpoint.
+            kwargs: fields of [`PigConfig`], and the fields of [`PigVisionConfig`] that CLIP lacks (`num_frames`,
                 `num_global_tokens`, `use_frame_tokens`).
 
+        Returns:
+            [`PigConfig`].
+
         Raises:
-            ValueError: an unknown or impossible field.
+            ValueError: a field is unknown or invalid.
         """
         text_config = _architecture(clip_config.text_config, CLIPTextConfig)
         if text_config["eos_token_id"] == 2:
-            # Early CLIP checkpoints carry these wrong ids; their tokenizers use the two last rows of the vocabulary.
+            # The ids in early CLIP checkpoints are wrong; their tokenizers use the last two ids of the vocabulary.
             last = text_config["vocab_size"] - 1
             text_config |= {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
         new_vision_fields = {f.name for f in fields(PigVisionConfig)} - {f.name for f in fields(CLIPVisionConfig)}
@@ -209,15 +213,15 @@ class PigConfig(PreTrainedConfig):
         unknown = kwargs.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"PigConfig has no field {', '.join(sorted(unknown))}.")
-        width = clip_config.projection_dim
-        if kwargs.setdefault("projection_dim", width) != width:
-            raise ValueError(f"projection_dim is {kwargs['projection_dim']}; it must be CLIP's own, {width}.")
+        expected = clip_config.projection_dim
+        if kwargs.setdefault("projection_dim", expected) != expected:
+            raise ValueError(f"projection_dim is {kwargs['projection_dim']}; it must be CLIP's own, {expected}.")
         kwargs.setdefault("initializer_factor", clip_config.initializer_factor)
         return cls.from_fields(text_config=text_config, vision_config=vision_config, **kwargs)
 
     @classmethod
     def from_fields(cls, **kwargs: Any) -> "PigConfig":
-        """`PigConfig(**kwargs)` for fields that a user wrote: what cannot be is a `ValueError` of one line."""
+        """Create `PigConfig(**kwargs)` from user input; invalid fields raise `ValueError` with a one-line message."""
         try:
             return cls(**kwargs)
         except StrictDataclassError as error:
@@ -225,7 +229,7 @@ class PigConfig(PreTrainedConfig):
 
 
 def _architecture(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> dict:
-    """The fields of `config` that `config_class` declares beyond those of every configuration."""
+    """Return the fields of `config` that `config_class` declares in addition to those of `PreTrainedConfig`."""
     names = {f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)}
     return {name: value for name, value in config.to_dict().items() if name in names}
 

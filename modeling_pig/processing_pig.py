@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""PIG processor: sentences and videos -> the inputs of the models."""
+"""PIG processor: converts queries and videos to inputs of the models."""
 
 from typing import Any
 
@@ -28,10 +28,10 @@ logger = logging.get_logger(__name__)
 
 
 class PigProcessor(ProcessorMixin):
-    """A [`PigVideoProcessor`] and a CLIP tokenizer as one.
+    """Process queries with a CLIP tokenizer and videos with a [`PigVideoProcessor`].
 
-    Texts are padded to the longest of their batch and cut, with a warning, at the tokenizer's `model_max_length` (77
-    tokens for CLIP).
+    Texts are padded to the longest text of the batch and truncated, with a warning, to the tokenizer's
+    `model_max_length` (77 tokens for CLIP).
 
     Example:
 
@@ -49,56 +49,66 @@ class PigProcessor(ProcessorMixin):
 
     @classmethod
     def from_clip(cls, clip_name_or_folder: str, config: PigConfig) -> "PigProcessor":
-        """The processor of a model that starts from a CLIP checkpoint: its tokenizer, and frames of the model's size.
+        """Create the processor of a model that starts from a CLIP checkpoint.
+
+        Args:
+            clip_name_or_folder (`str`): CLIP checkpoint with its tokenizer, on the Hub or in a folder.
+            config (`PigConfig`): configuration of the model, which determines number and size of frames.
+
+        Returns:
+            [`PigProcessor`].
 
         Raises:
-            ValueError: a checkpoint without a tokenizer, or with one that does not fit the configuration.
+            ValueError: the checkpoint has no tokenizer, or its tokenizer does not match the configuration.
         """
         text: Any = config.text_config
         vision: Any = config.vision_config
-        tokenizer = CLIPTokenizer.from_pretrained(clip_name_or_folder)  # an empty one where the files are missing
+        tokenizer = CLIPTokenizer.from_pretrained(clip_name_or_folder)  # empty if the files are missing
         if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (text.bos_token_id, text.eos_token_id):
             raise ValueError(
-                f"{clip_name_or_folder} has no tokenizer that fits: start and end of a text are "
-                f"{tokenizer.bos_token_id} and {tokenizer.eos_token_id} there, {text.bos_token_id} and "
-                f"{text.eos_token_id} in the configuration."
+                f"{clip_name_or_folder} has no tokenizer that fits the configuration: its start and end tokens are "
+                f"{tokenizer.bos_token_id} and {tokenizer.eos_token_id}, expected {text.bos_token_id} and "
+                f"{text.eos_token_id}. Add the tokenizer files of this CLIP model to the checkpoint."
             )
         tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
         return cls(PigVideoProcessor.from_config(vision), tokenizer)
 
     def __call__(self, text=None, videos=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
-        r"""
+        r"""Convert queries and videos to model inputs.
+
         Args:
-            text (`str` or `list[str]`, *optional*): sentences.
-            videos (*optional*): one video or a list of them, as [`PigVideoProcessor`] takes them.
+            text (`str` or `list[str]`, *optional*): queries.
+            videos (*optional*): video or list of videos, in any form that [`PigVideoProcessor`] accepts.
 
         Returns:
-            `BatchFeature` with `input_ids` and `attention_mask` (Q, tokens) if there is text, and
-            `pixel_values_videos` (B, T, 3, height, width) if there are videos.
+            `BatchFeature`: `input_ids` and `attention_mask`, `(Q, tokens)` each, if `text` is given;
+            `pixel_values_videos`, `(B, T, 3, height, width)`, if `videos` are given.
 
         Raises:
-            ValueError: neither text nor videos, or something that is no video.
-            VideoDecodingError: a file that cannot be decoded, with the reason.
+            ValueError: neither text nor videos are given, or `videos` holds another type of object.
+            VideoDecodingError: a file cannot be decoded.
         """
         inputs = super().__call__(text=text, videos=videos, **kwargs)
         if text is not None:
-            self._warn_of_cut_texts([text] if isinstance(text, str) else text, inputs["input_ids"])
+            self._warn_of_truncation([text] if isinstance(text, str) else text, inputs["input_ids"])
         return inputs
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """As every processor's. What an earlier call asked of the tokenizer (`max_length`, padding) is not saved."""
-        # It stays set in the fast tokenizer, whose file would make it the default of whoever loads it.
+        """Save the processor, without the truncation and padding that earlier calls requested."""
+        # A fast tokenizer stores these settings of the last call, and its file would make them the defaults.
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _warn_of_cut_texts(self, texts: list[str], input_ids) -> None:
-        kept = max(len(ids) for ids in input_ids)
-        if kept < self.tokenizer.model_max_length:
-            return  # nothing was cut: do not tokenize twice
+    def _warn_of_truncation(self, texts: list[str], input_ids) -> None:
+        max_tokens = max(len(ids) for ids in input_ids)
+        if max_tokens < self.tokenizer.model_max_length:
+            return  # no text was truncated: do not tokenize twice
         for text, ids in zip(texts, self.tokenizer(texts, verbose=False)["input_ids"], strict=True):
-            if len(ids) > kept:
-                logger.warning(f"A text of {len(ids)} tokens was cut to the first {kept}: {text[:60]!r}...")
+            if len(ids) > max_tokens:
+                logger.warning(
+                    f"A text of {len(ids)} tokens was cut to the first {max_tokens} tokens: {text[:60]!r}..."
+                )
 
 
 __all__ = ["PigProcessor"]

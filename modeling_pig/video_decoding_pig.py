@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Decodes chosen frames of a video file (PyAV) or of a folder of JPEGs (PIL), and holds the rules that choose them."""
+"""Sample frames of a video and decode them, from a video file (PyAV) or a folder of JPEG files (PIL)."""
 
 import os
 import re
@@ -28,39 +28,38 @@ import PIL.Image
 from transformers.video_utils import VideoMetadata
 
 
-# Seeking refills the decoder, so it only pays when it saves more than this many frames.
+# Seeking refills the decoder: it saves time only if it skips more than this number of frames.
 MIN_SKIPPED_FRAMES = 8
 
-# Playlists are left out: they name other files or addresses, and a live one never ends.
+# Formats that FFmpeg may open. Playlists are excluded: they name other files or addresses, and may never end.
 CONTAINERS = (
     "3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
     "vc1,webm,yuv4mpegpipe"
 )
 OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
-# Seconds by which a time may miss a timestamp and still mean that frame: more than what rounding adds.
+# Maximum difference in seconds between a given time and the timestamp of the same frame: more than rounding errors.
 TIME_TOLERANCE = 1e-6
 
-# Slides may stay for half a minute. At more than this on average a timestamp is wrong, and the duration that it gives
-# would make any number of windows of a few frames.
-MAX_SECONDS_A_FRAME = 60.0
+# Maximum average duration of a frame (a slide may stay for half a minute). A longer average means that a timestamp is
+# wrong; the resulting duration could give any number of segments for a few frames.
+MAX_SECONDS_PER_FRAME = 60.0
 
-# A frame in a folder: the last digits of the name number it. Hidden files are none of ours.
+# Name of a frame in a folder: its last digits are the number of the frame. Hidden files are ignored.
 JPEG_FRAME = re.compile(r"(?!\.)(?:.*\D)?(\d+)\.jpe?g", re.IGNORECASE)
 
 
 class VideoDecodingError(ValueError):
-    """
-    A video file from which the frames asked for cannot be decoded, for whatever reason.
+    """Error of a video whose frames cannot be decoded.
 
     Attributes:
-        path (`str`): The file.
-        reason (`str`): What is wrong with it, in plain words.
+        path (`str`): path of the video.
+        reason (`str`): what is wrong with the video, for users.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str | None = None):
         super().__init__(path, reason)
-        # A DataLoader rebuilds the error of a worker from its message alone.
+        # A DataLoader recreates the error of a worker from its message only.
         self.path, self.reason = ("", str(path)) if reason is None else (os.fspath(path), reason)
 
     def __str__(self) -> str:
@@ -68,24 +67,23 @@ class VideoDecodingError(ValueError):
 
 
 def sample_frame_indices(num_video_frames: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """
-    Chooses evenly spaced frames of a video.
+    """Sample evenly spaced frames of a video.
 
-    Without `rng` (testing) the first and the last frame of the video are included, and a single frame is the
-    middle one. With `rng` (training) the first index is drawn from `[0, s]` and the last one from
-    `[n - 1 - s, n - 1]`, where `n` is `num_video_frames` and `s = n // (num_frames - 1)`, or less in videos
-    so short that the two intervals would overlap; a single frame is drawn from the whole video.
+    Without `rng` (evaluation), the first and the last frame of the video are included; a single frame is the middle
+    frame. With `rng` (training), the first index is drawn from `[0, s]` and the last index from `[n - 1 - s, n - 1]`,
+    where `n` is `num_video_frames` and `s = n // (num_frames - 1)`, or less if the two intervals would overlap; a
+    single frame is drawn from the whole video.
 
     Args:
-        num_video_frames (`int`): Number of frames in the video, at least 1.
-        num_frames (`int`): Number of frames to choose, at least 1. Short videos repeat frames.
-        rng (`np.random.Generator`, *optional*): Source of the jitter.
+        num_video_frames (`int`): number of frames in the video, at least 1.
+        num_frames (`int`): number of frames to sample, T, at least 1. Short videos repeat frames.
+        rng (`np.random.Generator`, *optional*): random generator of the jitter.
 
     Returns:
-        `np.ndarray` of shape `(num_frames,)`: int64 frame numbers in non-decreasing order.
+        `np.ndarray` of shape `(T,)`: int64 frame indices in non-decreasing order.
 
     Raises:
-        `ValueError`: If `num_video_frames` or `num_frames` is less than 1.
+        ValueError: `num_video_frames` or `num_frames` is less than 1.
     """
     if num_video_frames < 1 or num_frames < 1:
         raise ValueError(
@@ -107,35 +105,34 @@ def decode_video(
     start: float | None = None,
     end: float | None = None,
 ) -> tuple[np.ndarray, VideoMetadata]:
-    """
-    Decodes `num_frames` frames of a video, or of a part of it, chosen by [`sample_frame_indices`].
+    """Decode `num_frames` frames of a video, or of a segment of it, sampled by [`sample_frame_indices`].
 
-    Frames are counted in display order, whatever the header says, and come out upright where the file tells
-    how it was rotated. Decoding is single-threaded: decode several files at a time instead.
+    Frames are counted in display order, not taken from the header. Rotated videos are decoded upright if the file
+    stores the rotation. Decoding is single-threaded: decode several files in parallel instead.
 
     Args:
-        path (`str` or `os.PathLike`): The video file, or a folder of JPEG frames whose names end in their number
-            (`000001.jpg`, `frame_2.jpeg`); they are put in the order of the numbers.
-        num_frames (`int`): Number of frames, T, at least 1.
-        rng (`np.random.Generator`, *optional*): Source of the jitter in training.
-        start (`float`, *optional*): Seconds after the first frame at which the part begins.
-        end (`float`, *optional*): Seconds after the first frame before which it ends; what lies beyond the
-            video is cut off. In a part so short that no frame begins in it, the one on the screen is chosen.
+        path (`str` or `os.PathLike`): video file, or folder of JPEG frames whose names end in their number
+            (`000001.jpg`, `frame_2.jpeg`) and are sorted by it.
+        num_frames (`int`): number of frames, T, at least 1.
+        rng (`np.random.Generator`, *optional*): random generator of the jitter in training.
+        start (`float`, *optional*): start of the segment, in seconds after the first frame.
+        end (`float`, *optional*): end of the segment, in seconds after the first frame, exclusive; an end beyond the
+            video is the end of the video. If no frame begins in the segment, the frame displayed at its start is used.
 
     Returns:
-        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`; the metadata of the
-        whole video: average frames per second, duration in seconds (both `None` for a folder), number of each
-        frame in it, ... All frames have the size of the first of them.
+        `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`, all with the size of the
+        first frame; metadata of the whole video, with average frames per second and duration in seconds (both `None`
+        for a folder) and the indices of the sampled frames.
 
     Raises:
-        `VideoDecodingError`: If the file is missing, empty, no video, truncated, damaged, ..., has times that cannot
-            be right, or has nothing between `start` and `end`; if a part is asked of a folder, which has no frame
+        VideoDecodingError: the file is missing, empty, not a video, truncated or damaged, has invalid timestamps, or
+            has no frames between `start` and `end`; or `start` or `end` is given for a folder, which has no frame
             rate.
-        `ValueError`: If `num_frames` is less than 1.
-        `ImportError`: If PyAV is not installed, and `path` is a file.
+        ValueError: `num_frames` is less than 1.
+        ImportError: PyAV is not installed, and `path` is a file.
     """
-    [part] = decode_segments(path, num_frames, lambda duration: [(start, end)], rng)
-    return part
+    [segment] = decode_segments(path, num_frames, lambda duration: [(start, end)], rng)
+    return segment
 
 
 def decode_segments(
@@ -144,50 +141,52 @@ def decode_segments(
     split: Callable[[float | None], Sequence[tuple[float | None, float | None]]],
     rng: np.random.Generator | None = None,
 ) -> Iterator[tuple[np.ndarray, VideoMetadata]]:
-    """
-    Decodes `num_frames` frames of each of several parts of a video, in one pass over it: those that [`decode_video`]
-    decodes of each part. In memory are the frames of the parts that overlap at the time, whatever the video's length.
+    """Decode `num_frames` frames of each segment of a video, in one pass over the video.
+
+    The frames are those that [`decode_video`] decodes for each segment. At any time, only the frames of segments that
+    overlap are in memory, independent of the duration of the video.
 
     Args:
-        path (`str` or `os.PathLike`): As for [`decode_video`].
-        num_frames (`int`): Frames of each part, T, at least 1.
-        split (`Callable`): Takes the duration in seconds (`None` where the file does not tell, as for a
-            folder of frames) and returns the parts as (start, end), in order of both.
-        rng (`np.random.Generator`, *optional*): Source of the jitter in training.
+        path (`str` or `os.PathLike`): as for [`decode_video`].
+        num_frames (`int`): number of frames per segment, T, at least 1.
+        split (`Callable`): takes the duration in seconds (`None` if it is unknown, as for a folder of frames) and
+            returns the segments as (start, end) in ascending order of both.
+        rng (`np.random.Generator`, *optional*): random generator of the jitter in training.
 
     Yields:
-        `tuple[np.ndarray, VideoMetadata]`: For each part in order what [`decode_video`] returns for it.
+        `tuple[np.ndarray, VideoMetadata]`: result of [`decode_video`] for each segment, in order.
 
     Raises:
-        `VideoDecodingError`, `ValueError`, `ImportError`: As [`decode_video`] does; some parts may have come before.
+        VideoDecodingError, ValueError, ImportError: as [`decode_video`], possibly after some segments were yielded.
     """
     path = os.fsdecode(path)
     if names := list_frames(path):
         metadata = VideoMetadata(total_num_frames=len(names), video_backend="pil")
-        spans = [_all_frames_of_folder(path, metadata, *window) for window in split(None)]
+        spans = [_all_frames_of_folder(path, metadata, *segment) for segment in split(None)]
         read_images = partial(_read_frames, path, names)
     else:
         av = _import_av()
         metadata, pts, keyframes, times = _read_packets(av, path)
-        spans = [_frames_between(path, metadata, times, *window) for window in split(metadata.duration)]
+        spans = [_frames_between(path, metadata, times, *segment) for segment in split(metadata.duration)]
         read_images = partial(_decode_frames, av, path, pts, keyframes)
-    chosen = [first + sample_frame_indices(stop - first, num_frames, rng) for first, stop in spans]
-    for indices, images in zip(chosen, read_images([np.unique(indices) for indices in chosen]), strict=True):
+    sampled = [first + sample_frame_indices(stop - first, num_frames, rng) for first, stop in spans]
+    for indices, images in zip(sampled, read_images([np.unique(indices) for indices in sampled]), strict=True):
         frames = np.stack([images[i] for i in np.unique(indices, return_inverse=True)[1]])  # (T, height, width, 3)
         height, width = frames.shape[1:3]
         yield frames, replace(metadata, height=height, width=width, frames_indices=indices.tolist())
 
 
 def ensure_opens(path: str | os.PathLike) -> None:
-    """
-    Makes sure, without decoding, that a file opens as a video, or the first frame of a folder as a picture.
+    """Check, without decoding, that a file opens as a video, or the first frame of a folder as an image.
+
+    A file that opens may still be truncated or damaged.
 
     Args:
-        path (`str` or `os.PathLike`): As for [`decode_video`].
+        path (`str` or `os.PathLike`): as for [`decode_video`].
 
     Raises:
-        `VideoDecodingError`: If it does not. A file that opens may still turn out to be truncated or damaged.
-        `ImportError`: If PyAV is not installed, and `path` is a file.
+        VideoDecodingError: the file or the first frame does not open.
+        ImportError: PyAV is not installed, and `path` is a file.
     """
     path = os.fsdecode(path)
     if names := list_frames(path):
@@ -198,7 +197,7 @@ def ensure_opens(path: str | os.PathLike) -> None:
 
 
 def _import_av() -> ModuleType:
-    try:  # Inside `try`, or loading this file as remote code would require PyAV.
+    try:  # transformers requires the packages that remote code imports, except within a `try`.
         import av
     except ImportError as error:
         raise ImportError("Decoding a video file needs PyAV: `pip install av`.") from error
@@ -206,7 +205,7 @@ def _import_av() -> ModuleType:
 
 
 def list_frames(path: str) -> list[str]:
-    """The names of the numbered JPEG files in a folder, in the order of their numbers; none if it is a file."""
+    """Return the names of the numbered JPEG files in a folder, sorted by number; `[]` if `path` is not a folder."""
     if not os.path.isdir(path):
         return []
     try:
@@ -227,16 +226,15 @@ def _open_frame(path: str, name: str) -> Iterator[PIL.Image.Image]:
 
 
 def _read_frames(path: str, names: list[str], wanted: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Reads the JPEG files of a folder with the numbers in each of `wanted` as RGB arrays of one shape, as
-    [`_decode_frames`] does."""
+    """Read the JPEG files at each of the indices `wanted` as RGB arrays of one shape, as [`_decode_frames`] does."""
     for indices in wanted:
         images: list[np.ndarray] = []
         for index in indices:
             with _open_frame(path, names[index]) as image:
                 if not images:
                     size = image.size
-                picture = image.convert("RGB")
-            images.append(np.asarray(picture if picture.size == size else picture.resize(size)))
+                rgb = image.convert("RGB")
+            images.append(np.asarray(rgb if rgb.size == size else rgb.resize(size)))
         yield images
 
 
@@ -244,7 +242,7 @@ def _all_frames_of_folder(
     path: str, metadata: VideoMetadata, start: float | None, end: float | None
 ) -> tuple[int, int]:
     if start is not None or end is not None:
-        reason = "a folder of frames has no frame rate, so that start and end in seconds mean nothing in it"
+        reason = "a folder of frames has no frame rate to find start and end: leave them out, or use a video file"
         raise VideoDecodingError(path, reason)
     return 0, metadata.total_num_frames
 
@@ -252,24 +250,25 @@ def _all_frames_of_folder(
 def _frames_between(
     path: str, metadata: VideoMetadata, times: np.ndarray, start: float | None, end: float | None
 ) -> tuple[int, int]:
-    """The first frame of a part of a video, and the one behind its last; see [`decode_video`]."""
+    """Return the indices of the first frame of a segment and of the frame after its last; see [`decode_video`]."""
     if start is None and end is None:
         return 0, metadata.total_num_frames
     start = 0.0 if start is None else start
     if metadata.duration is None:
-        raise VideoDecodingError(path, "the file has no times and no frame rate by which to find start and end")
+        raise VideoDecodingError(path, "the file has neither timestamps nor a frame rate to find start and end")
     if start >= metadata.duration:
-        raise VideoDecodingError(path, f"the part starts at {start:g} s, the video ends at {metadata.duration:g} s")
+        raise VideoDecodingError(path, f"the segment starts at {start:g} s, the video ends at {metadata.duration:g} s")
     end = metadata.duration if end is None else end
     if not max(start, 0) < end:
-        raise VideoDecodingError(path, f"the part from {start:g} to {end:g} s is empty: its end must lie behind")
+        reason = f"the segment from {start:g} to {end:g} s is empty: its end must be after its start and after 0"
+        raise VideoDecodingError(path, reason)
     first, stop = np.searchsorted(times, [start - TIME_TOLERANCE, end - TIME_TOLERANCE]).tolist()
     return (first, stop) if first < stop else (max(stop, 1) - 1, max(stop, 1))
 
 
 @contextmanager
 def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
-    """Opens the container and its first video stream that is not a cover picture."""
+    """Open the container and its first video stream that is not a cover image."""
     if not os.path.isfile(path):
         raise VideoDecodingError(
             path,
@@ -298,16 +297,16 @@ def _open_video(av: ModuleType, path: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Reads the whole file without decoding it, to number the frames and to see whether all are there.
+    """Read the whole file without decoding, to number its frames and to check that no frames are missing.
 
-    Returns the metadata, the presentation timestamps in display order, the numbers of the frames where decoding
-    can start, and the times in seconds after the first frame. Timestamps and starting points are empty if the
-    file has no timestamps that tell the frames apart, times if it has no frame rate either.
+    Returns:
+        `tuple`: metadata; presentation timestamps of the frames in display order; indices of the frames where decoding
+        can start; times of the frames in seconds after the first frame. Timestamps and starting points are empty if
+        the file has no distinct timestamps; times are empty if it has no frame rate either.
     """
-    shown = []  # (pts, duration, is_keyframe) of the packets of the frames
-    ends: dict[int, int] = {}  # end of the last packet of each stream, in its units of time
-    cut_off = False  # whether the file ends in the middle of the last frame
+    shown = []  # (pts, duration, is_keyframe) of each packet that holds a displayed frame
+    ends: dict[int, int] = {}  # end of the last packet of each stream, in the time unit of the stream
+    cut_off = False  # whether the file ends within the last frame
     damage: Any = None
     with _open_video(av, path) as (container, stream):
         try:
@@ -331,12 +330,12 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
         rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
 
     if num_expected - num_frames > max(2, 0.05 * num_expected):
-        reason = f"truncated: {num_frames} of about {num_expected} frames are there"
+        reason = f"truncated: the file holds {num_frames} of about {num_expected} frames"
         raise VideoDecodingError(path, f"{reason}; download or copy it again") from damage
     if damage is not None:
         raise VideoDecodingError(path, f"damaged after {num_frames} frames: {damage.strerror}") from damage
     if not shown:
-        raise VideoDecodingError(path, "the video stream of the file holds no frames")
+        raise VideoDecodingError(path, "the video stream holds no frames")
 
     pts = np.empty(0, dtype=np.int64)
     keyframes = np.empty(0, dtype=np.int64)
@@ -351,9 +350,9 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
         if not is_avi:  # AVI has no presentation timestamps: those of PyAV are guesses, wrong with B-frames.
             pts = np.array([time for time, _, _ in shown], dtype=np.int64)
             keyframes = np.flatnonzero([is_keyframe for _, _, is_keyframe in shown])
-    if duration and duration > MAX_SECONDS_A_FRAME * num_frames:
+    if duration and duration > MAX_SECONDS_PER_FRAME * num_frames:
         frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
-        raise VideoDecodingError(path, f"its times cannot be right: {frames} in {float(duration):.0f} s")
+        raise VideoDecodingError(path, f"invalid timestamps: {frames} in {float(duration):.0f} s")
     metadata = VideoMetadata(
         total_num_frames=num_frames,
         fps=float(num_frames / duration) if duration else None,
@@ -364,10 +363,10 @@ def _read_packets(av: ModuleType, path: str) -> tuple[VideoMetadata, np.ndarray,
 
 
 def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frames: int, end: float) -> int:
-    """
-    Tells how many frames lie beyond the end of the file, which is only an estimate where it has no index at its
-    start. The number of frames in the header alone would not do: it counts those that an MP4 edit list cuts away
-    and those that an AVI repeats.
+    """Return how many frames are missing at the end of the file: an estimate if the file does not start with an index.
+
+    The number of frames in the header does not help: it includes frames that an MP4 edit list removes, and frames that
+    an AVI repeats.
     """
     if container.format.name in ("avi", "matroska,webm"):
         is_avi = container.format.name == "avi"
@@ -380,32 +379,32 @@ def _count_missing_frames(av: ModuleType, container: Any, stream: Any, num_frame
 def _decode_frames(
     av: ModuleType, path: str, pts: np.ndarray, keyframes: np.ndarray, wanted: list[np.ndarray]
 ) -> Iterator[list[np.ndarray]]:
+    """Decode the frames at each of the indices `wanted`, sorted and distinct, to RGB arrays of one shape.
+
+    A frame of several segments is decoded once. Frames are released once their segment is yielded.
     """
-    Decodes the frames with the numbers in each of `wanted`, sorted and distinct, to RGB arrays of one shape. A frame
-    that several want is decoded once. What is not wanted any more is not kept.
-    """
-    wanted_by: dict[int, list[int]] = {}
-    for part, indices in enumerate(wanted):
+    wanted_by: dict[int, list[int]] = {}  # segments that contain a frame
+    for segment, indices in enumerate(wanted):
         for index in indices.tolist():
-            wanted_by.setdefault(index, []).append(part)
+            wanted_by.setdefault(index, []).append(segment)
     images: list[list[np.ndarray]] = [[] for _ in wanted]
-    shapes: list[Any] = [None] * len(wanted)  # of the first frame of each: width, height, turns
+    shapes: list[Any] = [None] * len(wanted)  # width, height and rotation of the first frame of each segment
     num_done = 0
-    # One for all frames: set up anew for each, with threads of its own, it would take longer than decoding them.
+    # One reformatter for all frames: creating one per frame, with threads, would take longer than decoding.
     to_rgb = av.video.reformatter.VideoReformatter()
-    for starts in (keyframes, keyframes[:0]):  # Seeking does not work in every file.
+    for starts in (keyframes, keyframes[:0]):  # Seeking fails in some files: the second pass does not seek.
         remaining = sorted(wanted_by)
         for index, frame in zip(remaining, _frames_at(av, path, remaining, pts, starts), strict=False):
-            for part in wanted_by.pop(index):
-                if not images[part]:  # Size and rotation may change in the video, but not in the result.
+            for segment in wanted_by.pop(index):
+                if not images[segment]:  # Size and rotation may change in the video, but not within the result.
                     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
-                    shapes[part] = frame.width, frame.height, quarter_turns
-                width, height, quarter_turns = shapes[part]
+                    shapes[segment] = frame.width, frame.height, quarter_turns
+                width, height, quarter_turns = shapes[segment]
                 try:
                     image = to_rgb.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
                 except av.FFmpegError as error:
-                    raise VideoDecodingError(path, f"frame {index} is no picture: {error.strerror}") from error
-                images[part].append(np.rot90(image, quarter_turns))  # (height, width, 3)
+                    raise VideoDecodingError(path, f"frame {index} is not an image: {error.strerror}") from error
+                images[segment].append(np.rot90(image, quarter_turns))  # (height, width, 3)
             while num_done < len(wanted) and len(images[num_done]) == len(wanted[num_done]):
                 yield images[num_done]
                 images[num_done] = []
@@ -415,14 +414,14 @@ def _decode_frames(
 
 
 def _frames_at(av: ModuleType, path: str, wanted: list[int], pts: np.ndarray, keyframes: np.ndarray) -> Iterator[Any]:
-    """
-    Decodes the frames with the numbers `wanted`, sorted and distinct. Frames are told by their timestamps, or
-    counted where `pts` is empty. Seeks to `keyframes` where that saves decoding, and stops before the last of
-    `wanted` if seeking turns out not to work in this file.
+    """Decode the frames at the indices `wanted`, sorted and distinct.
+
+    Frames are identified by their timestamps, or counted if `pts` is empty. Seeks to `keyframes` if that saves
+    decoding, and stops before the last index of `wanted` if seeking does not work in this file.
     """
     times = pts.tolist()
-    frame: Any = None  # the last one decoded
-    position = -1  # its number
+    frame: Any = None  # last decoded frame
+    position = -1  # index of the last decoded frame
     sought = landed = False
     with _open_video(av, path) as (container, stream):
         frames = _iterate_frames(av, container, stream)
@@ -436,7 +435,7 @@ def _frames_at(av: ModuleType, path: str, wanted: list[int], pts: np.ndarray, ke
                 while position < index:
                     following = next(frames, None)
                     if following is None:
-                        break  # Not every packet shows a frame: the last one that was shown stands in.
+                        break  # Not every packet holds a displayed frame: use the last displayed frame instead.
                     frame = following
                     if times and frame.pts is not None:
                         position = bisect_right(times, frame.pts) - 1
@@ -446,7 +445,7 @@ def _frames_at(av: ModuleType, path: str, wanted: list[int], pts: np.ndarray, ke
                         landed = True
                         if frame.pts is None or position > index:
                             return
-                        if position < start:  # The file has no index: each seek would start from far behind.
+                        if position < start:  # The file has no index: each seek would land far before its target.
                             keyframes = keyframes[:0]
                 if frame is None and sought:
                     return
@@ -465,7 +464,7 @@ def _iterate_frames(av: ModuleType, container: Any, stream: Any) -> Iterator[Any
         try:
             yield from packet.decode()
         except av.FFmpegError:
-            if not packet.is_corrupt:  # One that is known to lack a part need not yield a frame.
+            if not packet.is_corrupt:  # An incomplete packet need not yield a frame.
                 raise
 
 
@@ -473,37 +472,36 @@ def _iterate_packets(container: Any, *streams: Any) -> Iterator[Any]:
     try:
         yield from container.demux(*streams)
     except IndexError:
-        pass  # How PyAV ends a file in which a stream began that was not announced at its start.
+        pass  # PyAV raises this at the end of a file with a stream that its header does not list.
 
 
 def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, VideoMetadata]]:
-    """
-    Decode all frames of a video file in display order, one at a time, as re-encoding needs them.
+    """Decode all frames of a video file in display order, for re-encoding.
 
     Args:
-        path (`str` or `os.PathLike`): The video file; not a folder of frames.
+        path (`str` or `os.PathLike`): video file, not a folder of frames.
 
     Yields:
-        `tuple[float, av.VideoFrame, VideoMetadata]`: Seconds after the first frame; the frame as it is stored, not
-        rotated yet; the metadata of the whole video, as [`decode_video`] returns it but for the size of a frame.
+        `tuple[float, av.VideoFrame, VideoMetadata]`: time of the frame in seconds after the first frame; frame as
+        stored, not rotated; metadata of the whole video as in [`decode_video`], without the size of its frames.
 
     Raises:
-        `VideoDecodingError`: If the file cannot be decoded to its end, or has neither times nor a frame rate.
-        `ImportError`: If PyAV is not installed.
+        VideoDecodingError: the file cannot be decoded to its end, or has neither timestamps nor a frame rate.
+        ImportError: PyAV is not installed.
     """
     path = os.fsdecode(path)
     av = _import_av()
     metadata, pts, _, times = _read_packets(av, path)
     if metadata.duration is None or metadata.fps is None:
-        raise VideoDecodingError(path, "the file has neither times nor a frame rate")
-    index = -1  # of the last frame that was yielded
+        raise VideoDecodingError(path, "the file has neither timestamps nor a frame rate")
+    index = -1  # index of the last yielded frame
     with _open_video(av, path) as (container, stream):
         try:
             for frame in _iterate_frames(av, container, stream):
                 is_timed = len(pts) and frame.pts is not None
                 decoded = int(np.searchsorted(pts, frame.pts, side="right")) - 1 if is_timed else index + 1
                 decoded = min(decoded, len(times) - 1)
-                if decoded > index:  # Other frames are not shown, or come out of order.
+                if decoded > index:  # Other frames are not displayed, or are out of order.
                     index = decoded
                     yield float(times[index]), frame, metadata
         except av.FFmpegError as error:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""PIG video processor: files, arrays, tensors or lists of images -> `pixel_values_videos`."""
+"""PIG video processor: converts files, arrays, tensors or lists of images to `pixel_values_videos`."""
 
 import os
 from collections.abc import Callable
@@ -30,12 +30,14 @@ from .video_decoding_pig import decode_video, sample_frame_indices
 
 
 class PigVideoProcessor(BaseVideoProcessor):
-    """Chooses T frames of each video, squeezes them to a square and normalises them as CLIP does (the paper's
-    recipe: bicubic with antialiasing, the aspect ratio not kept, no crop).
+    """Sample T frames of each video, resize them to a square and normalise them as CLIP does.
 
-    Accepts one video or a list of videos. A video is a path, an array or tensor of shape (frames, 3, height, width) or
-    (frames, height, width, 3), or a list of `PIL.Image` or of (height, width, 3) arrays. Frames are chosen evenly with
-    both ends ([`sample_frame_indices`]); pass `do_sample_frames=False` for frames that are already chosen.
+    Resizing follows the paper's recipe: bicubic with antialiasing, without keeping the aspect ratio, no crop. Frames
+    are evenly spaced and include the first and the last frame ([`sample_frame_indices`]); pass
+    `do_sample_frames=False` for frames that are already sampled.
+
+    Accepts a video or a list of videos. A video is a path, an array or tensor of shape `(frames, 3, height, width)` or
+    `(frames, height, width, 3)`, or a list of `PIL.Image` or of `(height, width, 3)` arrays.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -52,42 +54,42 @@ class PigVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def from_config(cls, config: PigVisionConfig) -> "PigVideoProcessor":
-        """The processor for a video tower: as many frames, of the size that it reads."""
+        """Create the processor for a vision tower, with its number and size of frames."""
         size: Any = {"height": config.image_size, "width": config.image_size}
         return cls(size=size, num_frames=config.num_frames)
 
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
     ) -> np.ndarray:
-        """Indices of the chosen frames, (T,): evenly from the first to the last; a short clip repeats frames.
+        """Return the indices of evenly spaced frames, `(T,)`, from the first to the last; short videos repeat frames.
 
         Raises:
-            ValueError: a frame rate: clips have a number of frames.
+            ValueError: `fps` is given.
         """
         if fps is not None:
-            raise ValueError(f"fps is {fps}, but PIG reads a number of frames, whatever the length: use num_frames.")
+            raise ValueError(f"fps is {fps}, but PIG reads the same number of frames per video: use num_frames.")
         return sample_frame_indices(metadata.total_num_frames, num_frames or self.num_frames)
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
-        """Decodes a path, or each of a list of paths, with PyAV: the stock method needs torchcodec.
+        """Decode a path, or each path of a list, with PyAV: the method of `BaseVideoProcessor` needs torchcodec.
 
         Raises:
-            VideoDecodingError: a file that cannot be decoded, with the reason.
+            VideoDecodingError: a file cannot be decoded.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
             return tuple(zip(*(self.fetch_videos(url, sample_indices_fn) for url in video_url_or_urls), strict=True))
-        # `preprocess` hands its settings over bound to the sampling function; the decoder wants only T of them.
+        # `preprocess` binds the caller's settings to the sampling function. The decoder needs only `num_frames`.
         settings = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
         return decode_video(video_url_or_urls, settings.get("num_frames") or self.num_frames)
 
     def _decode_and_sample_videos(
         self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn: Callable | None = None
     ):
-        chosen = []
+        sampled = []
         for video in _as_list_of_videos(videos):
             if isinstance(video, (str, os.PathLike)):
                 frames, metadata = self.fetch_videos(video, sample_indices_fn)
-                chosen.append((_to_channels_first(frames), metadata))
+                sampled.append((_to_channels_first(frames), metadata))
                 continue
             frames = _to_channels_first(video)  # (frames, 3, height, width)
             metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
@@ -96,16 +98,16 @@ class PigVideoProcessor(BaseVideoProcessor):
                 indices = sample_indices_fn(metadata)
                 metadata.frames_indices = indices.tolist()
                 frames = frames[torch.from_numpy(indices)]
-            chosen.append((frames, metadata))
-        return [frames for frames, _ in chosen], [metadata for _, metadata in chosen]
+            sampled.append((frames, metadata))
+        return [frames for frames, _ in sampled], [metadata for _, metadata in sampled]
 
     def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):
-        # The stock method takes the layout of the first video for that of all; here all have the same by now.
+        # `BaseVideoProcessor` infers the layout from the first video. All videos are channels-first at this point.
         return super()._prepare_input_videos(videos, do_convert_rgb, ChannelDimension.FIRST, device)
 
 
 def _as_list_of_videos(videos) -> list:
-    """One video or several -> a list of videos, each a path, a 4-dimensional array or a list of images."""
+    """Return a list of videos, each a path, a 4-dimensional array or a list of images."""
     if isinstance(videos, (str, os.PathLike)):
         return [videos]
     if isinstance(videos, (np.ndarray, torch.Tensor)):
@@ -114,8 +116,8 @@ def _as_list_of_videos(videos) -> list:
         if videos.ndim == 5:
             return list(videos)
         raise ValueError(
-            f"A video array has shape (frames, height, width, 3) or (frames, 3, height, width), a batch of them one "
-            f"dimension more; got {tuple(videos.shape)}."
+            "Expected a video of shape (frames, height, width, 3) or (frames, 3, height, width), or a batch of such "
+            f"videos with one more dimension; got shape {tuple(videos.shape)}."
         )
     if not isinstance(videos, (list, tuple)) or len(videos) == 0:
         raise ValueError(
@@ -129,21 +131,21 @@ def _is_image(item) -> bool:
 
 
 def _to_channels_first(video) -> torch.Tensor:
-    """An array, a tensor or a list of images -> (frames, 3, height, width)."""
+    """Convert an array, a tensor or a list of images to a tensor, (frames, 3, height, width)."""
     if isinstance(video, (list, tuple)) and len(video) > 0 and all(_is_image(frame) for frame in video):
         video = np.stack([np.asarray(f.convert("RGB") if isinstance(f, PIL.Image.Image) else f) for f in video])
     if not isinstance(video, (np.ndarray, torch.Tensor)) or video.ndim != 4 or len(video) == 0:
         seen = f"shape {tuple(video.shape)}" if hasattr(video, "shape") else f"{video!r:.100}"
         raise ValueError(
-            "A video is a path, an array or tensor of shape (frames, height, width, 3) or (frames, 3, height, width), "
-            f"or a list of images, with 1 frame or more; got {seen}."
+            "Expected a path, an array or tensor of shape (frames, height, width, 3) or (frames, 3, height, width), "
+            f"or a list of images, with 1 frame or more per video; got {seen}."
         )
     video = torch.as_tensor(video)
     if video.shape[1] == 3:
         return video
     if video.shape[3] == 3:
         return video.permute(0, 3, 1, 2).contiguous()
-    raise ValueError(f"Frames have 3 channels (RGB); got a video of shape {tuple(video.shape)}.")
+    raise ValueError(f"Expected frames with 3 channels (RGB); got a video of shape {tuple(video.shape)}.")
 
 
 __all__ = ["PigVideoProcessor"]
