@@ -1,4 +1,4 @@
-"""The record of an evaluation, `test.json`: declared here, written by [`result_record`], and read back to publish it."""
+"""The record of an evaluation (`test.json`): written by [`result_record`], and read back to publish it."""
 
 from typing import Annotated, Any, Literal
 

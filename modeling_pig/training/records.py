@@ -1,4 +1,4 @@
-"""Records of a run folder: declared here, written by the training and by `pig push model`, and read back to publish."""
+"""Records of a run folder: written by the training and `pig push model`, and read back to publish them."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""The app of a Space: searches the index beside it. `hub_scripts/push_space.py` of modeling_pig put this file here."""
+"""Serve the app of a Space: search the index beside this file. `pig push space` wrote the folder of this file."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from modeling_pig.app.service import SearchService
 from modeling_pig.stores.transfer import import_index
 
 
-os.chdir(Path(__file__).parent)  # the index names videos and model from here
+os.chdir(Path(__file__).parent)  # paths of videos and model in the index are relative to this folder
 settings = json.loads(Path("space.json").read_text(encoding="utf-8"))
 with tempfile.TemporaryDirectory() as folder:
     uri = os.path.join(folder, "index.lance")
