@@ -109,6 +109,13 @@ def resolve_replaceable(path: str | os.PathLike) -> Path:
     return Path(os.path.realpath(path))
 
 
+def candidate_paths(path: str) -> list[str]:
+    """Return the absolute paths under which an index may hold a file: a link by its own path or by its target's."""
+    folder, name = os.path.split(os.path.abspath(path))
+    candidates = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]
+    return list(dict.fromkeys(candidates))
+
+
 def hash_file(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file in hexadecimal; for a folder of frames, the SHA-256 of its `sha256sum` listing.
 
@@ -137,6 +144,7 @@ def _previous_path(path: Path) -> Path:
 
 
 __all__ = [
+    "candidate_paths",
     "PARTIAL_SUFFIX",
     "hash_file",
     "replace_file",
