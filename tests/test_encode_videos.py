@@ -83,7 +83,7 @@ def test_windows_of_all_files_fill_the_batches(model_folder, shape_videos, tmp_p
     monkeypatch.setattr(encode, "_in_threads", in_turns)
     paths = [str(path) for path in [*shape_videos, tmp_path / "broken.mp4", shape_videos[0]]]
     files = encode_files(model, processor, paths, [], Segmentation(0.5).split, batch_size=5)
-    assert [len(file.entries) for file in files] == [4] * 6
+    assert [len(file.segments) for file in files] == [4] * 6
     assert sizes == [5, 5, 5, 5, 4]
 
 
@@ -109,7 +109,7 @@ def test_models_whose_weights_would_be_random_are_refused(model_folder, tmp_path
     del weights[name]
     save_file(weights, tmp_path / "part/model.safetensors", {"format": "pt"})
     for folder, message in {
-        "clip": "it is no PIG model .model_type is 'clip'.. hub_scripts/init_from_clip.py",
+        "clip": "it is not a PIG model .model_type is 'clip'.. .*hub_scripts/init_from_clip.py",
         "part": f"it lacks 1 of the weights, such as {name}",
     }.items():
         with pytest.raises(ValueError, match=message):

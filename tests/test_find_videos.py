@@ -95,7 +95,7 @@ def test_links_that_lead_nowhere_are_set_aside(tmp_path):
     (tmp_path / "notes").symlink_to("missing")
     found = find_videos(tmp_path)
     assert names_below(tmp_path, found) == ["a.mp4"]
-    assert [(os.path.basename(f.path), "leads nowhere" in f.reason) for f in found.failures] == [
+    assert [(os.path.basename(f.path), "broken link" in f.reason) for f in found.failures] == [
         ("gone.mp4", True),
         ("loop.mp4", True),
         ("notes", True),  # it may have been a folder
@@ -110,13 +110,13 @@ def test_what_lies_behind_links_that_lead_nowhere_is_not_gone(tmp_path):
     found = find_videos(tmp_path)
     assert [failure.path for failure in found.failures] == [str(tmp_path / "b.mp4"), str(tmp_path / "disk")]
     for name in ("b.mp4", "disk/x.mp4", "disk/deep/x.mp4"):
-        assert not found.would_hold(str(tmp_path / name))
+        assert not found.covers(str(tmp_path / name))
     for name in ("c.mp4", "disk2/x.mp4"):
-        assert found.would_hold(str(tmp_path / name))
+        assert found.covers(str(tmp_path / name))
     assert [failure.path for failure in find_videos(tmp_path / "*.mp4").failures] == [str(tmp_path / "b.mp4")]
     found = find_videos(tmp_path / "*/?.mp4")
     assert str(tmp_path / "disk") in [failure.path for failure in found.failures]
-    assert found.would_hold(str(tmp_path / "sub/b.mp4")) and not found.would_hold(str(tmp_path / "disk/b.mp4"))
+    assert found.covers(str(tmp_path / "sub/b.mp4")) and not found.covers(str(tmp_path / "disk/b.mp4"))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
@@ -136,8 +136,8 @@ def test_what_a_disk_does_not_tell_is_not_gone(tmp_path, monkeypatch, name, numb
     assert [(failure.path, failure.reason) for failure in found.failures] == [
         (bad, f"cannot be read ({os.strerror(number)})")
     ]
-    assert not found.would_hold(bad if name.endswith("mp4") else f"{bad}/c.mp4")
-    assert found.would_hold(str(tmp_path / "d.mp4"))
+    assert not found.covers(bad if name.endswith("mp4") else f"{bad}/c.mp4")
+    assert found.covers(str(tmp_path / "d.mp4"))
 
 
 def test_a_file_that_is_deleted_during_the_search_is_gone(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_file_that_is_deleted_during_the_search_is_gone(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "stat", delete)
     found = find_videos(tmp_path)
     assert names_below(tmp_path, found) == ["a.mp4"] and not found.failures
-    assert found.would_hold(str(tmp_path / "b.mp4"))
+    assert found.covers(str(tmp_path / "b.mp4"))
 
 
 def test_odd_names(tmp_path):
@@ -200,7 +200,7 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
     assert [(failure.path, failure.reason) for failure in found.failures] == [
         (closed, "the folder cannot be read (Permission denied)")
     ]
-    assert found.would_hold(str(tmp_path / "c.mp4")) and not found.would_hold(closed + "/b.mp4")
+    assert found.covers(str(tmp_path / "c.mp4")) and not found.covers(closed + "/b.mp4")
     with pytest.raises(ValueError, match="permission"):
         find_videos(closed)
 
@@ -210,8 +210,8 @@ def test_what_a_search_would_have_found(tmp_path):
     found = find_videos([tmp_path / "a", tmp_path / "b/*.mp4"])
     held = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]
     others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/.x/1.mp4", "a/1.txt", "1.mp4"]
-    assert all(found.would_hold(str(tmp_path / name)) for name in held)
-    assert not any(found.would_hold(str(tmp_path / name)) for name in others)
+    assert all(found.covers(str(tmp_path / name)) for name in held)
+    assert not any(found.covers(str(tmp_path / name)) for name in others)
 
 
 def test_ten_thousand_files(tmp_path):

@@ -154,7 +154,7 @@ def test_threads_load_the_video_half_at_the_same_time(model_folder, shape_videos
 @pytest.mark.parametrize("encode", ["numpy", "torch"])
 def test_a_sentence_that_is_no_unicode_is_refused(model_folder, encode):
     texts = ["a red circle", os.fsdecode(b"a ring\xff")]
-    with pytest.raises(ValueError, match="Sentence 2 of 2 is no valid UTF-8"):
+    with pytest.raises(ValueError, match="Sentence 2 of 2 is not valid UTF-8"):
         if encode == "numpy":
             TextEncoder(model_folder)(texts)
         else:
@@ -180,9 +180,9 @@ def _set_activation(folder: Path) -> None:
         ("cannot be loaded", lambda folder: (folder / "config.json").write_text("{")),
         ("cannot be loaded: no 'silu'", _set_activation),
         ("no processor that can be loaded", lambda folder: (folder / "tokenizer.json").unlink()),
-        ("is no tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}")),
+        ("is not a tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}")),
         ("no weights that can be read", lambda folder: (folder / "model.safetensors").unlink()),
-        ("is no safetensors file", lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 100)),
+        ("is not a safetensors file", lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 100)),
         (
             "cannot be loaded",
             lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"{" * 99),

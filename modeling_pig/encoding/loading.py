@@ -1,4 +1,4 @@
-"""Load a model and its processor from a folder or the Hub, with errors in one line."""
+"""Load a model and its processor from a folder or from the Hub."""
 
 from typing import Any
 
@@ -13,27 +13,42 @@ from .model_files import check_model_name
 
 
 def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> tuple[Any, PigProcessor]:
-    """A model's half and its processor: `(model in evaluation mode, PigProcessor)`.
+    """Load a model and its processor.
 
     Args:
         model_class (`type`): [`PigTextModel`], [`PigVideoModel`] or [`PigForRetrieval`].
-        name_or_folder (`str`): a model on the Hub, or a folder that `save_pretrained` wrote.
+        name_or_folder (`str`): model on the Hub, or folder that `save_pretrained` wrote.
+
+    Returns:
+        `tuple`: the model, an instance of `model_class` in evaluation mode, and its [`PigProcessor`].
 
     Raises:
-        ValueError: one line on what is missing: the folder, the model in it, or its processor.
+        ValueError: the folder, the model in it, or its processor is missing or cannot be loaded. The message is one
+            line.
+
+    Example:
+
+    ```python
+    >>> from modeling_pig import PigForRetrieval
+    >>> from modeling_pig.encoding.loading import load_pretrained
+
+    >>> model, processor = load_pretrained(PigForRetrieval, "runs/demo/model")
+    ```
     """
     check_model_name(name_or_folder)
     config_class: Any = model_class.config_class
     try:
-        kind = config_class.get_config_dict(name_or_folder)[0].get("model_type")
-        if kind not in (PigConfig.model_type, config_class.model_type):  # transformers would fill in random weights
+        model_type = config_class.get_config_dict(name_or_folder)[0].get("model_type")
+        # transformers would load a model of another type, with random values for the weights that it lacks.
+        if model_type not in (PigConfig.model_type, config_class.model_type):
             raise ValueError(
-                f"it is no PIG model (model_type is {kind!r}). hub_scripts/init_from_clip.py makes one from CLIP's"
+                f"it is not a PIG model (model_type is {model_type!r}). Create a PIG model from CLIP's weights with "
+                "hub_scripts/init_from_clip.py"
             )
         loaded: Any = model_class.from_pretrained(name_or_folder, output_loading_info=True)
         model, info = loaded
         if missing := info["missing_keys"]:
-            raise ValueError(f"it lacks {len(missing)} of the weights, such as {min(missing)}")
+            raise ValueError(f"it lacks {len(missing)} of the weights, such as {min(missing)}. Save the model again")
     except (OSError, ValueError, StrictDataclassError, SafetensorError, httpx.HTTPError) as error:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {_one_line(error)}") from error
     try:
@@ -47,7 +62,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
 
 
 def _one_line(error: Exception) -> str:
-    """The first two lines of a message: transformers says in the second what to do."""
+    """Join the first two lines of a message: the second line of transformers' messages says what to do."""
     return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Files of a model, in a folder or on the Hub: where they are, and which weights they hold. Loads no torch."""
+"""Find the files of a model in a folder or on the Hub, and fingerprint its weights. Importing it imports no torch."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_model_name(name_or_folder: str) -> None:
-    """Raises `ValueError` unless it is a folder with a model, or may be the name of one on the Hub."""
+    """Raise `ValueError` unless this is a folder with a model, or may be the name of a model on the Hub."""
     folder = Path(name_or_folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{name_or_folder} holds no model (no config.json): give the folder that training wrote.")
@@ -19,10 +19,14 @@ def check_model_name(name_or_folder: str) -> None:
 
 
 def model_file(name_or_folder: str, filename: str) -> str | None:
-    """The path of a model's file, downloaded where it is on the Hub; `None` if the model has no such file.
+    """Return the path of a file of a model, or `None` if the model has no such file. Download it from the Hub.
+
+    Args:
+        name_or_folder (`str`): model on the Hub, or folder with a model.
+        filename (`str`): name of the file, such as `config.json`.
 
     Raises:
-        ValueError: a model on the Hub that cannot be had.
+        ValueError: the model on the Hub does not exist, or cannot be accessed.
     """
     if os.path.isdir(name_or_folder):
         path = os.path.join(name_or_folder, filename)
@@ -40,36 +44,38 @@ def model_file(name_or_folder: str, filename: str) -> str | None:
 
 
 def weight_files(name_or_folder: str) -> list[str]:
-    """The paths of a model's safetensors files.
+    """Return the paths of the safetensors files of a model.
 
     Raises:
-        ValueError: a model without them.
+        ValueError: the model has no safetensors files, or one of them is missing.
     """
     problem = None
     try:
         if weights := model_file(name_or_folder, WEIGHTS):
             return [weights]
-    except ValueError as error:  # without a connection nobody knows whether the model has no such file
+    except ValueError as error:  # without a connection it is unknown whether the model has this file
         problem = error
     try:
         index = model_file(name_or_folder, WEIGHTS_INDEX)
     except ValueError as error:
         raise problem or error from error
     if index is None:
-        raise ValueError(f"{name_or_folder} has no weights that can be read ({WEIGHTS}; PIG reads no other format).")
-    # Large models are saved in several files, which an index names.
+        raise ValueError(
+            f"{name_or_folder} has no weights that can be read: expected {WEIGHTS}. Save it with save_pretrained."
+        )
+    # Large models are saved in several files, which the index file lists.
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
     files = [(name, model_file(name_or_folder, name)) for name in names]
     if missing := [name for name, path in files if path is None]:
-        raise ValueError(f"{name_or_folder} lacks a part of its weights, {missing[0]}: copy or download it again.")
+        raise ValueError(f"{name_or_folder} lacks {missing[0]}, a file of its weights: copy or download it again.")
     return [path for _, path in files if path is not None]
 
 
 def model_fingerprint(name_or_folder: str) -> str:
-    """16 hexadecimal digits that tell a model's weights from any other's, without reading all of them.
+    """Return a fingerprint of the weights of a model: 16 hexadecimal digits.
 
-    Hashes each safetensors file's size, its header and 64 samples spread over it: two trainings differ in all of these
-    samples, a copy of a model in none.
+    Hash the size, the header and 64 evenly spaced samples of each safetensors file. The samples of two trained models
+    all differ; those of a copy are all equal.
     """
     digest = hashlib.sha256()
     for shard in weight_files(name_or_folder):

@@ -1,7 +1,7 @@
-"""Sentences -> embeddings, by the text half of a model in NumPy: for processes that only search.
+"""Encode queries with the text tower of a model in NumPy, for processes that only search.
 
-Importing torch and transformers takes longer, and more memory, than everything else that a search does. What it needs
-of them is CLIP's text tower, forward only. [`PigTextModel`] remains the definition: the tests hold this one to it.
+Importing torch and transformers takes more time and memory than the rest of a search, which needs only the forward
+pass of CLIP's text tower. [`PigTextModel`] is the reference implementation; tests compare both.
 """
 
 import json
@@ -19,21 +19,31 @@ from .model_files import check_model_name, model_file, weight_files
 
 logger = logging.getLogger(__name__)
 
-# Shapes: Q sentences, L tokens, W width of the tower, H heads, D joint width.
+# Shapes: Q queries, L tokens, W hidden size of the text tower, H attention heads, D embedding dimensions.
 
 
 class TextEncoder:
-    """The text half of a model with its tokenizer.
+    """The text tower of a model, with its tokenizer. Threads may share it.
 
     Args:
-        name_or_folder (`str`): a model on the Hub, or a folder that `save_pretrained` wrote.
+        name_or_folder (`str`): model on the Hub, or folder that `save_pretrained` wrote.
 
     Attributes:
-        weights (`dict[str, np.ndarray]`): float32, by their names in the checkpoint.
-        width (`int`): numbers an embedding, D.
+        weights (`dict[str, np.ndarray]`): float32 weights, by their names in the checkpoint.
+        embedding_dim (`int`): dimensions of an embedding, D.
 
     Raises:
-        ValueError: one line on what is missing or cannot be read: the folder, the model in it, or its tokenizer.
+        ValueError: the folder, the model in it, or its tokenizer is missing or cannot be read. The message is one
+            line.
+
+    Example:
+
+    ```python
+    >>> from modeling_pig.encoding.text_encoder import TextEncoder
+
+    >>> encoder = TextEncoder("runs/demo/model")
+    >>> query_embeddings = encoder(["a red circle moves left"])  # (1, D)
+    ```
     """
 
     def __init__(self, name_or_folder: str):
@@ -43,7 +53,7 @@ class TextEncoder:
         config, tokenizer = (model_file(name_or_folder, name) for name in ("config.json", "tokenizer.json"))
         settings = model_file(name_or_folder, "tokenizer_config.json")
         if config is None:
-            raise ValueError(f"{name_or_folder} holds no model (no config.json).")
+            raise ValueError(f"{name_or_folder} holds no model (no config.json): give another model.")
         if tokenizer is None or settings is None:
             raise ValueError(
                 f"{name_or_folder} has a model but no processor that can be loaded (no tokenizer.json): save one "
@@ -51,36 +61,43 @@ class TextEncoder:
             )
         try:
             text_config = _read_json(config)
-            text_config = text_config.get("text_config", text_config)  # of a whole model, or of its text half alone
-            # What a configuration does not say is as in CLIP ViT-B/32.
+            text_config = text_config.get("text_config", text_config)  # of PigForRetrieval, or of PigTextModel
+            # Values that a configuration leaves out are those of CLIP ViT-B/32.
             self._num_heads = int(text_config.get("num_attention_heads", 8))
             self._epsilon = float(text_config.get("layer_norm_eps", 1e-5))
             self._eos_token_id = int(text_config.get("eos_token_id", 49407))
             self._activation = _ACTIVATIONS[text_config.get("hidden_act", "quick_gelu")]
             self._tokenizer = Tokenizer.from_file(tokenizer)
-            self.weights = {
-                name: tensor for file in weight_files(name_or_folder) for name, tensor in _read_text_half(file).items()
-            }
+            self.weights: dict[str, np.ndarray] = {}
+            for file in weight_files(name_or_folder):
+                self.weights |= _read_text_tower(file)
             longest, _ = self.weights["text_model.embeddings.position_embedding.weight"].shape
             self._max_tokens = min(int(_read_json(settings).get("model_max_length", longest)), longest)
             self.embedding_dim = len(self.weights["text_projection.weight"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(f"The model {name_or_folder} cannot be loaded: {detail}") from error
-        except Exception as error:  # of the tokenizers library, which raises nothing narrower
-            raise ValueError(f"{tokenizer} is no tokenizer that can be read: {error}") from error
-        # Set in the file if it was saved after a call that asked for them.
+        except Exception as error:  # the tokenizers library raises plain exceptions
+            raise ValueError(f"{tokenizer} is not a tokenizer that can be read: {error}") from error
+        # A tokenizer that was saved after a call with truncation or padding has them in its file.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def __call__(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """Normalised embeddings of sentences, (Q, D) float32. Threads may call it at the same time.
+    def __call__(self, queries: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Encode queries into normalised embeddings.
+
+        Args:
+            queries (`Sequence[str]`): Q sentences.
+            batch_size (`int`): queries per forward pass.
+
+        Returns:
+            `np.ndarray` of shape `(Q, D)`: float32.
 
         Raises:
-            ValueError: a sentence that is empty or no valid Unicode.
+            ValueError: a query is empty or not valid Unicode.
         """
-        check_sentences(texts)
-        tokens = [self._tokenize(text) for text in texts]
+        check_sentences(queries)
+        tokens = [self._tokenize(query) for query in queries]
         batches = [self._encode(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
         return np.concatenate([np.empty((0, self.embedding_dim), np.float32), *batches])
 
@@ -94,10 +111,10 @@ class TextEncoder:
 
     def _encode(self, tokens: list[list[int]]) -> np.ndarray:
         length = max(map(len, tokens))
-        # What stands behind the end of a text changes nothing before it: no token sees a later one.
+        # Padding after the end of a text does not change the text: no token attends to a later token.
         padded = np.array([[*one, *[self._eos_token_id] * (length - len(one))] for one in tokens])  # (Q, L)
-        ends = (padded == self._eos_token_id).argmax(axis=1)  # (Q,), the first
-        if self._eos_token_id == 2:  # the configuration of CLIP's first checkpoints: the end has the highest number
+        ends = (padded == self._eos_token_id).argmax(axis=1)  # (Q,), position of the first end token
+        if self._eos_token_id == 2:  # wrong value in CLIP's first checkpoints, whose end token has the highest id
             ends = np.array([one.index(max(one)) for one in tokens])
         states = self._weight("embeddings.token_embedding")[padded]  # (Q, L, W)
         states = states + self._weight("embeddings.position_embedding")[:length]
@@ -110,23 +127,23 @@ class TextEncoder:
             states = states + self._linear(f"{name}.mlp.fc2", inner)
             layer += 1
         pooled = self._norm("final_layer_norm", states[np.arange(len(tokens)), ends])  # (Q, W)
-        embeds = pooled @ self.weights["text_projection.weight"].T  # (Q, D)
-        return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+        embeddings = pooled @ self.weights["text_projection.weight"].T  # (Q, D)
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     def _attend(self, name: str, states: np.ndarray, later: np.ndarray) -> np.ndarray:
         query, key, value = (
-            self._linear(f"{name}.{part}_proj", states)
+            self._linear(f"{name}.{letter}_proj", states)
             .reshape(*states.shape[:2], self._num_heads, -1)
             .transpose(0, 2, 1, 3)
-            for part in "qkv"
+            for letter in "qkv"
         )  # (Q, H, L, W / H)
         scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(query.shape[-1])) + later  # (Q, H, L, L)
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        attended = (shares / shares.sum(axis=-1, keepdims=True)) @ value  # (Q, H, L, W / H)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        attended = (weights / weights.sum(axis=-1, keepdims=True)) @ value  # (Q, H, L, W / H)
         return self._linear(f"{name}.out_proj", attended.transpose(0, 2, 1, 3).reshape(states.shape))
 
     def _linear(self, name: str, states: np.ndarray) -> np.ndarray:
-        flat = states.reshape(-1, states.shape[-1])  # one large product, not one a sentence
+        flat = states.reshape(-1, states.shape[-1])  # one large product instead of one per query
         return (flat @ self._weight(name).T + self._weight(name, "bias")).reshape(*states.shape[:-1], -1)
 
     def _norm(self, name: str, states: np.ndarray) -> np.ndarray:
@@ -139,14 +156,14 @@ class TextEncoder:
 
 
 def check_sentences(texts: Sequence[str]) -> None:
-    """Raises `ValueError` if one of them is empty, or holds what is no text: bytes of another encoding than UTF-8."""
+    """Raise `ValueError` if a text is empty or not valid Unicode, such as bytes of an encoding other than UTF-8."""
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise ValueError(f"Sentence {number} of {len(texts)} is empty: say what to look for.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"Sentence {number} of {len(texts)} is no valid UTF-8: {text[:60]!r}.") from error
+            raise ValueError(f"Sentence {number} of {len(texts)} is not valid UTF-8: {text[:60]!r}.") from error
 
 
 def _quick_gelu(x: np.ndarray) -> np.ndarray:
@@ -154,7 +171,8 @@ def _quick_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    """With the error function to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
+    """Compute GELU. Its error function is accurate to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical
+    Functions, 7.1.26."""
     z = np.abs(x) / np.float32(math.sqrt(2))
     t = 1 / (1 + np.float32(0.3275911) * z)
     series = np.polyval(np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], x.dtype), t)
@@ -163,18 +181,18 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"quick_gelu": _quick_gelu, "gelu": _gelu}
 
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of safetensors; NumPy has no bfloat16
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, which has no bfloat16
 
 
-def _read_text_half(path: str) -> dict[str, np.ndarray]:
-    """The tensors of the text half in a safetensors file, as float32. Nothing else of it is read.
+def _read_text_tower(path: str) -> dict[str, np.ndarray]:
+    """Read the weights of the text tower from a safetensors file, as float32; skip all other weights.
 
-    The format: the length of a JSON header in eight bytes, the header, and what it gives the places of.
+    File format: length of the header (8 bytes), header (JSON: type, shape and offsets of each tensor), tensors.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length < os.path.getsize(path):
-            raise ValueError(f"{path} is no safetensors file; copy or download it again.")
+            raise ValueError(f"{path} is not a safetensors file: copy or download it again.")
         header = json.loads(file.read(length))
         tensors = {}
         for name, entry in header.items():

@@ -1,4 +1,4 @@
-"""Keeps an index in step with the videos on disk: encodes what is new or changed, and removes what is gone."""
+"""Update an index from videos on disk: encode new and changed files, remove deleted files."""
 
 import hashlib
 import os
@@ -21,31 +21,32 @@ from .find_videos import FoundVideo, FoundVideos, find_videos
 from .segments import Segmentation
 
 
-# Files are written together once this many seconds have passed since the last time, or this part of the run until then
-# if it is more: a kill costs little, and a long run does not leave more versions of the index than it needs.
+# Encoded files are written together. Seconds between two writes: PAUSE times the seconds since the start of the run,
+# within MIN_PAUSE and MAX_PAUSE. So a kill loses little work, and a long run leaves few versions of the index.
 MIN_PAUSE, PAUSE, MAX_PAUSE = 0.5, 0.02, 30.0
-MAX_WAITING = 10_000  # entries that wait to be written; then the model does
-FILES_PER_WRITE = 1000  # where nothing has to be encoded
+MAX_WAITING = 10_000  # entries that may wait to be written; beyond that, encoding pauses
+FILES_PER_WRITE = 1000  # for writes without encoding
 
 
 @dataclass
 class IndexingReport:
-    """What became of the videos.
+    """Result of [`index_videos`].
 
-    new, changed, unchanged (`int`): files encoded for the first time or once more, and those left as they are.
-    removed (`int`): files taken out of the index, because they are gone.
-    gone (`int`): files that are gone and still in the index.
-    failures (`list[VideoDecodingError]`): files that were set aside.
-    kept (`int`): those of them of which the index still holds what it held before.
-    interrupted (`bool`): by Ctrl-C; what was not reached is in none of the counts, nor, where several processes
-        encode, what others than this one did.
+    Attributes:
+        new, changed, unchanged (`int`): files encoded for the first time, encoded again, and not encoded.
+        removed (`int`): deleted files whose entries were removed from the index.
+        deleted (`int`): deleted files whose entries are still in the index.
+        failures (`list[VideoDecodingError]`): files that failed, with the reasons.
+        kept (`int`): failed files whose previous entries are still in the index.
+        interrupted (`bool`): whether Ctrl-C stopped the run. Then files that were not reached are not counted, nor are
+            the files of other processes.
     """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
-    gone: int = 0
+    deleted: int = 0
     failures: list[VideoDecodingError] = field(default_factory=list)
     kept: int = 0
     interrupted: bool = False
@@ -55,7 +56,7 @@ def index_videos(
     model: PigVideoModel | PigForRetrieval,
     processor: PigProcessor,
     index: VideoIndex,
-    videos: FoundVideos | str | os.PathLike | Iterable[str | os.PathLike],
+    sources: FoundVideos | str | os.PathLike | Iterable[str | os.PathLike],
     *,
     segmentation: Segmentation | None = None,
     by_hash: bool = False,
@@ -64,51 +65,54 @@ def index_videos(
     num_threads: int | None = None,
     progress: bool = False,
 ) -> IndexingReport:
-    """Encodes the videos that an index does not hold, or holds in another state, in bounded memory.
+    """Encode the videos that are not in an index or have changed, in bounded memory.
 
-    What is written stays, however the run ends, and the next one goes on from there. Where `torch.distributed` is
-    initialised, each process encodes its share and writes it into the one index; all must be given the same.
+    However a run ends, all files written so far stay in the index, and the next run encodes the others. If
+    `torch.distributed` is initialised, each process encodes its share of the files and writes it into the same index;
+    call this function with the same arguments in all processes.
 
     Args:
-        index (`VideoIndex`): made for the same model.
-        videos (`FoundVideos`, or what [`find_videos`] takes): the videos that the index is to hold.
-        segmentation (`Segmentation`, *optional*): what makes windows of long videos. Unchanged files keep theirs.
-        by_hash (`bool`): tell by its content whether a file has changed, not by size and time. Reads all files that
-            the index holds.
-        prune (`bool`): remove files from the index that are gone from the places searched. Others stay in any case.
-        batch_size (`int`): windows a forward pass.
-        num_threads (`int`, *optional*): files decoded at a time; by default one a core.
-        progress (`bool`): show a bar.
+        index (`VideoIndex`): index of the same model.
+        sources (`FoundVideos`, or the argument of [`find_videos`]): videos that the index is to hold.
+        segmentation (`Segmentation`, *optional*): rule by which long videos are split. Unchanged files keep their
+            segments.
+        by_hash (`bool`): detect changed files by content instead of size and time. Reads all files that are in the
+            index.
+        prune (`bool`): remove deleted files from the index: those that `sources` covers but that do not exist. All
+            other files stay in any case.
+        batch_size (`int`): segments per forward pass.
+        num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
+        progress (`bool`): show a progress bar.
 
     Returns:
-        [`IndexingReport`]: in the first process that of all of them, in the others their own.
+        [`IndexingReport`]: counts of all processes in the process of rank 0; counts of this process in the others.
 
     Raises:
-        ValueError: a place without videos.
-        OSError: the index cannot be written; or, in the first process, in another one.
+        ValueError: a source contains no videos.
+        OSError: this process cannot write the index; at rank 0, also if another process failed.
     """
-    found = videos if isinstance(videos, FoundVideos) else find_videos(videos)
-    rank, num_processes = _place_among_processes()
-    held = index.files()
-    mine = [video for video in found.videos if _hash(video.path) % num_processes == rank]
+    found = sources if isinstance(sources, FoundVideos) else find_videos(sources)
+    rank, world_size = _rank_and_world_size()
+    known = index.files()
+    share = [video for video in found.videos if _hash_path(video.path) % world_size == rank]
     progress = progress and rank == 0
     report, problem = IndexingReport(), None
     try:
-        wanted = _compare(index, mine, held, by_hash, progress)
-        report.unchanged = len(mine) - len(wanted)
+        outdated = _find_outdated(index, share, known, by_hash, progress)
+        report.unchanged = len(share) - len(outdated)
         encoded = encode_files(
             model,
             processor,
-            wanted,
+            outdated,
             report.failures,
             (segmentation or Segmentation()).split,
             by_hash,
             batch_size,
             num_threads,
         )
-        title = "indexing" if num_processes == 1 else f"indexing, share 1 of {num_processes}"
-        with tqdm(total=len(wanted), desc=title, unit="video", disable=not progress) as bar:
-            writer = _Writer(index, held, report, bar)
+        title = "indexing" if world_size == 1 else f"indexing, share 1 of {world_size}"
+        with tqdm(total=len(outdated), desc=title, unit="video", disable=not progress) as bar:
+            writer = _Writer(index, known, report, bar)
             try:
                 with closing(encoded):
                     for file in encoded:
@@ -117,75 +121,87 @@ def index_videos(
                 report.interrupted = True
             writer.close()
     except OSError as error:
-        done = report.new + report.changed
-        problem = OSError(f"{error} ({done} videos are done, and the same command goes on from there)")
-    if num_processes > 1 and not report.interrupted:  # Ctrl-C reaches the others as well: they may be gone
+        num_done = report.new + report.changed
+        problem = OSError(f"{error} ({num_done} videos are indexed; run the same command again to resume)")
+    if world_size > 1 and not report.interrupted:  # Ctrl-C also reaches the other processes, which may have ended
         problem = _gather(report, problem)
     if problem is not None:
         raise problem
     if rank == 0:
         report.failures += found.failures
-        report.kept = sum(failure.path in held for failure in report.failures)
-        _finish(index, found, held, prune, report)
+        report.kept = sum(failure.path in known for failure in report.failures)
+        existing = {video.path for video in found.videos}
+        deleted = [path for path in known if path not in existing and found.covers(path)]
+        _finish(index, deleted, prune, report)
     return report
 
 
-def _place_among_processes() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+def _rank_and_world_size() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes; (0, 1) without `torch.distributed`."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
-def _compare(
-    index: VideoIndex, videos: list[FoundVideo], held: dict[str, FileState], by_hash: bool, progress: bool
+def _find_outdated(
+    index: VideoIndex, videos: list[FoundVideo], known: dict[str, FileState], by_hash: bool, progress: bool
 ) -> list[str]:
-    """The videos that are to be encoded. With hashes, what is otherwise known of the unchanged ones is set right."""
+    """Return the paths of the videos that must be encoded.
+
+    With `by_hash`, also update size, time and hash of unchanged files in the index.
+    """
     if not by_hash:
-        return [v.path for v in videos if v.path not in held or held[v.path][:2] != (v.size, v.modified)]
-    known = [video for video in videos if video.path in held]
-    wanted = [video.path for video in videos if video.path not in held]
-    facts: dict[str, dict] = {}  # of unchanged files, where the index holds others
+        return [v.path for v in videos if v.path not in known or known[v.path][:2] != (v.size, v.modified)]
+    indexed = [video for video in videos if video.path in known]
+    outdated = [video.path for video in videos if video.path not in known]
+    updates: dict[str, dict] = {}  # new values of the entries of unchanged files, by path
     with ThreadPoolExecutor() as pool:
         try:
-            hashes = pool.map(_hash_or_none, [video.path for video in known])
-            for video, digest in zip(tqdm(known, "hashing", unit="video", disable=not progress), hashes, strict=True):
-                state = held[video.path]
-                if digest is None or not _is_same(state, video, digest):
-                    wanted.append(video.path)
-                elif state[:3] != (video.size, video.modified, digest):
-                    facts[video.path] = {"size": video.size, "modified": video.modified, "content_hash": digest}
+            hashes = pool.map(_hash_or_none, [video.path for video in indexed])
+            bar = tqdm(indexed, "hashing", unit="video", disable=not progress)
+            for video, content_hash in zip(bar, hashes, strict=True):
+                state = known[video.path]
+                if content_hash is None or not _is_same(state, video, content_hash):
+                    outdated.append(video.path)
+                elif state[:3] != (video.size, video.modified, content_hash):
+                    updates[video.path] = {
+                        "size": video.size,
+                        "modified": video.modified,
+                        "content_hash": content_hash,
+                    }
         finally:
             pool.shutdown(cancel_futures=True)
-    if facts:
-        _renew(index, held, facts)
-    return wanted
+    if updates:
+        _update_entries(index, known, updates)
+    return outdated
 
 
-def _renew(index: VideoIndex, held: dict[str, FileState], facts: dict[str, dict]) -> None:
-    """Sets right what is known of these files, in one pass over the index. One that another process is writing
-    meanwhile may be passed over, for the next run."""
+def _update_entries(index: VideoIndex, known: dict[str, FileState], updates: dict[str, dict]) -> None:
+    """Change fields of the entries of files, in one pass over the index.
+
+    A file that another process writes at the same time may be missed; the next run updates it.
+    """
     pairs = (
-        (replace(entry, **facts[entry.path]), embed)
+        (replace(entry, **updates[entry.path]), embedding)
         for batch in index.batches()
-        for entry, embed in zip(*batch, strict=True)
-        if entry.path in facts
+        for entry, embedding in zip(*batch, strict=True)
+        if entry.path in updates
     )
-    upsert_whole_files(index, pairs, {path: held[path].num_entries for path in facts}, FILES_PER_WRITE)
+    upsert_whole_files(index, pairs, {path: known[path].num_entries for path in updates}, FILES_PER_WRITE)
 
 
-def _is_same(known: FileState, video: FoundVideo, digest: str) -> bool:
-    """Whether a file has the content that was indexed; where no hash of that is known, size and time have to do."""
-    if known.content_hash is None:
-        return known[:2] == (video.size, video.modified)
-    return known.content_hash == digest
+def _is_same(state: FileState, video: FoundVideo, content_hash: str) -> bool:
+    """Return whether a file has the indexed content. If the index holds no hash, compare size and time instead."""
+    if state.content_hash is None:
+        return state[:2] == (video.size, video.modified)
+    return state.content_hash == content_hash
 
 
 def _hash_or_none(path: str) -> str | None:
     try:
         return hash_file(path)
     except (OSError, VideoDecodingError):
-        return None  # decoding it will tell what is wrong
+        return None  # decoding the file will report the reason
 
 
 def make_entries(file: EncodedFile) -> list[VideoEntry]:
@@ -196,41 +212,52 @@ def make_entries(file: EncodedFile) -> list[VideoEntry]:
 
 
 class _Writer:
-    """Writes encoded files into the index, many at a time, in a thread of its own: the model need not wait.
+    """Write encoded files into an index, many per write, in a separate thread while the model encodes.
 
-    Counts in the report, and shows, what has been written, and nothing before.
+    The report and the progress bar count files once they are written.
+
+    Args:
+        index (`VideoIndex`): index to write.
+        known (`dict[str, FileState]`): files in the index before the run.
+        report (`IndexingReport`): report whose counts are increased.
+        bar (`tqdm`): progress bar.
     """
 
-    def __init__(self, index: VideoIndex, held: dict[str, FileState], report: IndexingReport, bar: tqdm):
-        self._index, self._held, self._report, self._bar = index, held, report, bar
+    def __init__(self, index: VideoIndex, known: dict[str, FileState], report: IndexingReport, bar: tqdm):
+        self._index, self._known, self._report, self._bar = index, known, report, bar
         self._thread = ThreadPoolExecutor(1)
         self._waiting: list[EncodedFile] = []
-        self._num_waiting = 0  # entries
-        self._writing: Future[list[EncodedFile]] | None = None
-        self._started = self._last = time.monotonic()
+        self._num_waiting = 0  # entries of the files in `_waiting`
+        self._write_in_progress: Future[list[EncodedFile]] | None = None
+        self._first_time = self._last_time = time.monotonic()
 
     def add(self, file: EncodedFile) -> None:
-        """Raises `OSError` where what was added before could not be written."""
+        """Add a file to the next write; start the write if it is due.
+
+        Raises:
+            OSError: a previous write failed.
+        """
         self._waiting.append(file)
         self._num_waiting += len(file.segments)
-        if self._writing is not None and self._writing.done():
-            self._settle()
+        if self._write_in_progress is not None and self._write_in_progress.done():
+            self._finish_write()
         now = time.monotonic()
-        pause = min(max(MIN_PAUSE, PAUSE * (now - self._started)), MAX_PAUSE)
-        if self._num_waiting >= MAX_WAITING or (self._writing is None and now >= self._last + pause):
-            self._start()
+        pause = min(max(MIN_PAUSE, PAUSE * (now - self._first_time)), MAX_PAUSE)
+        is_due = self._write_in_progress is None and now >= self._last_time + pause
+        if is_due or self._num_waiting >= MAX_WAITING:
+            self._start_write()
 
     def close(self) -> None:
-        """Writes what is waiting, and returns when it is written."""
-        self._start()
-        self._settle()
+        """Write all files that wait, and return when they are written."""
+        self._start_write()
+        self._finish_write()
         self._thread.shutdown()
 
-    def _start(self) -> None:
-        self._settle()
+    def _start_write(self) -> None:
+        self._finish_write()
         files, self._waiting, self._num_waiting = self._waiting, [], 0
-        self._last = time.monotonic()
-        self._writing = self._thread.submit(self._write, files)
+        self._last_time = time.monotonic()
+        self._write_in_progress = self._thread.submit(self._write, files)
 
     def _write(self, files: list[EncodedFile]) -> list[EncodedFile]:
         entries = [entry for file in files for entry in make_entries(file)]
@@ -238,23 +265,28 @@ class _Writer:
             self._index.upsert(entries, torch.cat([file.embeddings for file in files]))
         return files
 
-    def _settle(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            files = writing.result()
-            num_changed = sum(file.path in self._held for file in files)
-            self._report.changed += num_changed
-            self._report.new += len(files) - num_changed
-            num_failures = len(self._report.failures)
-            self._bar.set_postfix_str(f"{num_failures} set aside", refresh=False)
-            self._bar.update(self._report.new + self._report.changed + num_failures - self._bar.n)
+    def _finish_write(self) -> None:
+        """Wait for the write in progress, and count its files."""
+        if self._write_in_progress is None:
+            return
+        write, self._write_in_progress = self._write_in_progress, None
+        files = write.result()
+        num_changed = sum(file.path in self._known for file in files)
+        self._report.changed += num_changed
+        self._report.new += len(files) - num_changed
+        num_failed = len(self._report.failures)
+        self._bar.set_postfix_str(f"{num_failed} failed", refresh=False)
+        self._bar.update(self._report.new + self._report.changed + num_failed - self._bar.n)
 
 
 def _gather(report: IndexingReport, problem: OSError | None) -> OSError | None:
-    """Adds the reports of the other processes to that of the first. The problem to raise: one's own, or in the first
-    process that of another."""
-    rank, num_processes = _place_among_processes()
-    gathered: list = [None] * num_processes
+    """Add the reports of all processes to the report of rank 0.
+
+    Returns:
+        `OSError`, *optional*: the error to raise. At rank 0, that of another process if this process has none.
+    """
+    rank, world_size = _rank_and_world_size()
+    gathered: list = [None] * world_size
     try:
         torch.distributed.gather_object((report, problem and str(problem)), gathered if rank == 0 else None)
     except RuntimeError as error:  # the connection is closed
@@ -268,24 +300,26 @@ def _gather(report: IndexingReport, problem: OSError | None) -> OSError | None:
     return problem
 
 
-def _finish(
-    index: VideoIndex, found: FoundVideos, held: dict[str, FileState], prune: bool, report: IndexingReport
-) -> None:
-    listed = {video.path for video in found.videos}
-    gone = [path for path in held if path not in listed and found.would_hold(path)]
-    if report.interrupted or not prune:
-        report.gone = len(gone)
+def _finish(index: VideoIndex, deleted: list[str], prune: bool, report: IndexingReport) -> None:
+    """Remove deleted files from the index or count them, and optimise the index."""
+    if report.interrupted:
+        report.deleted = len(deleted)
+        return
+    if prune:
+        for start in range(0, len(deleted), FILES_PER_WRITE):
+            index.delete(deleted[start : start + FILES_PER_WRITE])
+        report.removed = len(deleted)
     else:
-        for start in range(0, len(gone), FILES_PER_WRITE):
-            index.delete(gone[start : start + FILES_PER_WRITE])
-        report.removed = len(gone)
-    if not report.interrupted:
-        index.optimize()
+        report.deleted = len(deleted)
+    index.optimize()
 
 
-def _hash(path: str) -> int:
-    """The same in every process; consecutive names are spread evenly, as by a checksum they are not."""
+def _hash_path(path: str) -> int:
+    """Hash a path, equally in all processes.
+
+    A cryptographic hash spreads consecutive names evenly over the processes; a checksum does not.
+    """
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest())
 
 
-__all__ = ["IndexingReport", "index_videos"]
+__all__ = ["IndexingReport", "index_videos", "make_entries"]

@@ -1,28 +1,29 @@
-"""Long videos as windows: where each begins and ends."""
+"""Split long videos into segments."""
 
 import math
 from dataclasses import dataclass
 
 
-MAX_WHOLE = 60.0  # seconds: by default a longer video is indexed in windows
-DEFAULT_LENGTH = 30.0  # seconds, of these windows
-MIN_STEP = 0.1  # seconds from one window to the next: closer ones would hold nearly the same frames
+MAX_WHOLE = 60.0  # seconds: by default, longer videos are split
+DEFAULT_LENGTH = 30.0  # seconds per segment
+MIN_STEP = 0.1  # seconds between the starts of two segments: closer segments would hold nearly the same frames
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How videos are cut into windows.
+    """Rule by which videos are split into segments.
 
-    A window begins every `length - overlap` seconds. What is left at the end becomes a window of its own if at least
-    half of that many seconds are in no other; otherwise the window before reaches to the end. A video that makes a
-    single window is taken whole, and so is one whose file does not tell its duration.
+    A segment starts every `length - overlap` seconds. If at least half that time remains after the last full segment,
+    the rest becomes another segment; otherwise the last segment is extended to the end. A video with only one segment,
+    or with unknown duration, is taken whole.
 
-    length (`float`, *optional*): seconds a window; 0 takes every video whole. By default a video of up to 60 s is
-        taken whole, a longer one in windows of 30 s.
-    overlap (`float`): seconds that a window shares with the next one, less than its length.
+    Args:
+        length (`float`, *optional*): seconds per segment; 0 takes all videos whole. By default, videos of up to 60 s
+            are taken whole, and longer ones are split into segments of 30 s.
+        overlap (`float`): seconds that a segment shares with the next one; less than `length`.
 
     Raises:
-        ValueError: lengths that cannot be.
+        ValueError: invalid length or overlap.
     """
 
     length: float | None = None
@@ -31,23 +32,30 @@ class Segmentation:
     def __post_init__(self):
         length = DEFAULT_LENGTH if self.length is None else self.length
         if not 0 <= length < math.inf:
-            raise ValueError(f"A segment of {self.length} s was asked for: give a number of seconds, or 0 for none.")
+            raise ValueError(f"The segment length is {self.length} s: give seconds, 0 for whole videos.")
         if not self.overlap >= 0 or (self.overlap or length) and not length - self.overlap >= MIN_STEP:
             raise ValueError(
-                f"Segments of {length:g} s cannot overlap by {self.overlap:g} s: an overlap is 0 or more, and "
-                f"{MIN_STEP:g} s or more shorter than a segment."
+                f"Segments of {length:g} s cannot overlap by {self.overlap:g} s: give an overlap of 0 or more that is "
+                f"at least {MIN_STEP:g} s shorter than a segment."
             )
 
     def split(self, duration: float | None) -> list[tuple[float | None, float | None]]:
-        """(start, end) of each window of a video of `duration` seconds, in order; `(None, None)` is the whole."""
+        """Return (start, end) of each segment of a video, in seconds and in order.
+
+        Args:
+            duration (`float`, *optional*): duration of the video in seconds; `None` if unknown.
+
+        Returns:
+            `list[tuple[float | None, float | None]]`: the segments; `[(None, None)]` for the whole video.
+        """
         length = DEFAULT_LENGTH if self.length is None else self.length
         if duration is None or not length or duration <= (MAX_WHOLE if self.length is None else length):
             return [(None, None)]
         step = length - self.overlap
-        count = 1 + math.floor((duration - length) / step + 0.5)  # half a step makes one more
-        if count == 1:
+        num_segments = 1 + math.floor((duration - length) / step + 0.5)  # half a step makes another segment
+        if num_segments == 1:
             return [(None, None)]
-        ends = [number * step + length for number in range(count - 1)] + [duration]
+        ends = [number * step + length for number in range(num_segments - 1)] + [duration]
         return [(round(number * step, 3), round(end, 3)) for number, end in enumerate(ends)]
 
 
