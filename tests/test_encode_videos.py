@@ -1,6 +1,5 @@
-"""Files and sentences to embeddings, and what tells one model from another."""
+"""Test encoding of videos and texts, loading of models, and fingerprints of their weights."""
 
-import os
 import shutil
 
 import pytest
@@ -14,58 +13,64 @@ from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.texts import encode_texts
 from modeling_pig.encoding.video_segment import VideoSegment
-from modeling_pig.encoding.videos import encode_files, encode_videos
-from modeling_pig.files import hash_file
+from modeling_pig.encoding.videos import encode_file, encode_files, encode_videos
 from modeling_pig.retrieval.segments import Segmentation
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
-from .video_files import numbered_frames, write_frame_folder
+
+@pytest.fixture(scope="module")
+def model_and_processor(model_folder):
+    return load_pretrained(PigVideoModel, model_folder)
+
+
+@pytest.fixture
+def broken_video(tmp_path) -> str:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    return str(tmp_path / "broken.mp4")
+
+
+def encode_alone(model, processor, path: str, start: float | None = None, end: float | None = None) -> torch.Tensor:
+    frames, _ = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
+    inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
+    with torch.inference_mode():
+        return torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_encoding_in_batches_equals_one_by_one_and_sets_broken_files_aside(
-    model_folder, shape_videos, tmp_path, num_threads
-):
-    model, processor = load_pretrained(PigVideoModel, model_folder)
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
+def test_encode_videos_equals_encoding_each_alone(model_and_processor, shape_videos, broken_video, num_threads):
     paths = [str(path) for path in shape_videos]
     failures = []
-    batches = list(encode_videos(model, processor, [*paths[:2], str(broken), *paths[2:]], failures, 2, num_threads))
+    videos = [*paths[:2], broken_video, *paths[2:]]
+    batches = list(encode_videos(*model_and_processor, videos, failures, 2, num_threads))
     assert [path for batch in batches for path in batch.paths] == paths
-    assert [failure.path for failure in failures] == [str(broken)]
+    assert [failure.path for failure in failures] == [broken_video]
     assert [position for batch in batches for position in batch.positions] == [0, 1, 3, 4, 5]
     assert [duration for batch in batches for duration in batch.durations] == pytest.approx([2.0] * 5)
-    embeds = torch.cat([batch.embeddings for batch in batches])
-    for path, embed in zip(paths, embeds, strict=True):
-        with torch.inference_mode():
-            alone = model(**processor(videos=path, return_tensors="pt")).video_embeds[0]
-        torch.testing.assert_close(embed, torch.nn.functional.normalize(alone, dim=-1), atol=1e-5, rtol=1e-5)
+    for path, embedding in zip(paths, torch.cat([batch.embeddings for batch in batches]), strict=True):
+        alone = encode_alone(*model_and_processor, path)
+        torch.testing.assert_close(embedding, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_segments_are_encoded_and_placed_in_the_input(model_folder, shape_videos, tmp_path):
-    model, processor = load_pretrained(PigVideoModel, model_folder)
+def test_encode_videos_encodes_segments(model_and_processor, shape_videos):
     path = str(shape_videos[0])
-    late = VideoSegment(path, start=5)  # behind the end of the file
-    videos = [VideoSegment(path, 0.5, 1.25), late, path, VideoSegment(path), VideoSegment(path, end=1.0)]
+    after_the_end = VideoSegment(path, start=5)
+    videos = [VideoSegment(path, 0.5, 1.25), after_the_end, path, VideoSegment(path), VideoSegment(path, end=1.0)]
     failures = []
-    batches = list(encode_videos(model, processor, videos, failures, batch_size=2))
+    batches = list(encode_videos(*model_and_processor, videos, failures, batch_size=2))
     assert [position for batch in batches for position in batch.positions] == [0, 2, 3, 4]
     assert [failure.path for failure in failures] == [path]
     assert {path for batch in batches for path in batch.paths} == {path}
-    embeds = torch.cat([batch.embeddings for batch in batches])
-    for embed, (start, end) in zip(embeds, [(0.5, 1.25), (None, None), (None, None), (None, 1.0)], strict=True):
-        frames, _ = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
-        inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-        with torch.inference_mode():
-            alone = torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
-        torch.testing.assert_close(embed, alone, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(embeds[0], embeds[1], atol=1e-4)
+    embeddings = torch.cat([batch.embeddings for batch in batches])
+    times = [(0.5, 1.25), (None, None), (None, None), (None, 1.0)]
+    for embedding, (start, end) in zip(embeddings, times, strict=True):
+        alone = encode_alone(*model_and_processor, path, start, end)
+        torch.testing.assert_close(embedding, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(embeddings[0], embeddings[1], atol=1e-4)
 
 
-def test_windows_of_all_files_fill_the_batches(model_folder, shape_videos, tmp_path, monkeypatch):
+def test_segments_of_all_files_fill_the_batches(model_and_processor, shape_videos, broken_video, monkeypatch):
     def in_turns(read, paths, ahead, num_threads):
-        """Three threads that are equally fast."""
+        """Simulate three threads of equal speed."""
         waiting = [read(path) for path in paths]
         active, waiting = waiting[:3], waiting[3:]
         while active:
@@ -76,58 +81,49 @@ def test_windows_of_all_files_fill_the_batches(model_folder, shape_videos, tmp_p
                     active.remove(reader)
                     active += [waiting.pop(0)] if waiting else []
 
-    model, processor = load_pretrained(PigVideoModel, model_folder)
-    (tmp_path / "broken.mp4").write_bytes(b"junk")
     sizes, embed = [], encode._embed
     monkeypatch.setattr(encode, "_embed", lambda model, clips: sizes.append(len(clips)) or embed(model, clips))
     monkeypatch.setattr(encode, "_in_threads", in_turns)
-    paths = [str(path) for path in [*shape_videos, tmp_path / "broken.mp4", shape_videos[0]]]
-    files = encode_files(model, processor, paths, [], Segmentation(0.5).split, batch_size=5)
+    paths = [*map(str, shape_videos), broken_video, str(shape_videos[0])]
+    files = encode_files(*model_and_processor, paths, [], Segmentation(0.5).split, batch_size=5)
     assert [len(file.segments) for file in files] == [4] * 6
     assert sizes == [5, 5, 5, 5, 4]
 
 
-def test_the_hash_of_a_folder_of_frames_is_that_of_its_frames(tmp_path):
-    folder = write_frame_folder(tmp_path / "frames", numbered_frames(3))
-    shutil.copytree(folder, tmp_path / "copy")
-    (tmp_path / "copy/notes.txt").touch()
-    assert hash_file(str(folder)) == hash_file(str(tmp_path / "copy"))
-    os.rename(folder / "000003.jpg", folder / "000004.jpg")
-    assert hash_file(str(folder)) != hash_file(str(tmp_path / "copy"))
-    with pytest.raises(VideoDecodingError, match="cannot be read"):
-        hash_file(str(tmp_path))
+def test_encode_file_raises_if_decoding_fails(model_and_processor, broken_video):
+    with pytest.raises(VideoDecodingError, match="broken.mp4"):
+        encode_file(*model_and_processor, broken_video, Segmentation().split)
 
 
 @pytest.mark.parametrize("model_class", [PigForRetrieval, PigVideoModel, PigTextModel])
-def test_models_whose_weights_would_be_random_are_refused(model_folder, tmp_path, model_class):
-    CLIPModel(CLIPConfig.from_dict(PigForRetrieval.from_pretrained(model_folder).config.to_dict())).save_pretrained(
-        tmp_path / "clip"
-    )
-    shutil.copytree(model_folder, tmp_path / "part")
+def test_models_with_missing_weights_are_refused(model_folder, tmp_path, model_class):
+    clip_config = CLIPConfig.from_dict(PigForRetrieval.from_pretrained(model_folder).config.to_dict())
+    CLIPModel(clip_config).save_pretrained(tmp_path / "clip")
+    shutil.copytree(model_folder, tmp_path / "incomplete")
     name = "text_projection.weight" if model_class is PigTextModel else "vision_model.embeddings.global_embedding"
-    weights = load_file(tmp_path / "part/model.safetensors")
+    weights = load_file(tmp_path / "incomplete/model.safetensors")
     del weights[name]
-    save_file(weights, tmp_path / "part/model.safetensors", {"format": "pt"})
+    save_file(weights, tmp_path / "incomplete/model.safetensors", {"format": "pt"})
     for folder, message in {
         "clip": "it is not a PIG model .model_type is 'clip'.. .*hub_scripts/init_from_clip.py",
-        "part": f"it lacks 1 of the weights, such as {name}",
+        "incomplete": f"it lacks 1 of the weights, such as {name}",
     }.items():
         with pytest.raises(ValueError, match=message):
             load_pretrained(model_class, str(tmp_path / folder))
 
 
-def test_text_half_and_whole_model_encode_texts_alike(model_folder):
-    half, processor = load_pretrained(PigTextModel, model_folder)
-    whole, _ = load_pretrained(PigForRetrieval, model_folder)
+def test_text_model_and_whole_model_encode_texts_equally(model_folder):
+    text_model, processor = load_pretrained(PigTextModel, model_folder)
+    whole_model, _ = load_pretrained(PigForRetrieval, model_folder)
     texts = ["a red circle", "a large blue square moves left and then spins"]
-    embeds = encode_texts(half, processor, texts)
-    torch.testing.assert_close(embeds, encode_texts(whole, processor, texts), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(embeds[:1], encode_texts(half, processor, texts[:1]), atol=1e-5, rtol=1e-5)
+    embeddings = encode_texts(text_model, processor, texts)
+    torch.testing.assert_close(embeddings, encode_texts(whole_model, processor, texts), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(embeddings[:1], encode_texts(text_model, processor, texts[:1]), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="Sentence 2 of 2 is empty"):
-        encode_texts(half, processor, ["a", "  "])
+        encode_texts(text_model, processor, ["a", "  "])
 
 
-def test_fingerprint_is_that_of_the_weights(model_folder, make_model, tmp_path):
+def test_fingerprint_identifies_the_weights(model_folder, tmp_path):
     model = PigForRetrieval.from_pretrained(model_folder)
     model.save_pretrained(tmp_path / "copy")
     assert model_fingerprint(str(tmp_path / "copy")) == model_fingerprint(model_folder)

@@ -13,6 +13,7 @@ import numpy as np
 from ..encoding.lazy_model import LazyModel
 from ..encoding.model_files import model_fingerprint
 from ..encoding.text_encoder import TextEncoder
+from ..files import candidate_paths
 from ..stores.conditions import And, Comparison, Condition, parse_where
 from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
 from .segments import Segmentation
@@ -251,10 +252,8 @@ class VideoSearcher:
         return index_videos(model, processor, self.indexes[0], sources)
 
     def _find_stored(self, path: str) -> list[EmbeddedEntry]:
-        """Return the entries of a file. An index may hold a link under its own path or under that of its target."""
-        folder, name = os.path.split(os.path.abspath(path))
-        candidates = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]
-        for candidate in dict.fromkeys(candidates):
+        """Return the entries of a file, by the first of its candidate paths that an index holds."""
+        for candidate in candidate_paths(path):
             for index in self.indexes:
                 if stored := index.get(candidate):
                     return stored
