@@ -1,4 +1,4 @@
-"""A run is pushed to a local Hub by the real client: whole or not at all, once, without a token or a folder in it."""
+"""`pig push model` to a local Hub: one commit or none, and nothing in it names the token or a folder."""
 
 import json
 import pickle
@@ -9,8 +9,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import hub_repository
-import push_model
 import pytest
 import torch
 import yaml
@@ -18,6 +16,7 @@ from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from safetensors.torch import load_file, save_file
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig.publishing import push_model, repository
 from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import Recipe
 
@@ -29,6 +28,8 @@ from .test_training import DEMO, ROOT, tiny_run
 pytest_plugins = ["tests.hub_server"]
 
 REPO = "org/pig-tiny"
+IDENTICAL = "bit-identical inputs and outputs"
+AGAIN = "Run the same command again"
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +41,21 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
-    """A run of its own to each test."""
+    """A copy of the run, which the test may change."""
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     return tmp_path / "run"
 
 
 @pytest.fixture(autouse=True)
 def no_auto_class(monkeypatch):
-    """An export tells the classes to write code wherever they are saved: not beyond a test."""
+    """Undo the registration by an export, after which the classes write their code whenever they are saved."""
     for pig_class in (PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor):
         monkeypatch.setattr(pig_class, "_auto_class", None)
 
 
 @pytest.fixture
-def push(run_script):
-    return partial(run_script, push_model)
+def push(run_pig):
+    return partial(run_pig, "push", "model")
 
 
 def commits(hub, ref: str = "main") -> list:
@@ -66,15 +67,15 @@ def pushed(hub, ref: str = "main") -> dict[str, bytes]:
     return {path: file.content for path, file in commits(hub, ref)[0].files.items()}
 
 
-# --- what is pushed
+# --- files
 
 
-def test_a_run_is_pushed_in_one_private_commit_and_equals_to_the_bit(hub, run, push):
+def test_a_run_is_pushed_in_one_private_commit_and_reads_back_bit_identical(hub, run, push):
     printed = push(run, REPO, "--license", "apache-2.0")
     assert "one commit" in printed and f"{REPO} (private)" in printed
-    assert "so to the bit are input_ids, attention_mask, pixel_values_videos" in printed and "text_embeds" in printed
-    repository, files = hub.repository(REPO), pushed(hub)
-    assert repository.private and len(commits(hub)) == 2  # the first is that of the creation
+    assert f"{IDENTICAL}: input_ids, attention_mask, pixel_values_videos" in printed and "text_embeds" in printed
+    files = pushed(hub)
+    assert hub.repository(REPO).private and len(commits(hub)) == 2  # the first commit creates the repository
     model_files = {file.name for file in (run / "model").iterdir()}
     records = {"recipe.yaml", "environment.json", "metrics.jsonl", "test.json", "curves.png", "ranks.png", "README.md"}
     assert files.keys() == model_files | records | {".eval_results/pig_moving_shapes_test.yaml", ".gitattributes"}
@@ -86,13 +87,13 @@ def test_a_run_is_pushed_in_one_private_commit_and_equals_to_the_bit(hub, run, p
     card = ModelCard(files["README.md"].decode())
     card.validate()
     assert card.data.license == "apache-2.0" and "![Learning curves](curves.png)" in card.text
-    assert "![Ranks of the right answers](ranks.png)" in card.text
+    assert "![Recall at k, over k](ranks.png)" in card.text
     assert files["ranks.png"] == (run / "ranks.png").read_bytes()
     entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/pig_moving_shapes_test.yaml"]))
     assert entries[0].task_id == "text_to_video_recall_at_1"
 
     again = push(run, REPO, "--license", "apache-2.0")
-    assert "no commit" in again and "so to the bit are" in again and len(commits(hub)) == 2
+    assert "no commit" in again and IDENTICAL in again and len(commits(hub)) == 2
 
 
 def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, trained):
@@ -109,7 +110,7 @@ def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, t
     config = json.loads((run / "model/config.json").read_text())
     (run / "model/config.json").write_text(json.dumps(config | {"_name_or_path": str(tmp_path)}))
 
-    assert "so to the bit are" in push(run, REPO)
+    assert IDENTICAL in push(run, REPO)
     for path, content in pushed(hub).items():
         for secret in (TOKEN, str(tmp_path), str(trained.parent), str(ROOT)):
             assert secret.encode() not in content, (path, secret)
@@ -117,7 +118,7 @@ def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, t
     assert record["failures"] == ["a.mp4: cannot be decoded"] and record["model"] == "model"
 
 
-def test_a_dry_run_lists_all_and_asks_nobody(hub, run, push, monkeypatch):
+def test_a_dry_run_prints_all_files_and_sends_no_request(hub, run, push, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     printed = push(run, REPO, "--dry-run")
     assert not hub.requests and not hub.repositories
@@ -131,7 +132,7 @@ def test_a_dry_run_lists_all_and_asks_nobody(hub, run, push, monkeypatch):
     assert card.strip() == files["README.md"].decode().strip()
 
 
-def test_the_script_pushes_and_the_lines_of_its_card_run(hub, run, tmp_path, shape_videos, monkeypatch, capsys):
+def test_the_script_pushes_and_the_code_of_the_card_runs(hub, run, tmp_path, shape_videos, monkeypatch, capsys):
     shutil.copy(shape_videos[0], tmp_path / "video.mp4")
     monkeypatch.chdir(tmp_path)
 
@@ -149,7 +150,7 @@ def test_the_script_pushes_and_the_lines_of_its_card_run(hub, run, tmp_path, sha
         assert not any(TOKEN.encode() in path.read_bytes() for path in home.rglob("*") if path.is_file())
         return done.stdout.strip().splitlines()[-1]
 
-    assert "so to the bit are" in run_python(ROOT / "hub_scripts/push_model.py", run, REPO, "--remote-code")
+    assert IDENTICAL in run_python(ROOT / "hub_scripts/push_model.py", run, REPO, "--remote-code")
     parts = pushed(hub)["README.md"].decode().split("```python\n")[1:]
     six_lines, with_code = (part.split("```")[0] for part in parts)
     exec(six_lines, {})
@@ -158,7 +159,7 @@ def test_the_script_pushes_and_the_lines_of_its_card_run(hub, run, tmp_path, sha
     assert run_python("-c", WITHOUT_PACKAGE + with_code + told).startswith("PigProcessor transformers_modules.")
 
 
-def test_code_travels_when_it_is_asked_for(hub, run, push):
+def test_code_is_pushed_with_remote_code_only(hub, run, push):
     push(run, REPO, "--remote-code")
     files = pushed(hub)
     for name in ("modeling_pig.py", "configuration_pig.py", "processing_pig.py", "modules.json"):
@@ -167,19 +168,21 @@ def test_code_travels_when_it_is_asked_for(hub, run, push):
     card = ModelCard(files["README.md"].decode())
     assert card.data.library_name == "transformers" and "trust_remote_code=True" in card.text
     assert "no commit" in push(run, REPO, "--remote-code")
-    assert "one commit" in push(run, REPO)  # without: the code goes again
+    assert "one commit" in push(run, REPO)  # without --remote-code, the code is deleted
     assert not any(name.endswith(".py") or name == "modules.json" for name in pushed(hub))
 
 
-def test_code_that_differs_from_the_installed_is_refused_or_rewritten(hub, run, push):
+def test_code_that_differs_from_the_installed_code_is_refused_or_replaced(hub, run, push):
     (run / "model/modeling_pig.py").write_text("import os\n")
     (run / "model/more_pig.py").write_text("import os\n")
     shutil.copy(ROOT / "modeling_pig/loss_pig.py", run / "model")
     message = push(run, REPO)
-    assert "differs from the installed package's: modeling_pig.py, more_pig.py. Give --remote-code" in message
+    assert (
+        "differs from the code of the installed package: modeling_pig.py, more_pig.py. Give --remote-code" in message
+    )
     assert not hub.requests
     printed = push(run, REPO, "--remote-code")
-    assert "rewritten: modeling_pig.py" in printed and "left out: more_pig.py" in printed
+    assert "replaced by the installed code: modeling_pig.py" in printed and "left out: more_pig.py" in printed
     assert pushed(hub)["modeling_pig.py"] == (ROOT / "modeling_pig/modeling_pig.py").read_bytes()
     assert "more_pig.py" not in pushed(hub)
 
@@ -194,7 +197,7 @@ def test_pickles_are_refused_by_name(hub, run, push):
         else:
             file.write_bytes(pickle.dumps({"a": 1}))
         message = push(run, REPO)
-        assert f"{file} is a pickle, which runs code when it is loaded and is never pushed" in message
+        assert f"{file} is a pickle, which can run code when it is loaded and is never pushed" in message
         file.unlink() if before is None else file.write_bytes(before)
     assert not hub.requests
 
@@ -206,7 +209,7 @@ def test_unknown_files_of_the_model_are_left_out_and_named(hub, run, push):
     assert "notes.md" not in pushed(hub) and b"another card" not in pushed(hub)["README.md"]
 
 
-def test_only_what_belongs_to_a_model_is_pushed(hub, run, push, tmp_path):
+def test_other_files_and_links_out_of_the_run_are_not_pushed(hub, run, push, tmp_path):
     (tmp_path / "secret").write_text("{}")
     (run / "model/.env.json").write_text("{}")
     (run / "model/notes.txt").symlink_to(tmp_path / "secret")
@@ -222,15 +225,15 @@ def test_only_what_belongs_to_a_model_is_pushed(hub, run, push, tmp_path):
         file.unlink()
     assert not hub.requests
 
-    shutil.move(run / "model", tmp_path / "elsewhere")  # the model on another disk, with a link of its own
+    shutil.move(run / "model", tmp_path / "elsewhere")  # the model on another disk, with a link within its folder
     (run / "model").symlink_to(tmp_path / "elsewhere")
     shutil.move(tmp_path / "elsewhere/config.json", tmp_path / "elsewhere/first.json")
     (tmp_path / "elsewhere/config.json").symlink_to("first.json")
-    assert "so to the bit are" in push(run, REPO)
+    assert IDENTICAL in push(run, REPO)
     assert pushed(hub)["config.json"] == (tmp_path / "elsewhere/first.json").read_bytes()
 
 
-def test_a_run_without_evaluation_is_pushed_and_takes_older_figures_away(hub, run, push):
+def test_a_run_without_evaluation_deletes_the_records_of_an_earlier_push(hub, run, push):
     push(run, REPO)
     HfApi().upload_file(
         path_or_fileobj=b"- mine\n", path_in_repo=".eval_results/other.yaml", repo_id=REPO, commit_message="others"
@@ -244,14 +247,14 @@ def test_a_run_without_evaluation_is_pushed_and_takes_older_figures_away(hub, ru
     assert files[".eval_results/other.yaml"] == b"- mine\n" and len(commits(hub)) == 4
 
 
-def test_the_picture_of_the_ranks_is_that_of_the_evaluation(hub, run, push):
+def test_the_figure_of_the_ranks_is_drawn_from_test_json(hub, run, push):
     test = json.loads((run / "test.json").read_text())
-    test["recall_curve"]["text_to_video"][0] = 50.0  # evaluated again; the picture that training left is the older one
+    test["recall_curve"]["text_to_video"][0] = 50.0  # evaluated again: the figure in the run folder is older
     (run / "test.json").write_text(json.dumps(test))
     push(run, REPO)
     assert pushed(hub)["ranks.png"].startswith(b"\x89PNG")
     assert pushed(hub)["ranks.png"] != (run / "ranks.png").read_bytes()
-    del test["recall_curve"]  # of an older version
+    del test["recall_curve"]  # as older versions write it
     (run / "test.json").write_text(json.dumps(test))
     push(run, REPO)
     assert "ranks.png" not in pushed(hub) and "test.json" in pushed(hub)
@@ -268,20 +271,20 @@ def test_latency_is_measured_once_and_kept(hub, run, push, monkeypatch):
     assert "no commit" in push(run, REPO)
 
 
-# --- where it is pushed
+# --- repositories and branches
 
 
-def test_public_only_where_it_is_asked_for(hub, run, push):
+def test_the_visibility_of_an_existing_repository_stays(hub, run, push):
     assert f"{REPO} (public)" in push(run, REPO, "--public")
     assert not hub.repository(REPO).private
     (run / "curves.png").unlink()
-    assert f"{REPO} (public)" in push(run, REPO)  # it is what it was, and the line says so
+    assert f"{REPO} (public)" in push(run, REPO)
 
 
-def test_a_pull_request_is_opened_once_and_leaves_main_alone(hub, run, push):
+def test_a_pull_request_is_opened_once_and_main_is_unchanged(hub, run, push):
     HfApi().create_repo(REPO)
     assert "one commit" in push(run, REPO, "--create-pr", "--message", "A better model")
-    assert "pull request 1 of org/pig-tiny (public) proposes all of it already" in push(run, REPO, "--create-pr")
+    assert "pull request 1 of org/pig-tiny (public) already proposes all changes" in push(run, REPO, "--create-pr")
     assert len(commits(hub)) == 1 and len(hub.repository(REPO).discussions) == 1
     assert commits(hub, "refs/pr/1")[0].title == "A better model" and "README.md" in pushed(hub, "refs/pr/1")
     push(run, REPO)
@@ -290,78 +293,92 @@ def test_a_pull_request_is_opened_once_and_leaves_main_alone(hub, run, push):
     assert "one commit" in push(run, REPO, "--create-pr") and len(hub.repository(REPO).discussions) == 2
 
 
-def test_a_branch_is_made_and_main_left_alone(hub, run, push):
+def test_a_branch_is_created_and_main_is_unchanged(hub, run, push):
     HfApi().create_repo(REPO)
     assert "one commit" in push(run, REPO, "--revision", "epoch-2")
     assert "no commit" in push(run, REPO, "--revision", "epoch-2")
     assert len(commits(hub)) == 1 and len(commits(hub, "epoch-2")) == 2 and "README.md" in pushed(hub, "epoch-2")
 
 
-# --- what goes wrong
+# --- errors
 
 
-def test_a_connection_that_is_cut_leaves_no_half_commit(hub, run, push):
+def test_a_cut_connection_leaves_no_partial_commit(hub, run, push):
     hub.cut(after_bytes=100_000, method="PUT", next=20)
     message = push(run, REPO)
-    assert message.startswith("error: The connection failed") and "Run it again" in message
+    assert message.startswith("error: The connection failed") and AGAIN in message
     assert len(commits(hub)) == 1 and pushed(hub).keys() == {".gitattributes"}
-    hub._faults.clear()
+    hub.heal()
 
-    hub.cut(path_contains="/commit/main", method="POST")  # all is uploaded, the commit is not made
-    assert "Run it again" in push(run, REPO) and len(commits(hub)) == 1
+    hub.cut(path_contains="/commit/main", method="POST")  # after the uploads
+    assert AGAIN in push(run, REPO) and len(commits(hub)) == 1
     uploads = len(hub.requested("PUT"))
     assert "one commit" in push(run, REPO) and len(commits(hub)) == 2
-    assert len(hub.requested("PUT")) == uploads  # what had arrived was not sent twice
+    assert len(hub.requested("PUT")) == uploads  # no file was sent twice
 
 
-def test_a_short_fault_is_no_matter(hub, run, push):
+def test_a_short_fault_is_retried(hub, run, push):
     hub.fail(status=503, method="PUT")
     hub.cut(after_bytes=1000, method="PUT")
     assert "one commit" in push(run, REPO)
 
 
-def test_a_commit_that_comes_between_is_not_overwritten(hub, run, push, monkeypatch):
+def test_a_commit_during_the_push_is_not_overwritten(hub, run, push, monkeypatch):
     push(run, REPO)
-    find_changes = hub_repository._changes
+    find_changes = repository._find_changes
 
     def changes_and_a_commit(*arguments):
         operations = find_changes(*arguments)
         HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="other.txt", repo_id=REPO, commit_message="others")
         return operations
 
-    monkeypatch.setattr(hub_repository, "_changes", changes_and_a_commit)
+    monkeypatch.setattr(repository, "_find_changes", changes_and_a_commit)
     (run / "curves.png").unlink()
-    assert "Someone committed to org/pig-tiny meanwhile (412). Run it again." in push(run, REPO)
+    assert "Someone else committed to org/pig-tiny during the push (412): run the same command again." in push(
+        run, REPO
+    )
     assert len(commits(hub)) == 3 and {"curves.png", "other.txt"} <= pushed(hub).keys()
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault", "message"),
     [
-        ([], {"status": 503, "path_contains": "/commit/"}, r"busy or out of order \(503: .*Run it again"),
-        ([], {"status": 429, "path_contains": "/api/models", "next": 20}, r"busy or out of order \(429: .*Run it"),
+        (
+            [],
+            {"status": 503, "path_contains": "/commit/"},
+            r"busy or out of order \(503: .*Run the same command again",
+        ),
+        (
+            [],
+            {"status": 429, "path_contains": "/api/models", "next": 20},
+            r"busy or out of order \(429: .*Run the same command",
+        ),
         ([], {"status": 507, "path_contains": "/commit/"}, r"busy or out of order \(507: a fault of status 507"),
-        ([], {"status": 412, "path_contains": "/commit/"}, "Someone committed to org/pig-tiny meanwhile"),
+        ([], {"status": 412, "path_contains": "/commit/"}, "Someone else committed to org/pig-tiny during the push"),
         ([], {"status": 409, "path_contains": "repos/create"}, "The name org/pig-tiny is taken"),
-        ([], {"status": 403, "path_contains": "/preupload/"}, "may not write to org/pig-tiny .403.: use one that may"),
+        (
+            [],
+            {"status": 403, "path_contains": "/preupload/"},
+            "may not write to org/pig-tiny .403.: use a token that may",
+        ),
         (
             [],
             {"status": 400, "path_contains": "/preupload/", "x_error_message": f"You sent {TOKEN}"},
-            r"The Hub refused .400.: .*You sent \[token\]",
+            r"The Hub refused the push .400.: .*You sent \[token\]",
         ),
         (["--create-pr"], {}, "There is no model repository org/pig-tiny that this token may see"),
         (["--revision", "x"], {}, "There is no model repository org/pig-tiny that this token may see"),
         (["--create-pr", "--revision", "x"], {}, "leave out --revision"),
     ],
 )
-def test_faults_are_one_line_and_commit_nothing(hub, run, push, arguments, fault, message):
+def test_a_failed_push_is_one_line_and_commits_nothing(hub, run, push, arguments, fault, message):
     if fault:
         hub.fail(**fault)
     assert re.search(message, push(run, REPO, *arguments))
     assert ("model", REPO) not in hub.repositories or len(commits(hub)) == 1
 
 
-def test_tokens_that_do_not_do(hub, run, push, monkeypatch):
+def test_a_token_without_access(hub, run, push, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.add_user("eve", "hf_reads", rights="read", organizations=["org"]))
     assert "The token may not write to org/pig-tiny (403)" in push(run, REPO)
     monkeypatch.setenv("HF_TOKEN", hub.add_user("bob", "hf_bob"))
@@ -374,22 +391,22 @@ def test_tokens_that_do_not_do(hub, run, push, monkeypatch):
     assert not hub.repositories
 
 
-def test_offline_is_said(hub, run, push, tmp_path):
+def test_offline_mode_is_named(hub, run, push, tmp_path):
     with hub.connected(tmp_path / "home", TOKEN, offline=True):
         assert "HF_HUB_OFFLINE is set" in push(run, REPO)
 
 
-def test_runs_that_are_none(hub, run, push, tmp_path):
+def test_invalid_runs(hub, run, push, tmp_path):
     assert "no_such_run" in push(tmp_path / "no_such_run", REPO)
     assert "organisation/name; got 'name'" in push(run, "name")
     weights = run / "model/model.safetensors"
     shutil.move(weights, tmp_path / "weights")
     assert "cannot be loaded" in push(run, REPO)
     weights.write_bytes(pickle.dumps({}))
-    assert "model.safetensors is no safetensors file" in push(run, REPO)
+    assert "model.safetensors is not a safetensors file" in push(run, REPO)
     shutil.move(tmp_path / "weights", weights)
     (run / "recipe.yaml").unlink()
-    assert "is no run folder: it has no recipe.yaml" in push(run, REPO)
+    assert "is not a run folder: it has no recipe.yaml" in push(run, REPO)
     assert not hub.requests
 
 
@@ -401,12 +418,12 @@ def test_an_evaluation_of_another_model_is_refused(hub, run, push):
     assert "test.json is the evaluation of another model" in push(run, REPO) and not hub.requests
 
 
-def test_a_download_that_differs_is_loud(hub, run, push, make_config, processor, tmp_path):
+def test_a_download_that_differs_is_an_error(hub, run, push, make_config, processor, tmp_path):
     push(run, REPO)
     sha = commits(hub)[0].sha
     PigForRetrieval(make_config()).save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"does not compute what .*other does: .*text_embeds.* differ"):
+    with pytest.raises(ValueError, match=r"does not compute the outputs of .*other: .*text_embeds.* differ"):
         push_model.compare_download({}, REPO, sha, str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="does not hold what was pushed: missing.txt, recipe.yaml"):
+    with pytest.raises(ValueError, match="does not hold the files that were pushed: missing.txt, recipe.yaml"):
         push_model.compare_download({"missing.txt": b"", "recipe.yaml": b""}, REPO, sha, str(run / "model"))
