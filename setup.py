@@ -41,7 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_pig", "modeling_pig.*"]),
-    package_data={"modeling_pig": ["py.typed"], "modeling_pig.app": ["*.html", "*.css", "*.js"]},
+    package_data={"modeling_pig": ["py.typed", "configuration/*/*"], "modeling_pig.app": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "av>=18",
         "huggingface_hub>=2.4",
@@ -53,7 +53,7 @@ setup(
         "torchvision>=0.29",
         "tqdm>=4.66",
         "transformers>=5.23,<6",
-        "typer>=0.15",
+        "typer>=0.20",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["pig=modeling_pig.cli:app"]},

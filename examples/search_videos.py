@@ -1,9 +1,9 @@
-"""Search an index with sentences; print the ranked lists and draw them.
+"""Search an index with sentences, print the results and draw them.
 
     python examples/search_videos.py --index videos.lance --output answers.png "a red circle moves left" "..."
 
-With a recipe instead of sentences, three captions of its benchmark's test split are asked, and the right videos are
-marked.
+With --recipe instead of sentences, the queries are three captions of the test split of the recipe's benchmark, and the
+picture marks their videos.
 """
 
 import argparse
@@ -11,39 +11,43 @@ import sys
 from pathlib import Path
 
 from modeling_pig import VideoSearcher, load_benchmark
+from modeling_pig.cli.common import find_recipe
 from modeling_pig.cli.search import print_results
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.visualization.results_figure import draw_results
 
 
+NUM_QUERIES = 3  # captions of a recipe's benchmark
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Search an index with sentences.")
-    parser.add_argument("sentences", nargs="*", help="what to look for")
-    parser.add_argument("--index", required=True, help="an index that `pig index` made")
-    parser.add_argument("--model", help="the model that made the index, if it has moved")
-    parser.add_argument("--recipe", help="ask captions of this recipe's test split")
-    parser.add_argument("--output", default="answers.png", help="the picture")
-    parser.add_argument("-k", type=int, default=5, help="answers a sentence")
+    parser = argparse.ArgumentParser(description="Search an index with sentences, and draw the results.")
+    parser.add_argument("queries", nargs="*", help="sentences that describe videos")
+    parser.add_argument("--index", required=True, help="index that `pig index` built")
+    parser.add_argument("--model", help="model that made the index, if it has moved since")
+    parser.add_argument("--recipe", help="recipe: search with captions of its test split")
+    parser.add_argument("--output", default="answers.png", help="picture to write")
+    parser.add_argument("-k", type=int, default=5, help="results per query")
     args = parser.parse_args()
-    if bool(args.sentences) == bool(args.recipe):
+    if bool(args.queries) == bool(args.recipe):
         parser.error("give either sentences or --recipe")
     try:
-        captions, right = {}, {}
+        queries, captions, correct = args.queries, {}, {}
         if args.recipe:
-            data = Recipe.from_yaml(args.recipe).data
+            data = Recipe.from_yaml(find_recipe(args.recipe)).data
             test = load_benchmark(data.benchmark, videos=data.videos, **data.options)["test"]
-            captions = {str(Path(row["video"]).resolve()): row["captions"][0] for row in test}
-            asked = test.select(range(0, len(test), max(len(test) // 3, 1))).select(range(min(3, len(test))))
-            right = {row["captions"][0]: str(Path(row["video"]).resolve()) for row in asked}
+            first_captions = [(str(Path(row["video"]).resolve()), row["captions"][0]) for row in test]
+            captions = dict(first_captions)
+            step = max(len(first_captions) // NUM_QUERIES, 1)
+            correct = {caption: path for path, caption in first_captions[::step][:NUM_QUERIES]}
+            queries = list(correct)
         searcher = VideoSearcher.from_pretrained(args.model, args.index)
-        sentences = args.sentences or list(right)
-        answers = dict(zip(sentences, searcher.search(sentences, k=args.k), strict=True))
+        results = dict(zip(queries, searcher.search(queries, k=args.k), strict=True))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    for sentence, results in answers.items():
-        print(f"\n“{sentence}”")
-        print_results(results, captions)
-    draw_results(answers, args.output, captions, right, columns=args.k)
+    for query, ranked in results.items():
+        print_results(ranked, captions, title=query)
+    draw_results(results, args.output, captions, correct, columns=args.k)
     print(f"\npicture: {args.output}")
 
 

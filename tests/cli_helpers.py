@@ -1,4 +1,4 @@
-"""What the tests of all commands share."""
+"""Fixtures and checks that the tests of all commands share."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from modeling_pig.cli import app
 
 @pytest.fixture
 def folder(shape_videos, tmp_path) -> Path:
-    """Five videos."""
+    """A folder of five videos."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for path in shape_videos:
@@ -21,7 +21,7 @@ def folder(shape_videos, tmp_path) -> Path:
 
 @pytest.fixture
 def pig(tmp_path, monkeypatch):
-    """Runs a `pig` command in a folder of its own: (exit status, standard output, standard error)."""
+    """Run a `pig` command in a temporary folder; return exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments) -> tuple[int, str, str]:
@@ -35,7 +35,7 @@ def pig(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(pig, folder, model_folder) -> str:
-    """The index of the five videos."""
+    """An index of the five videos."""
     status, _, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
     assert status == 0, error
     return "v.lance"

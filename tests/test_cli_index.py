@@ -1,7 +1,8 @@
-"""`pig index`: what a user sees, on good input and on bad."""
+"""`pig index`, `list`, `delete`, `export` and `import`: output and errors that a user sees."""
 # ruff: noqa: F811 - fixtures are arguments of the same name
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -17,53 +18,65 @@ from modeling_pig import PigConfig, PigForRetrieval, VideoIndex
 from .cli_helpers import assert_one_line_error, folder, index, pig  # noqa: F401 - fixtures
 
 
-def summary(new: int = 0, changed: int = 0, unchanged: int = 0, set_aside: int = 0, removed: int = 0) -> str:
-    counts = f"{new} new, {changed} changed, {unchanged} unchanged, {set_aside} set aside, {removed} removed"
+HOLDS_FIVE = "v.lance holds 5 entries of 5 videos; search: exact\n"
+
+
+def summary(new: int = 0, changed: int = 0, unchanged: int = 0, failed: int = 0, removed: int = 0) -> str:
+    counts = f"{new} new, {changed} changed, {unchanged} unchanged, {failed} failed, {removed} removed"
     return f"indexed {counts}\n"
 
 
-def held_by(index: str) -> dict[str, list[np.ndarray]]:
-    """The embeddings of each file in an index."""
+def stored_embeddings(index: str) -> dict[str, list[np.ndarray]]:
+    """Return the embeddings of each file in an index, by path."""
     store = VideoIndex(index)
-    return {path: [embed for _, embed in store.get(path)] for path in sorted(store.files())}
+    return {path: [embedding for _, embedding in store.get(path)] for path in sorted(store.files())}
+
+
+@pytest.fixture
+def index_folder(pig, folder, model_folder):
+    """Run `pig index` on the five videos and the index v.lance, with further options."""
+
+    def run(*options) -> tuple[int, str, str]:
+        return pig("index", folder, "--model", model_folder, "--index", "v.lance", *options)
+
+    return run
 
 
 # good input
 
 
-def test_indexing_says_what_it_did(pig, folder, model_folder):
-    status, output, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
-    assert (status, output) == (0, summary(new=5) + "v.lance holds 5 entries of 5 videos; search: exact\n")
-    assert "5/5" in error and "0 set aside" in error  # the progress bar
+def test_output_of_indexing(index_folder):
+    status, output, error = index_folder()
+    assert (status, output) == (0, summary(new=5) + HOLDS_FIVE)
+    assert "5/5" in error and "0 failed" in error  # the progress bar
 
 
-def test_only_what_is_new_or_changed_is_encoded(pig, index, folder, model_folder):
+def test_only_new_and_changed_files_are_encoded(index_folder, index, folder):
     names = sorted(path.name for path in folder.iterdir())
-    before = held_by(index)
+    before = stored_embeddings(index)
     shutil.copy(folder / names[0], folder / names[1])  # other content
     shutil.copy(folder / names[0], folder / "new.mp4")
     (folder / names[2]).rename(folder.parent / "elsewhere.mp4")
-    command = ("index", folder, "--model", model_folder, "--index", index)
-    status, output, _ = pig(*command)
+    status, output, _ = index_folder()
     assert (status, output.splitlines(keepends=True)) == (
         0,
         [
             summary(new=1, changed=1, unchanged=3),
-            "1 more are in the index and gone from there: --prune removes them\n",
+            "1 deleted files are still in the index: --prune removes them\n",
             "v.lance holds 6 entries of 6 videos; search: exact\n",
         ],
     )
-    after = held_by(index)
+    after = stored_embeddings(index)
     for number, path in enumerate(before):
         assert np.allclose(before[path], after[path], atol=1e-3) == (number != 1)
     assert np.allclose(after[str(folder / names[1])], after[str(folder / "new.mp4")], atol=1e-3)
 
-    assert pig(*command, "--prune")[1].startswith(summary(unchanged=5, removed=1))
-    assert str(folder / names[2]) not in held_by(index)
-    assert pig(*command)[1] == summary(unchanged=5) + "v.lance holds 5 entries of 5 videos; search: exact\n"
+    assert index_folder("--prune")[1].startswith(summary(unchanged=5, removed=1))
+    assert str(folder / names[2]) not in stored_embeddings(index)
+    assert index_folder()[1] == summary(unchanged=5) + HOLDS_FIVE
 
 
-def test_other_places_are_not_pruned(pig, index, folder, model_folder, shape_videos, tmp_path):
+def test_prune_keeps_files_of_other_folders(pig, index, folder, model_folder, shape_videos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(shape_videos[0], other)
@@ -71,7 +84,7 @@ def test_other_places_are_not_pruned(pig, index, folder, model_folder, shape_vid
     assert status == 0 and output.endswith("holds 6 entries of 6 videos; search: exact\n")
 
 
-def test_several_places_and_globs(pig, folder, model_folder, tmp_path):
+def test_several_folders_and_globs(pig, folder, model_folder, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     for number, path in enumerate(sorted(folder.iterdir())):
@@ -80,56 +93,88 @@ def test_several_places_and_globs(pig, folder, model_folder, tmp_path):
     assert status == 0 and output.startswith(summary(new=5))
 
 
-def test_file_names_are_stored_as_they_are(pig, model_folder, shape_videos, tmp_path):
+def test_file_names_are_stored_unchanged(pig, model_folder, shape_videos, tmp_path):
     folder = tmp_path / "odd names"
     folder.mkdir()
     names = ["[red]x.mp4", "it's.mp4", "日本 語.mp4", 'a"b;c.mp4', "-k.mp4", "two\nlines.mp4", "<i>&amp;.mp4"]
     for number, name in enumerate(names):
         shutil.copy(shape_videos[number % 5], folder / name)
     assert pig("index", folder, "--model", model_folder, "--index", "v.lance")[0] == 0
-    assert sorted(held_by("v.lance")) == sorted(str(folder / name) for name in names)
+    assert sorted(stored_embeddings("v.lance")) == sorted(str(folder / name) for name in names)
     command = ("index", folder, "--model", model_folder, "--index", "v.lance", "--prune")
     (folder / "it's.mp4").unlink()
     assert pig(*command)[1].startswith(summary(unchanged=6, removed=1))
 
 
-def test_windows_of_a_video(pig, folder, model_folder):
-    command = ("index", folder, "--model", model_folder, "--index", "v.lance")
-    assert pig(*command, "--segment", 0.5, "--overlap", 0.25)[0] == 0  # the videos last 2 s
+def test_segments_of_a_video(index_folder, folder):
+    assert index_folder("--segment", 0.5, "--overlap", 0.25)[0] == 0  # the videos last 2 s
     for path in folder.iterdir():
         entries = [entry for entry, _ in VideoIndex("v.lance").get(str(path))]
         assert [(entry.start, entry.end) for entry in entries] == [(n / 4, n / 4 + 0.5) for n in range(7)]
         assert {entry.duration for entry in entries} == {2.0}
 
 
-def test_export_and_import(pig, index, tmp_path):
-    before = held_by(index)
-    assert pig("index", "--index", index, "--export", "v.parquet")[:2] == (0, "exported 5 entries to v.parquet\n")
-    status, output, _ = pig("index", "--index", "copy.lance", "--import", "v.parquet")
+# export, import, list, delete
+
+
+def test_export_and_import(pig, index):
+    before = stored_embeddings(index)
+    assert pig("export", "--index", index, "--output", "v.parquet")[:2] == (0, "exported 5 entries to v.parquet\n")
+    status, output, _ = pig("import", "v.parquet", "--index", "copy.lance")
     assert (status, output) == (0, "copy.lance holds 5 entries of 5 videos; search: exact\n")
-    after = held_by("copy.lance")
+    after = stored_embeddings("copy.lance")
     assert before.keys() == after.keys() and all(np.array_equal(before[path], after[path]) for path in before)
 
 
-# files that are set aside
+def test_list(pig, index, folder, model_folder):
+    paths = sorted(str(path) for path in folder.iterdir())
+    status, output, _ = pig("list", "--index", index)
+    head, *rows, model, holds = output.splitlines(keepends=True)
+    assert (status, head, holds) == (0, "entries  file\n", HOLDS_FIVE)
+    assert [row.split() for row in rows] == [["1", path] for path in paths]
+    assert model == f"model: {model_folder} (32 dimensions)\n"
+    status, output, _ = pig("list", "--index", index, "--json")
+    listed = [json.loads(line) for line in output.splitlines()]
+    assert [file["path"] for file in listed] == paths and status == 0
+    for file in listed:
+        size, modified = os.stat(file["path"]).st_size, os.stat(file["path"]).st_mtime_ns
+        assert file == {"path": file["path"], "entries": 1, "size": size, "modified": modified}
 
 
-def test_broken_files_are_named_and_set_aside(pig, folder, model_folder, tmp_path):
+def test_delete(pig, index, folder, tmp_path):
+    first, second, *kept = sorted(path.name for path in folder.iterdir())
+    (folder / first).unlink()  # the entries of a deleted file can be deleted, too
+    (tmp_path / "link").symlink_to(folder)
+    status, output, error = pig("delete", folder / first, "link/" + second, "--index", index)
+    assert (status, error) == (0, "")
+    assert output == "deleted 2 entries of 2 files\nv.lance holds 3 entries of 3 videos; search: exact\n"
+    assert sorted(stored_embeddings(index)) == [str(folder / name) for name in kept]
+
+    status, output, error = pig("delete", "videos/" + kept[0], "none.mp4", "--index", index)
+    assert (status, output.splitlines()[0]) == (3, "deleted 1 entries of 1 files")
+    assert error == "error: none.mp4 is not in the index v.lance: `pig list` prints its files\n"
+    assert_one_line_error(pig("delete", kept[1], "--index", index), f"{kept[1]} is not in the index v.lance")
+    assert len(stored_embeddings(index)) == 2
+
+
+# failed files
+
+
+def test_broken_files_are_listed_and_skipped(index_folder, folder, tmp_path):
     (folder / "junk.mp4").write_bytes(b"junk" * 100)
     (folder / "empty.mp4").touch()
     (folder / "folder.mp4").mkdir()
     (folder / "nowhere.mp4").symlink_to("missing.mp4")
     odd = os.fsencode(folder) + b"/\xff\n.mp4"
     shutil.copy(next(folder.glob("video*")), odd)
-    command = ("index", folder, "--model", model_folder, "--index", "v.lance", "--report", "aside.csv")
-    status, output, error = pig(*command)
-    assert (status, output.splitlines(keepends=True)[0]) == (3, summary(new=5, set_aside=5))
-    lines = [line for line in error.splitlines() if line.startswith("set aside: ")]
+    status, output, error = index_folder("--report", "failed.csv")
+    assert (status, output.splitlines(keepends=True)[0]) == (3, summary(new=5, failed=5))
+    lines = [line for line in error.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 5
     names = ("junk.mp4", "empty.mp4", "folder.mp4", "nowhere.mp4", "\\xff\\n.mp4")
     for name in names:
         assert sum(f"/{name}: " in line for line in lines) == 1
-    with open(tmp_path / "aside.csv", newline="") as file:
+    with open(tmp_path / "failed.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {Path(row["path"]).name for row in rows} == {*names[:4], "\\udcff\n.mp4"}
     assert all(row["reason"] for row in rows)
@@ -138,31 +183,30 @@ def test_broken_files_are_named_and_set_aside(pig, folder, model_folder, tmp_pat
         path = folder / name
         path.rmdir() if path.is_dir() else path.unlink()
     os.unlink(odd)
-    assert pig(*command)[:2] == (0, summary(unchanged=5) + "v.lance holds 5 entries of 5 videos; search: exact\n")
-    assert (tmp_path / "aside.csv").read_text().splitlines() == ["path,reason"]
+    assert index_folder("--report", "failed.csv")[:2] == (0, summary(unchanged=5) + HOLDS_FIVE)
+    assert (tmp_path / "failed.csv").read_text().splitlines() == ["path,reason"]
 
 
-def test_the_screen_names_some_and_the_report_all(pig, folder, model_folder, tmp_path):
+def test_the_screen_lists_some_failures_and_the_report_all(index_folder, folder, tmp_path):
     for number in range(25):
         (folder / f"junk_{number}.mp4").touch()
-    command = ("index", folder, "--model", model_folder, "--index", "v.lance")
-    assert pig(*command)[2].splitlines()[-1] == "set aside: 5 more, --report FILE.csv lists all"
-    error = pig(*command, "--report", "aside.csv")[2]
-    assert error.splitlines()[-1] == "set aside: 5 more, see aside.csv"
-    assert len((tmp_path / "aside.csv").read_text().splitlines()) == 26
+    assert index_folder()[2].splitlines()[-1] == "failed: 5 more, --report FILE.csv lists all of them"
+    error = index_folder("--report", "failed.csv")[2]
+    assert error.splitlines()[-1] == "failed: 5 more, see failed.csv"
+    assert len((tmp_path / "failed.csv").read_text().splitlines()) == 26
 
 
-def test_file_names_cannot_command_a_terminal(pig, folder, model_folder):
+def test_file_names_cannot_control_a_terminal(pig, index_folder, folder, model_folder):
     name, shown = "\x1b]0;title\x07\u202egpj.mp4", r"\x1b]0;title\x07\u202egpj.mp4"
     (folder / name).touch()
-    _, _, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
+    _, _, error = index_folder()
     assert f"/{shown}: the file is empty" in error and not {"\x1b", "\x07", "\u202e"} & set(error)
     result = pig("index", f"missing{name}", "--model", model_folder, "--index", "v.lance")
     assert_one_line_error(result, f"no file or folder missing{shown}")
     assert not {"\x1b", "\x07", "\u202e"} & set(result[2])
 
 
-def test_a_disk_that_is_not_mounted_is_not_pruned(pig, folder, model_folder, tmp_path):
+def test_prune_keeps_the_files_of_an_unmounted_disk(index_folder, folder, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     for number, path in enumerate(sorted(folder.iterdir())[:2]):
@@ -172,55 +216,52 @@ def test_a_disk_that_is_not_mounted_is_not_pruned(pig, folder, model_folder, tmp
     (disk / "more").mkdir()
     shutil.copy(next(disk.glob("*1.mp4")), disk / "more")
     (folder / "more").symlink_to(disk / "more")
-    command = ("index", folder, "--model", model_folder, "--index", "v.lance")
-    assert pig(*command)[1].startswith(summary(new=5))
+    assert index_folder()[1].startswith(summary(new=5))
     disk.rename(tmp_path / "elsewhere")
     for options in ([], ["--prune"]):
-        status, output, _ = pig(*command, *options)
-        held = "of 1 of those set aside the index keeps what it held before\n"  # the other is a folder
-        holds = "v.lance holds 5 entries of 5 videos; search: exact\n"
-        assert (status, output) == (3, summary(unchanged=3, set_aside=2) + held + holds)
+        status, output, _ = index_folder(*options)
+        kept = "1 failed files keep their previous entries\n"  # the other failure is a folder
+        assert (status, output) == (3, summary(unchanged=3, failed=2) + kept + HOLDS_FIVE)
 
 
-def test_a_folder_of_broken_files_makes_no_index(pig, model_folder, tmp_path):
+def test_a_folder_of_broken_files_creates_no_index(pig, model_folder, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/junk.mp4").write_bytes(b"junk")
     result = pig("index", "bad", "--model", model_folder, "--index", "v.lance")
     assert_one_line_error(result, "none of the 1 videos in bad can be decoded")
-    assert "set aside: " in result[2] and "junk.mp4" in result[2]
+    assert "failed: " in result[2] and "junk.mp4" in result[2]
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_a_video_that_breaks_stays_in_the_index(pig, index, folder, model_folder):
+def test_a_video_that_breaks_stays_in_the_index(index_folder, index, folder):
     path = next(folder.iterdir())
-    before = held_by(index)
+    before = stored_embeddings(index)
     path.write_bytes(b"junk")
-    status, output, _ = pig("index", folder, "--model", model_folder, "--index", index, "--prune")
+    status, output, _ = index_folder("--prune")
     assert status == 3
-    kept = "of 1 of those set aside the index keeps what it held before\n"
-    assert output.startswith(summary(unchanged=4, set_aside=1) + kept)
-    assert held_by(index).keys() == before.keys()
+    kept = "1 failed files keep their previous entries\n"
+    assert output.startswith(summary(unchanged=4, failed=1) + kept)
+    assert stored_embeddings(index).keys() == before.keys()
 
 
-# bad input
+# invalid input
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [("missing", "no file or folder missing"), ("none", "none holds no videos"), ("none/*.mp4", "matches no videos")],
 )
-def test_places_without_videos(pig, model_folder, tmp_path, name, message):
+def test_sources_without_videos(pig, model_folder, tmp_path, name, message):
     (tmp_path / "none").mkdir()
     assert_one_line_error(pig("index", name, "--model", model_folder, "--index", "v.lance"), message)
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_an_emptied_folder_does_not_empty_the_index(pig, index, folder, model_folder):
+def test_an_emptied_folder_does_not_empty_the_index(index_folder, index, folder):
     shutil.rmtree(folder)
     folder.mkdir()
-    result = pig("index", folder, "--model", model_folder, "--index", index, "--prune")
-    assert_one_line_error(result, "holds no videos")
-    assert len(held_by(index)) == 5
+    assert_one_line_error(index_folder("--prune"), "holds no videos")
+    assert len(stored_embeddings(index)) == 5
 
 
 def test_a_missing_model(pig, folder, tmp_path):
@@ -233,7 +274,7 @@ def test_a_model_on_the_hub_that_cannot_be_reached(pig, folder):
     assert_one_line_error(pig("index", folder, "--model", "org/none", "--index", "v.lance"), "org/none", "cannot be")
 
 
-def test_a_folder_that_holds_no_model(pig, folder, tmp_path):
+def test_a_folder_without_model(pig, folder):
     result = pig("index", folder, "--model", folder, "--index", "v.lance")
     assert_one_line_error(result, "holds no model")
 
@@ -245,25 +286,25 @@ def test_a_model_without_its_processor(pig, folder, model_folder, tmp_path):
     assert not (tmp_path / "v.lance").exists()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a place that not even root can write to")
-def test_places_that_cannot_be_written(pig, folder, model_folder, tmp_path):
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
+def test_paths_that_cannot_be_written(pig, folder, model_folder, tmp_path):
     command = ("index", folder, "--model", model_folder)
     assert_one_line_error(pig(*command, "--index", "/proc/v.lance"), "/proc/v.lance")
-    assert_one_line_error(pig(*command, "--index", "v.lance", "--report", "/proc/aside.csv"), "/proc/aside.csv")
+    assert_one_line_error(pig(*command, "--index", "v.lance", "--report", "/proc/failed.csv"), "/proc/failed.csv")
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_a_full_disk(pig, index, folder, model_folder, monkeypatch):
+def test_a_full_disk(index_folder, index, folder, monkeypatch):
     def fail(self, rows):
         raise OSError("The index v.lance cannot be written: No space left on device")
 
     shutil.copy(next(folder.iterdir()), folder / "new.mp4")
     with monkeypatch.context() as patch:
         patch.setattr("modeling_pig.stores.lance_store.LanceStore.upsert", fail)
-        result = pig("index", folder, "--model", model_folder, "--index", index)
-    assert_one_line_error(result, "No space left on device", "the same command goes on")
-    assert len(held_by(index)) == 5
-    assert pig("index", folder, "--model", model_folder, "--index", index)[0] == 0
+        result = index_folder()
+    assert_one_line_error(result, "No space left on device", "run the same command again to resume")
+    assert len(stored_embeddings(index)) == 5
+    assert index_folder()[0] == 0
 
 
 def test_a_single_tower_model_cannot_be_indexed(pig, folder, make_model, processor, tmp_path):
@@ -272,7 +313,7 @@ def test_a_single_tower_model_cannot_be_indexed(pig, folder, make_model, process
     assert_one_line_error(pig("index", folder, "--model", "single", "--index", "v.lance"), "single-tower")
 
 
-def test_a_config_that_is_no_pig(pig, folder, tmp_path):
+def test_a_configuration_of_another_model_type(pig, folder, tmp_path):
     (tmp_path / "other").mkdir()
     PigConfig().text_config.save_pretrained(tmp_path / "other")
     assert_one_line_error(pig("index", folder, "--model", "other", "--index", "v.lance"), "other")
@@ -281,26 +322,39 @@ def test_a_config_that_is_no_pig(pig, folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--segment", "-1"], "segment of -1"),
-        (["--segment", "nan"], "segment of nan"),
+        (["--segment", "-1"], "segment length is -1"),
+        (["--segment", "nan"], "segment length is nan"),
         (["--segment", "10", "--overlap", "10"], "cannot overlap by 10 s"),
         (["--segment", "0", "--overlap", "1"], "cannot overlap by 1 s"),
         (["--device", "toaster"], "no device 'toaster'"),
     ],
 )
-def test_options_that_cannot_be(pig, folder, model_folder, tmp_path, options, message):
-    assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", "v.lance", *options), message)
+def test_invalid_options(index_folder, tmp_path, options, message):
+    assert_one_line_error(index_folder(*options), message)
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_what_a_command_needs(pig, folder, model_folder):
-    assert_one_line_error(pig("index", folder, "--model", model_folder), "--index")
-    assert_one_line_error(pig("index", folder, "--index", "v.lance"), "--model")
-    assert_one_line_error(pig("index", "--model", model_folder, "--index", "v.lance"), "folders")
-    assert_one_line_error(pig("index", "--index", "none.lance", "--export", "v.parquet"), "no index none.lance")
-    assert_one_line_error(pig("index", "--index", "none.lance", "--import", "v.parquet"), "no file v.parquet")
-    assert_one_line_error(pig("index", folder, "--index", "none.lance", "--export", "v.parquet"), "stand alone")
-    assert_one_line_error(pig("index", "--index", "v.lance", "--import", "v.parquet", "--prune"), "stand alone")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("index", "videos", "--model", "m"),
+        ("index", "videos", "--index", "v.lance"),
+        ("index", "--model", "m", "--index", "v.lance"),
+        ("export", "--index", "v.lance"),
+        ("import", "--index", "v.lance"),
+        ("delete", "--index", "v.lance"),
+        ("list",),
+    ],
+)
+def test_required_arguments(pig, arguments):
+    status, _, error = pig(*arguments)
+    assert status == 2 and "Missing" in error
+
+
+def test_missing_indexes(pig, folder, model_folder):
+    for command in (["export", "--output", "v.parquet"], ["list"], ["delete", folder]):
+        assert_one_line_error(pig(*command, "--index", "none.lance"), "no index none.lance")
+    assert_one_line_error(pig("import", "v.parquet", "--index", "none.lance"), "no file v.parquet")
     for uri in ("milvus://localhost/videos", "s3://bucket/videos"):
         assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", uri), uri, "names no index")
 
@@ -312,13 +366,13 @@ def test_torchrun_shares_the_work(folder, model_folder, tmp_path):
     videos = sorted(folder.iterdir())
     for number in range(20):
         shutil.copy(videos[number % 5], folder / f"more_{number}.mp4")
-    (folder / "broken.mp4").write_bytes(b"junk")  # which is no crash
+    (folder / "broken.mp4").write_bytes(b"junk")  # a failed file is no crash
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["-m", "modeling_pig.cli", "index", str(folder), "--model", model_folder, "--index", "v.lance"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([*launcher, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "broken.mp4: not a video file" in run.stderr
-    assert run.stdout == summary(new=25, set_aside=1) + "v.lance holds 25 entries of 25 videos; search: exact\n"
+    assert run.stdout == summary(new=25, failed=1) + "v.lance holds 25 entries of 25 videos; search: exact\n"
     shares = re.findall(r"share 1 of 2: 100%\|.*?\| (\d+)/", run.stderr)
     assert shares and 0 < int(shares[-1]) < 25

@@ -1,4 +1,4 @@
-"""`pig search`: what a user sees, on good input and on bad."""
+"""`pig search`: output and errors that a user sees."""
 # ruff: noqa: F811 - fixtures are arguments of the same name
 
 import csv
@@ -16,11 +16,8 @@ from modeling_pig.stores.index import VideoEntry
 from .cli_helpers import assert_one_line_error, contents, folder, index, pig  # noqa: F401 - fixtures
 
 
-def test_index_then_search(pig, folder, model_folder):
-    status, output, error = pig("index", folder, "--model", model_folder, "--index", "v.lance")
-    assert status == 0, error
-
-    status, output, _ = pig("search", "a red circle moves left", "--index", "v.lance", "-k", 3)
+def test_a_table_of_results(pig, index, folder):
+    status, output, _ = pig("search", "a red circle moves left", "--index", index, "-k", 3)
     assert status == 0
     rows = [line.split() for line in output.splitlines()]
     assert rows[0] == ["rank", "score", "file"]
@@ -37,9 +34,8 @@ def test_the_index_finds_its_model_from_another_folder(pig, index, folder, model
 
 
 def test_an_index_made_by_another_model(pig, index, folder, model_folder, tmp_path, make_model, processor):
-    make_model().save_pretrained(tmp_path / "other")  # the same shape, other weights
-    model = make_model(projection_dim=16)
-    model.save_pretrained(tmp_path / "narrow")
+    make_model().save_pretrained(tmp_path / "other")  # the same shape; its weights are changed below
+    make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
     before = contents(index)
     for name in ("other", "narrow"):
         if name == "other":
@@ -68,11 +64,11 @@ def test_a_query_over_77_tokens_is_cut_with_a_warning(pig, index, caplog):
 def test_k_larger_than_the_index(pig, index):
     status, output, error = pig("search", "a", "--index", index, "-k", 50)
     assert status == 0 and len(output.splitlines()) == 6
-    assert "50 answers were asked for, there are 5" in error
+    assert "note: found 5 results, fewer than -k 50\n" in error
 
 
 def test_k_of_zero(pig, index):
-    assert pig("search", "a", "--index", index, "-k", 0)[0] == 2  # a usage error, of the command line's own
+    assert pig("search", "a", "--index", index, "-k", 0)[0] == 2  # a usage error
 
 
 def test_a_missing_index(pig, tmp_path):
@@ -80,14 +76,14 @@ def test_a_missing_index(pig, tmp_path):
     assert not (tmp_path / "none.lance").exists()
 
 
-@pytest.mark.parametrize("place", ["notes.txt", "notes.txt/v.lance", "full"])
-def test_a_place_where_no_index_can_be(pig, folder, model_folder, tmp_path, place):
+@pytest.mark.parametrize("path", ["notes.txt", "notes.txt/v.lance", "full"])
+def test_paths_that_cannot_hold_an_index(pig, folder, model_folder, tmp_path, path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     before = contents(tmp_path)
-    assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", place), place)
-    assert_one_line_error(pig("search", "a", "--index", place), place)
+    assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", path), path)
+    assert_one_line_error(pig("search", "a", "--index", path), path)
     assert contents(tmp_path) == before
 
 
@@ -100,11 +96,11 @@ def test_an_index_that_cannot_be_read(pig, index):
 
 
 @pytest.fixture
-def windows(index, shape_videos) -> str:
-    """An index that holds, beside the five videos, one of three windows."""
+def segment_index(index) -> str:
+    """An index of the five videos and of a longer video with three segments."""
     store = VideoIndex(index)
-    vectors = np.eye(3, store.info.embedding_dim, dtype=np.float32)
-    store.upsert([VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 90.0) for n in range(3)], vectors)
+    embeddings = np.eye(3, store.info.embedding_dim, dtype=np.float32)
+    store.upsert([VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 90.0) for n in range(3)], embeddings)
     return index
 
 
@@ -112,27 +108,28 @@ def table(output: str) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-# forms of the answer
+# output formats
 
 
-def test_json_is_an_object_a_line_for_each_query(pig, index, folder, tmp_path):
-    (tmp_path / "asked.txt").write_text("a red circle\n\n  日本 語 \na red\u2028circle\n", encoding="utf-8-sig")
-    status, output, _ = pig("search", "--sentences", "asked.txt", "--index", index, "-k", 2, "--json")
-    assert status == 0
-    answers = [json.loads(line) for line in output.splitlines()]
-    assert [answer["sentence"] for answer in answers] == ["a red circle", "日本 語", "a red\u2028circle"]
-    for answer in answers:
-        assert [result["rank"] for result in answer["results"]] == [1, 2]
-        for result in answer["results"]:
+def test_json_is_one_object_per_query(pig, index, folder, tmp_path):
+    (tmp_path / "queries.txt").write_text("a red circle\n\n  日本 語 \na red\u2028circle\n", encoding="utf-8-sig")
+    command = ("search", "--index", index, "-k", 2, "--json")
+    status, output, _ = pig(*command, "--queries", "queries.txt")
+    assert (status, output) == (0, pig(*command, "--sentences", "queries.txt")[1])  # the previous name of the option
+    by_query = [json.loads(line) for line in output.splitlines()]
+    assert [ranked["sentence"] for ranked in by_query] == ["a red circle", "日本 語", "a red\u2028circle"]
+    for ranked in by_query:
+        assert [result["rank"] for result in ranked["results"]] == [1, 2]
+        for result in ranked["results"]:
             assert set(result) == {"rank", "score", "path", "duration", "start", "end"}
             assert Path(result["path"]).parent == folder and result["start"] is None
     _, output, _ = pig("search", "--video", folder / "video_0.mp4", "--index", index, "--json")
-    answer = json.loads(output)
-    assert answer["video"] == str(folder / "video_0.mp4")
-    assert {Path(result["path"]).name for result in answer["results"]} == {f"video_{n}.mp4" for n in range(1, 5)}
+    ranked = json.loads(output)
+    assert ranked["video"] == str(folder / "video_0.mp4")
+    assert {Path(result["path"]).name for result in ranked["results"]} == {f"video_{n}.mp4" for n in range(1, 5)}
 
 
-def test_csv_holds_the_values_as_they_are(pig, index, folder, tmp_path):
+def test_csv_holds_unchanged_values(pig, index, folder, tmp_path):
     shutil.move(folder / "video_0.mp4", folder / 'a,"b"\nc.mp4')
     assert pig("index", folder, "--model", VideoIndex(index).info.model, "--index", index, "--prune")[0] == 0
     status, output, _ = pig("search", "=red, circle", "--index", index, "--csv", "-")
@@ -143,13 +140,13 @@ def test_csv_holds_the_values_as_they_are(pig, index, folder, tmp_path):
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"] and {row["query"] for row in rows} == {
         "=red, circle"
     }
-    status, written, _ = pig("search", "=red, circle", "--index", index, "--csv", "answers.csv")
-    assert (status, written) == (0, "written: answers.csv\n")
-    assert (tmp_path / "answers.csv").read_bytes().decode() == output
+    status, written, _ = pig("search", "=red, circle", "--index", index, "--csv", "results.csv")
+    assert (status, written) == (0, "written: results.csv\n")
+    assert (tmp_path / "results.csv").read_bytes().decode() == output
 
 
 def test_a_page_with_thumbnails(pig, index, folder, tmp_path):
-    (folder / "video_1.mp4").unlink()  # since it was indexed
+    (folder / "video_1.mp4").unlink()  # after it was indexed
     status, output, _ = pig("search", "a red circle", "--index", index, "--html", "page.html")
     assert (status, output) == (0, "written: page.html\n")
     page = (tmp_path / "page.html").read_text()
@@ -158,14 +155,14 @@ def test_a_page_with_thumbnails(pig, index, folder, tmp_path):
     assert f"Videos like {folder / 'video_0.mp4'}" in (tmp_path / "page.html").read_text()
 
 
-def test_several_sentences_have_titles(pig, index, tmp_path):
-    (tmp_path / "asked.txt").write_text("a red circle\na [blue] \x1b[31mstar\n")
-    _, output, _ = pig("search", "--sentences", "asked.txt", "--index", index, "-k", 1)
+def test_several_queries_have_titles(pig, index, tmp_path):
+    (tmp_path / "queries.txt").write_text("a red circle\na [blue] \x1b[31mstar\n")
+    _, output, _ = pig("search", "--queries", "queries.txt", "--index", index, "-k", 1)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     assert lines[0] == "“a red circle”" and lines[3] == r"“a [blue] \x1b[31mstar”" and len(lines) == 6
 
 
-def test_file_names_cannot_command_a_terminal(pig, index, model_folder, shape_videos, tmp_path):
+def test_file_names_cannot_control_a_terminal(pig, index, model_folder, shape_videos, tmp_path):
     folder = tmp_path / "odd names"
     folder.mkdir()
     shown = {
@@ -187,46 +184,49 @@ def test_file_names_cannot_command_a_terminal(pig, index, model_folder, shape_vi
     assert output.isascii()
 
 
-def test_windows_show_their_time(pig, windows):
-    _, output, _ = pig("search", "a", "--index", windows)
+def test_segments_show_their_time(pig, segment_index):
+    _, output, _ = pig("search", "a", "--index", segment_index)
     rows = table(output)
     assert rows[0] == ["rank", "score", "time", "file"] and len(rows) == 9
     assert {row[2] for row in rows[1:] if row[-1] == "/v/long.mp4"} == {"0:00–0:30", "0:30–1:00", "1:00–1:30"}
 
 
-def test_windows_of_a_file_stand_together(pig, windows):
-    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6)
+def test_segments_of_a_file_are_grouped(pig, segment_index):
+    command = ("search", "a", "--index", segment_index, "--group", "-k", 6)
+    _, output, _ = pig(*command)
     rows = table(output)
     long = [number for number, row in enumerate(rows) if row[-1] == "/v/long.mp4"]
     assert long == list(range(long[0], long[0] + 3)) and len(rows) == 9
-    assert [len(rows[number]) for number in long] == [4, 3, 3]  # the rank stands once
-    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6, "--json")
-    [answer] = [result for result in json.loads(output)["results"] if result["path"] == "/v/long.mp4"]
-    assert len(answer["others"]) == 2 and answer["score"] > answer["others"][0]["score"] > answer["others"][1]["score"]
-    _, output, _ = pig("search", "a", "--index", windows, "--group", "-k", 6, "--csv", "-")
+    assert [len(rows[number]) for number in long] == [4, 3, 3]  # only the first row has the rank
+    _, output, _ = pig(*command, "--json")
+    [file] = [result for result in json.loads(output)["results"] if result["path"] == "/v/long.mp4"]
+    assert len(file["others"]) == 2 and file["score"] > file["others"][0]["score"] > file["others"][1]["score"]
+    _, output, _ = pig(*command, "--csv", "-")
     rows = list(csv.DictReader(io.StringIO(output)))
     assert len(rows) == 8 and len({row["rank"] for row in rows if row["path"] == "/v/long.mp4"}) == 1
 
 
-# what is searched
+# filters and indexes
 
 
-def test_conditions_and_least_scores(pig, windows):
-    _, output, error = pig("search", "a", "--index", windows, "--where", "name like 'video%' and duration < 60")
+def test_where_and_min_score(pig, segment_index):
+    command = ("search", "a", "--index", segment_index, "--where")
+    _, output, error = pig(*command, "name like 'video%' and duration < 60")
     assert {Path(row[-1]).name for row in table(output)[1:]} == {f"video_{n}.mp4" for n in range(5)}
-    assert "asked for" not in error
+    assert "note: " not in error
     scores = [float(row[1]) for row in table(output)[1:]]
-    _, output, _ = pig("search", "a", "--index", windows, "--where", "end is null", "--min-score", scores[1] - 6e-4)
+    _, output, error = pig(*command, "end is null", "--min-score", scores[1] - 6e-4)
     assert len(table(output)) == 3
     assert "note: " not in error
-    error = pig("search", "a", "--index", windows, "--where", "duration < 0")[2]
-    assert "there is nothing that --where leaves\n" in error
+    assert "note: no results with --where\n" in pig(*command, "duration < 0")[2]
+    error = pig(*command, "end is null", "--min-score", 1)[2]
+    assert "note: no results with --where and --min-score\n" in error
 
 
-def test_several_indexes(pig, windows, folder, model_folder):
+def test_several_indexes(pig, segment_index, folder, model_folder):
     assert pig("index", folder / "video_0.mp4", "--model", model_folder, "--index", "one.lance")[0] == 0
-    both = ("--index", windows, "--index", "one.lance")
-    assert pig("search", "a", *both)[1] == pig("search", "a", "--index", windows)[1]
+    both = ("--index", segment_index, "--index", "one.lance")
+    assert pig("search", "a", *both)[1] == pig("search", "a", "--index", segment_index)[1]
     _, output, _ = pig("search", "a", *both, "-k", 3)
     assert [row[0] for row in table(output)] == ["rank", "1", "2", "3"]
 
@@ -235,26 +235,26 @@ def test_an_index_whose_videos_have_moved(pig, index, folder, tmp_path):
     expected = pig("search", "a", "--index", index)
     folder.rename(tmp_path / "elsewhere")
     assert pig("search", "a", "--index", index) == expected
-    assert pig("search", "--video", folder / "video_0.mp4", "--index", index)[0] == 0  # by what is stored
+    assert pig("search", "--video", folder / "video_0.mp4", "--index", index)[0] == 0  # by its stored embeddings
 
 
-# bad input
+# invalid input
 
 
 @pytest.mark.parametrize(
     "queries",
-    [(), ("a", "--video", "v.mp4"), ("--video", "v.mp4", "--sentences", "s.txt"), ("", "--sentences", "s.txt")],
+    [(), ("a", "--video", "v.mp4"), ("--video", "v.mp4", "--queries", "s.txt"), ("", "--queries", "s.txt")],
 )
 def test_exactly_one_kind_of_query(pig, index, queries):
-    assert_one_line_error(pig("search", *queries, "--index", index), "exactly one of: a sentence, --sentences")
+    assert_one_line_error(pig("search", *queries, "--index", index), "exactly one of: a sentence, --queries")
 
 
-def test_sentences_that_cannot_be_read(pig, index, tmp_path):
+def test_queries_that_cannot_be_read(pig, index, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
-    problems = {"empty.txt": "holds no sentences", "binary.txt": "no UTF-8", "none.txt": "none.txt: No such file"}
+    problems = {"empty.txt": "holds no queries", "binary.txt": "not UTF-8", "none.txt": "none.txt: No such file"}
     for name, part in problems.items():
-        assert_one_line_error(pig("search", "--sentences", name, "--index", index), name, part)
+        assert_one_line_error(pig("search", "--queries", name, "--index", index), name, part)
 
 
 def test_a_video_that_cannot_be_read(pig, index, tmp_path):
@@ -264,7 +264,7 @@ def test_a_video_that_cannot_be_read(pig, index, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["duration <", "nothing = 1", "path = 'a'; drop table videos", "1 = 1 or", ""])
-def test_a_condition_that_is_none(pig, index, where):
+def test_an_invalid_condition(pig, index, where):
     before = contents(index)
     assert_one_line_error(pig("search", "a", "--index", index, "--where", where))
     assert contents(index) == before
@@ -278,13 +278,13 @@ def test_indexes_of_two_models(pig, index, folder, make_model, processor, tmp_pa
     assert_one_line_error(result, "narrow.lance was made by the model", "use that model, or another index")
 
 
-def test_places_that_cannot_be_written(pig, index):
+def test_paths_that_cannot_be_written(pig, index):
     for option in ("--csv", "--html"):
         assert_one_line_error(pig("search", "a", "--index", index, option, "none/out"), "no folder", "none")
     assert_one_line_error(
-        pig("search", "a", "--index", index, "--json", "--csv", "-"), "standard output takes one form"
+        pig("search", "a", "--index", index, "--json", "--csv", "-"), "standard output takes one format"
     )
 
 
-def test_a_least_score_that_is_none(pig, index):
+def test_an_invalid_min_score(pig, index):
     assert_one_line_error(pig("search", "a", "--index", index, "--min-score", "nan"), "min_score is nan")

@@ -1,16 +1,63 @@
-"""The `pig` command: index videos and search them, in the shell or the browser, explain one, prepare a benchmark's."""
+"""The `pig` command. Each subcommand is a function with type annotations that `typer` turns into options.
+
+Modules that import torch are imported in the functions, so that `pig --help` and `pig search` start fast.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from modeling_pig import __version__
+
 from .app import app as app_command
+from .entries import delete, list_files
+from .evaluate import evaluate
 from .explain import explain
 from .index import index
+from .models import convert, export_code, init
 from .prepare import prepare
+from .push import push
 from .search import search
+from .train import train
+from .transfer import export_index, import_index
 
 
 app = typer.Typer(
-    help="Search videos with a sentence.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Search videos with sentences; train, evaluate and publish the model that does it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
-for command in (index, search, app_command, explain, prepare):
-    app.command()(command)
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Index and search": {
+        "index": index,
+        "search": search,
+        "app": app_command,
+        "list": list_files,
+        "delete": delete,
+        "export": export_index,
+        "import": import_index,
+    },
+    "Train and evaluate": {"train": train, "evaluate": evaluate, "explain": explain, "prepare": prepare},
+    "Make and publish models": {"init": init, "convert": convert, "export-code": export_code},
+}
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(push, name="push", rich_help_panel="Make and publish models")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"modeling-pig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

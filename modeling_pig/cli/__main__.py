@@ -1,6 +1,7 @@
-"""`python -m modeling_pig.cli`: the `pig` command where it is not on the path."""
+"""Run the `pig` command as `python -m modeling_pig.cli`, also under torchrun and accelerate launch."""
 
 from . import app
 
 
-app(prog_name="pig")
+if __name__ == "__main__":  # data loading processes import this module again
+    app(prog_name="pig")

@@ -1,39 +1,103 @@
-"""What the commands share: the exit statuses, and errors in one line."""
+"""Define what the commands share: options, exit statuses, errors in one line, launched processes, recipes."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..visualization.text import printable
 
 
-EXIT_ERROR = 1  # nothing was done; standard error says why
-EXIT_SET_ASIDE = 3  # done, but for files that were set aside
-EXIT_INTERRUPTED = 130  # by Ctrl-C
-NUM_LISTED = 20  # files set aside that are named on the screen
+EXIT_ERROR = 1  # nothing was done; standard error holds the reason
+EXIT_WITH_FAILURES = 3  # done, except for files that failed
+EXIT_INTERRUPTED = 130  # stopped by Ctrl-C
+NUM_LISTED = 20  # failed files that are listed on the screen
+RECIPES = Path(__file__).parent.parent / "configuration/recipes"
+
+ModelOption = Annotated[str, typer.Option(help="Model folder, or name of a model on the Hub.")]
+MovedModelOption = Annotated[str | None, typer.Option(help="Model that made the index, if it has moved since.")]
+IndexOption = Annotated[str, typer.Option(help="Index: a folder, or a Milvus server (http://HOST:PORT/COLLECTION).")]
+IndexesOption = Annotated[list[str], typer.Option(help="Index to search. Repeat it to search several indexes as one.")]
+RecipeOption = Annotated[
+    str, typer.Option(help="Recipe: a YAML file, or the name of a recipe of the package, such as moving_shapes.")
+]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="section.key=value ...", help="Values that replace those of the recipe.")
+]
+YamlOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="key=value", help="Further option of the benchmark. May be repeated."),
+]
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns errors that a user can act on into one line and exit status 1; anything else is a fault of ours."""
+    """Print errors that the user can correct as one line, and exit with status 1. Other errors are bugs and raised."""
     try:
         yield
     except BrokenPipeError:
-        raise  # whoever read standard output has enough, as `head` does; typer ends quietly
+        raise  # the reader of standard output has ended, as `head` does; typer exits quietly
     except (ImportError, OSError, ValueError) as error:
-        if isinstance(error, ImportError) and error.name:  # by the import system: one of ours says what to install
+        if isinstance(error, ImportError) and error.name:  # set by Python's import system, not by `require_modules`
             raise
-        told = str(error)
+        message = str(error)
         if isinstance(error, OSError) and error.filename:
-            told = f"{error.filename}: {error.strerror}"
-        typer.echo(f"error: {printable(' '.join(told.split()))}", err=True)
+            message = f"{error.filename}: {error.strerror}"
+        print_error(message)
         raise typer.Exit(EXIT_ERROR) from error
 
 
-def tell_set_aside(lines: Sequence[str], all_in: str) -> None:
-    """Names files that were set aside, `NUM_LISTED` at most; `all_in` says where all of them stand."""
-    for line in lines[:NUM_LISTED]:
-        typer.echo(f"set aside: {printable(line)}", err=True)
-    if len(lines) > NUM_LISTED:
-        typer.echo(f"set aside: {len(lines) - NUM_LISTED} more, {all_in}", err=True)
+def print_error(message: str) -> None:
+    """Print one line `error: ...` to standard error."""
+    typer.echo(f"error: {printable(' '.join(message.split()))}", err=True)
+
+
+def print_failures(failures: Sequence[str], full_list: str) -> None:
+    """Print the first `NUM_LISTED` failed files to standard error.
+
+    Args:
+        failures (`Sequence[str]`): failed files with reasons, `path: reason`.
+        full_list (`str`): where to find all failures, such as "see report.csv".
+    """
+    for failure in failures[:NUM_LISTED]:
+        typer.echo(f"failed: {printable(failure)}", err=True)
+    if len(failures) > NUM_LISTED:
+        typer.echo(f"failed: {len(failures) - NUM_LISTED} more, {full_list}", err=True)
+
+
+def exit_interrupted() -> typer.Exit:
+    """Print how to resume after Ctrl-C, and return the exit to raise."""
+    typer.echo("interrupted; finished work is kept: run the same command again to resume", err=True)
+    return typer.Exit(EXIT_INTERRUPTED)
+
+
+def require_modules(extra: str, *modules: str) -> None:
+    """Raise an `ImportError` that names missing modules and the extra of this package that installs them."""
+    if missing := [module for module in modules if not find_spec(module)]:
+        raise ImportError(f'{", ".join(missing)} missing: pip install "modeling-pig[{extra}]"')
+
+
+def read_launcher(name: str, default: int) -> int:
+    """Return a number that torchrun or accelerate launch sets in the environment, such as `WORLD_SIZE`."""
+    return int(os.environ.get(name, default))
+
+
+def find_recipe(name: str) -> str | Path:
+    """Return the file of a recipe.
+
+    Args:
+        name (`str`): YAML file, or name of a recipe of the package, such as `moving_shapes`.
+
+    Raises:
+        ValueError: there is neither such a file nor such a recipe.
+    """
+    if os.path.isfile(name) or name != Path(name).stem:
+        return name
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    if name not in recipes:
+        raise ValueError(f"There is no recipe {name}: give a YAML file, or one of {', '.join(recipes)}.")
+    return recipes[name]

@@ -1,25 +1,28 @@
-"""`pig explain`: draw what a model looks at in a video."""
+"""`pig explain`: draw what a model selects in a video."""
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .common import one_line_errors
+from .common import ModelOption, one_line_errors, require_modules
 
 
 def explain(
-    video: Annotated[Path, typer.Argument(help="A video file, or a folder of numbered JPEG frames.")],
-    query: Annotated[str, typer.Argument(help="A sentence about it.")],
-    model: Annotated[str, typer.Option(help="Model folder, or its name on the Hub.")],
-    output: Annotated[Path, typer.Option(help="The picture, ending in .png or .pdf.")],
-    captions: Annotated[Path | None, typer.Option(help="Captions, one a line: which did the model expect?")] = None,
+    video: Annotated[Path, typer.Argument(help="Video file, or folder of numbered JPEG frames.")],
+    query: Annotated[str, typer.Argument(help="Sentence about the video.")],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option(help="Picture to write, .png or .pdf.")] = Path("tokens.png"),
+    captions: Annotated[
+        Path | None, typer.Option(help="Text file, one caption per line: print those nearest to the pseudo-query.")
+    ] = None,
+    matching: Annotated[
+        Literal["pseudo_query", "token"], typer.Option(help="How patches are matched with phrases.")
+    ] = "pseudo_query",
 ) -> None:
-    """Draw what a model looks at in a video, and which phrase of a query each patch that it selects stands for."""
+    """Draw the attention of a model in a video, and the phrase of the query that each selected patch matches."""
     with one_line_errors():
-        if not find_spec("matplotlib"):
-            raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[train]"')
+        require_modules("train", "matplotlib")
         from modeling_pig import PigForRetrieval
 
         from ..encoding.loading import load_pretrained
@@ -28,9 +31,9 @@ def explain(
         from ..visualization.tokens import explain_video
 
         check_output(output)
-        possible = read_captions(captions) if captions else ()
+        candidates = read_captions(captions) if captions else ()
         retrieval_model, processor = load_pretrained(PigForRetrieval, model)
-        explanation = explain_video(retrieval_model, processor, video, query, possible)
+        explanation = explain_video(retrieval_model, processor, video, query, candidates, matching)
         draw_explanation(explanation, output)
         for caption, cosine in explanation.expected or ():
             typer.echo(f"{cosine:.3f}  {caption}")

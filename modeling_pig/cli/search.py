@@ -1,4 +1,4 @@
-"""`pig search`: rank the videos of indexes for sentences, or by their likeness to a video."""
+"""`pig search`: rank the videos of indexes by queries, or by their similarity to a video."""
 
 import csv
 import json
@@ -7,157 +7,176 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from .common import one_line_errors
+from .common import IndexesOption, MovedModelOption, one_line_errors
 
 
 if TYPE_CHECKING:
+    from ..retrieval.search import SearchKeywords
     from ..stores.index import SearchResult
 
 
-Answers: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results
+RankedQueries: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results
+STANDARD_STREAM = Path("-")  # standard input or standard output
 
 
 def search(
-    index: Annotated[list[str], typer.Option(help="An index that `pig index` made; give several to search all.")],
-    sentence: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    sentences: Annotated[Path | None, typer.Option(help="Text file with one sentence a line; - for stdin.")] = None,
-    video: Annotated[Path | None, typer.Option(help="Look for videos like this one, indexed or not.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 10,
-    where: Annotated[
-        str | None, typer.Option(help="Condition, such as \"duration < 60 and path like '%holiday%'\".")
+    index: IndexesOption,
+    query: Annotated[str | None, typer.Argument(help="Sentence that describes the video.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", "--sentences", help="Text file, one query per line; -: standard input.")
     ] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out answers that score less.")] = None,
-    group: Annotated[bool, typer.Option("--group", help="Show windows of a file together; -k counts files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line for each query.")] = False,
-    as_csv: Annotated[Path | None, typer.Option("--csv", help="Write CSV, values as they are; - for stdout.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write one page with thumbnails that needs no network.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model that made the index, if it has moved.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Search for videos similar to this video file.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help="Condition on results, such as \"duration < 60 and path like '%holiday%'\".")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Smallest score of a result.")] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Group the segments of a file; -k then counts files.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
+    as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
+    model: MovedModelOption = None,
 ) -> None:
-    """Rank the videos of an index for a sentence, for each sentence of a file, or by their likeness to a video.
+    """Rank the videos of an index by a query, by each query of a file, or by their similarity to a video.
 
-    Prints a table, unless JSON, CSV or a page is asked for.
+    Prints a table, unless you ask for JSON, CSV or a page.
     """
     with one_line_errors():
-        if sum(query is not None for query in (sentence, sentences, video)) != 1:
-            raise ValueError("give exactly one of: a sentence, --sentences FILE, --video FILE")
-        if as_json and as_csv == Path("-"):
-            raise ValueError("standard output takes one form: give --json, or --csv -, or --csv FILE")
+        if sum(source is not None for source in (query, queries, video)) != 1:
+            raise ValueError("give exactly one of: a sentence, --queries FILE, --video FILE")
+        if as_json and as_csv == STANDARD_STREAM:
+            raise ValueError("standard output takes one format: give --json, or --csv -, or --csv FILE")
         for output in (as_csv, html):
             if output and not output.absolute().parent.is_dir():
                 raise ValueError(f"there is no folder {output.absolute().parent} to write {output.name} into")
         if html:
             from ..files import resolve_replaceable
 
-            resolve_replaceable(html)  # now, while nothing has been done
-        if sentence is not None and not sentence.strip():
-            raise ValueError("the sentence is empty: say what to look for")
-        texts = read_sentences(sentences) if sentences else [sentence or ""]
+            resolve_replaceable(html)  # fail before the search if the page cannot be written
+        if query is not None and not query.strip():
+            raise ValueError("the sentence is empty: describe a video")
+        texts = read_queries(queries) if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
 
         searcher = VideoSearcher.from_pretrained(model, index)
-        options: dict[str, Any] = {"k": k, "where": where, "min_score": min_score, "group": group}
+        options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group}
         if video is not None:
-            answers = [(str(video), searcher.search_like(video, **options))]
+            ranked = [(str(video), searcher.search_like(video, **options))]
         else:
-            answers = list(zip(texts, searcher.search(texts, **options), strict=True))
+            ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
-        found = min(len(results) for _, results in answers)
-        if not found and (where is not None or min_score is not None):
-            some = " for some of the queries" if len(answers) > 1 else ""
-            given = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
-            verb = "leave" if len(given) > 1 else "leaves"
-            typer.echo(f"note: there is nothing that {' and '.join(given)} {verb}{some}", err=True)
-        elif found < k and where is None and min_score is None:
-            typer.echo(f"note: {k} answers were asked for, there are {found}", err=True)
+        _note_missing_results(ranked, k, where, min_score)
         if as_json:
-            print_json(answers, "sentence" if video is None else "video")
+            print_json(ranked, "sentence" if video is None else "video")
         if as_csv:
-            write_csv(answers, as_csv)
+            write_csv(ranked, as_csv)
         if html:
             from ..visualization.results_page import write_results_page
 
-            titles = [query if video is None else f"Videos like {query}" for query, _ in answers]
-            write_results_page(list(zip(titles, (results for _, results in answers), strict=True)), html)
-        if as_json or as_csv == Path("-"):
+            titles = [text if video is None else f"Videos like {text}" for text, _ in ranked]
+            write_results_page(list(zip(titles, (results for _, results in ranked), strict=True)), html)
+        if as_json or as_csv == STANDARD_STREAM:
             return
         for output in filter(None, (as_csv, html)):
             typer.echo(f"written: {output}")
         if not as_csv and not html:
-            for query, results in answers:
-                print_results(results, title=query if len(answers) > 1 else None)
+            for text, results in ranked:
+                print_results(results, title=text if len(ranked) > 1 else None)
 
 
-def read_sentences(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input (`-`), without the empty ones.
+def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
+    """Print a note if a query has no results because of `where` or `min_score`, or has fewer than k results."""
+    num_results = min(len(results) for _, results in ranked)
+    filters = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
+    if filters and not num_results:
+        some = " for some of the queries" if len(ranked) > 1 else ""
+        typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
+    elif not filters and num_results < k:
+        typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
+
+
+def read_queries(path: Path) -> list[str]:
+    """Read the queries of a UTF-8 file, or of standard input (`-`): one per line, without empty lines.
 
     Raises:
-        OSError: no such file.
-        ValueError: a file of another kind, or without sentences.
+        OSError: the file cannot be read.
+        ValueError: the file is not UTF-8 text, or holds no query.
     """
     from ..visualization.text import split_lines
 
-    return split_lines(sys.stdin.buffer.read() if path == Path("-") else path.read_bytes(), path, "sentences")
+    content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
+    return split_lines(content, path, "queries")
 
 
 def print_results(
     results: "Sequence[SearchResult]", captions: Mapping[str, str] | None = None, title: str | None = None
 ) -> None:
-    """A table of ranked answers: rank, score, file and, where known, time span and caption. Characters that a terminal
-    would take for commands are shown escaped."""
+    """Print a table of results: rank, score, time span if there are segments, file, and caption if given.
+
+    Characters that a terminal would interpret are escaped.
+
+    Args:
+        results (`Sequence[SearchResult]`): results, best first.
+        captions (`Mapping[str, str]`, *optional*): path -> caption.
+        title (`str`, *optional*): query, printed above the table.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from ..visualization.text import format_span, printable
 
-    rows = list(_with_others(results))
-    has_windows = any(result.start is not None for _, result in rows)
+    rows = list(_with_segments(results))
+    has_segments = any(result.start is not None for _, result in rows)
     table = Table(box=None, pad_edge=False)
-    for name in ["rank", "score", *(["time"] if has_windows else [])]:
+    for name in ["rank", "score", *(["time"] if has_segments else [])]:
         table.add_column(name, justify="right")
     table.add_column("file", overflow="fold")
     if captions:
         table.add_column("caption")
-    shown = None
+    previous_rank = None
     for rank, result in rows:
-        cells = ["" if rank == shown else str(rank), f"{result.score:.3f}"]
-        cells += [format_span(result.start, result.end)] if has_windows else []
+        cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
+        cells += [format_span(result.start, result.end)] if has_segments else []
         cells += [printable(result.path)]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
-        shown = rank
-    # File names may hold brackets, which are no markup; and in a pipe nothing is folded.
+        previous_rank = rank
+    # Without markup: file names may hold brackets. In a pipe, lines are not folded.
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
     if title is not None:
         console.print(f"\n“{printable(title)}”")
     console.print(table)
 
 
-def print_json(answers: Answers, kind: str) -> None:
-    """A line of JSON for each query. What is not ASCII is escaped, so that no file name commands a terminal."""
-    for query, results in answers:
+def print_json(ranked: RankedQueries, kind: str) -> None:
+    """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters."""
+    for query, results in ranked:
         print(json.dumps({kind: query, "results": [asdict(result) for result in results]}))
 
 
-def write_csv(answers: Answers, output: Path) -> None:
-    """A row for each answer, of windows of one file with the rank of the file.
+def write_csv(ranked: RankedQueries, output: Path) -> None:
+    """Write one row per result to a CSV file, or to standard output (`-`). Segments of a file have the file's rank.
 
-    Values are written as they are, for programs to read. A spreadsheet may take a cell that begins with = for a
-    formula; paths are absolute and do not, the queries are those of whoever asked.
+    Values are written unchanged, for programs. A spreadsheet may take a query that starts with = for a formula; paths
+    are absolute and start with a slash.
     """
-    with nullcontext(sys.stdout) if output == Path("-") else open(output, "w", encoding="utf-8", newline="") as file:
+    stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
+    with stream as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["query", "rank", "score", "path", "start", "end", "duration"])
-        for query, results in answers:
-            for rank, r in _with_others(results):
+        for query, results in ranked:
+            for rank, r in _with_segments(results):
                 writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration])
 
 
-def _with_others(results: "Sequence[SearchResult]") -> "Iterator[tuple[int, SearchResult]]":
-    """Results with their ranks, each followed by the other windows of its file where these are grouped with it."""
+def _with_segments(results: "Sequence[SearchResult]") -> "Iterator[tuple[int, SearchResult]]":
+    """Yield results with their ranks; after each file that groups its segments, yield its other segments."""
     for result in results:
-        for one in (result, *getattr(result, "others", ())):
-            yield result.rank, one
+        for segment in (result, *getattr(result, "others", ())):
+            yield result.rank, segment

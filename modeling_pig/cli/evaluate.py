@@ -1,0 +1,88 @@
+"""`pig evaluate`: evaluate a model on a split of a benchmark."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .common import (
+    ModelOption,
+    OverridesArgument,
+    RecipeOption,
+    find_recipe,
+    one_line_errors,
+    print_failures,
+    require_modules,
+)
+
+
+MIN_BOOTSTRAP = 100  # samples; fewer give no usable interval
+
+
+def evaluate(
+    model: ModelOption,
+    recipe: RecipeOption,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to evaluate.")] = "test",
+    ties: Annotated[
+        Literal["expected", "optimistic", "pessimistic"], typer.Option(help="Rank among equal scores.")
+    ] = "expected",
+    dual_softmax: Annotated[
+        bool, typer.Option("--dual-softmax", help="Also rank with dual softmax, in a separate table.")
+    ] = False,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help=f"Samples for the 95 % intervals, at least {MIN_BOOTSTRAP}; 0: no intervals.")
+    ] = 1000,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file to write; the picture of the ranks is written beside it.")
+    ] = None,
+    overrides: OverridesArgument = None,
+) -> None:
+    """Evaluate a model on the benchmark of a recipe, from text to video and from video to text.
+
+    data.videos=FOLDER and data.annotations=FOLDER replace the folders that the recipe names.
+    """
+    with one_line_errors():
+        require_modules("train", "datasets", "matplotlib", "pydantic", "yaml")
+        if output and output.suffix != ".json":
+            raise ValueError(f"--output is {output}: expected a file named .json.")
+        if 0 < bootstrap < MIN_BOOTSTRAP:
+            raise ValueError(f"--bootstrap is {bootstrap}: expected 0, or {MIN_BOOTSTRAP} or more.")
+        if output:  # fail before the evaluation if the file cannot be written
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.open("a").close()
+        import torch
+
+        from modeling_pig import PigForRetrieval, load_benchmark
+
+        from ..encoding.loading import load_pretrained
+        from ..evaluation.evaluator import evaluate as evaluate_model
+        from ..evaluation.report import print_figures, result_record
+        from ..files import write_text
+        from ..training.recipe import Recipe
+        from ..visualization.ranks import draw_ranks
+
+        settings = Recipe.from_yaml(find_recipe(recipe), overrides or ())
+        data = settings.data
+        retrieval_model, processor = load_pretrained(PigForRetrieval, model)
+        benchmark = load_benchmark(data.benchmark, videos=data.videos, annotations=data.annotations, **data.options)
+        if split not in benchmark:
+            raise ValueError(f"{data.benchmark} has no split {split}: give one of {', '.join(benchmark)}.")
+        rows = benchmark[split]
+        figures = evaluate_model(
+            retrieval_model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
+            processor,
+            rows,
+            batch_size=settings.evaluation.batch_size,
+            ties=ties,
+            max_text_tokens=data.max_text_tokens,
+            dual_softmax=dual_softmax,
+            num_bootstrap=bootstrap,
+        )
+        record = result_record(figures, retrieval_model, model, split, settings.to_dict(), rows.info.description)
+        print_figures(record)
+        print_failures(figures["failures"], f"see {output}" if output else "--output FILE.json lists all of them")
+        if output:
+            write_text(output, json.dumps(record, indent=2) + "\n")
+            draw_ranks(record, output.with_suffix(".png"))
+            typer.echo(f"metrics: {output}, {output.with_suffix('.png')}")
