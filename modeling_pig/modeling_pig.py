@@ -89,8 +89,8 @@ class PigVideoFeatures(BaseModelOutputWithPooling):
         selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*):
             Attention of the class token to the selected patches, reduced over the heads; `hybrid` only.
         last_hidden_state (`torch.Tensor` of shape `(B, S + K, C)`):
-            Context tokens and selected patches. The last layer does not finish other tokens; `vision_model(...)`
-            without a selector finishes all tokens.
+            Context tokens and selected patches. The MLP of the last layer skips all other tokens; to get all tokens,
+            call `vision_model` without a selector.
         hidden_states, attentions: as in the output of [`PigVisionTransformer`].
     """
 
@@ -299,12 +299,12 @@ class PigVisionAttention(CLIPAttention):
         frame_weights = frame_weights.unflatten(0, (batch_size, num_frames)).transpose(1, 2)  # (B, H, T, L, M + L)
         weights = video_weights.new_zeros(batch_size, num_heads, num_tokens, num_tokens)
         weights[:, :, :num_video_tokens] = video_weights
-        for frame, own_weights in enumerate(frame_weights.unbind(2)):  # (B, H, L, M + L)
-            tokens_per_frame = own_weights.shape[2]
+        for frame, within_frame in enumerate(frame_weights.unbind(2)):  # (B, H, L, M + L)
+            tokens_per_frame = within_frame.shape[2]
             start = num_video_tokens + frame * tokens_per_frame
             rows = slice(start, start + tokens_per_frame)
-            weights[:, :, rows, :num_video_tokens] = own_weights[..., :num_video_tokens]
-            weights[:, :, rows, rows] = own_weights[..., num_video_tokens:]
+            weights[:, :, rows, :num_video_tokens] = within_frame[..., :num_video_tokens]
+            weights[:, :, rows, rows] = within_frame[..., num_video_tokens:]
         return weights
 
 
@@ -576,7 +576,7 @@ class PigVisionTransformer(PigPreTrainedModel):
             output_class_attention (`bool`, *optional*, defaults to `False`):
                 Also return the attention of the class token in the last layer.
             selector ([`PigPatchSelector`], *optional*):
-                Chooses the tokens that the last layer finishes. By default it finishes all tokens.
+                Chooses the tokens that go through the MLP of the last layer. By default all tokens do.
             output_attentions (`bool`, *optional*, needs `attn_implementation="eager"`):
                 Also return the weights of each layer, `(B, H, N, N)`, zero where a frame does not see another frame.
 

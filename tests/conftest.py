@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 
-# Before torch is imported: two threads that spin while they wait slow each other and parallel tests down.
+# Set before torch is imported: threads that busy-wait slow each other and parallel tests down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +29,7 @@ def tokenizer() -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def make_config(tokenizer):
-    """A function that makes a tiny configuration; its arguments are those of `PigConfig`."""
+    """Return a function that creates a tiny configuration from fields of `PigConfig`."""
 
     def make(vision_config: dict | None = None, **kwargs) -> PigConfig:
         text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -57,7 +57,7 @@ def make_config(tokenizer):
 
 @pytest.fixture
 def make_model(make_config):
-    """A function that makes a tiny model with random weights, in evaluation mode."""
+    """Return a function that creates a tiny model with random weights, in evaluation mode."""
 
     def make(**kwargs) -> PigForRetrieval:
         torch.manual_seed(0)
@@ -68,13 +68,13 @@ def make_model(make_config):
 
 @pytest.fixture(scope="session")
 def processor(tokenizer) -> PigProcessor:
-    # A copy: a fast tokenizer keeps what a call asked of it, and would hand it to whoever saves it.
+    # Copy: a fast tokenizer keeps the padding and truncation of its last call, which saving would write.
     return PigProcessor(PigVideoProcessor(size={"height": 32, "width": 32}, num_frames=4), copy.deepcopy(tokenizer))
 
 
 @pytest.fixture(scope="session")
 def model_folder(make_config, processor, tmp_path_factory) -> str:
-    """A folder with a tiny model and its processor, as `save_pretrained` writes them."""
+    """Return a folder with a tiny model and its processor, written by `save_pretrained`."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     PigForRetrieval(make_config()).save_pretrained(folder)
@@ -84,7 +84,7 @@ def model_folder(make_config, processor, tmp_path_factory) -> str:
 
 @pytest.fixture
 def batch(make_config) -> dict[str, torch.Tensor]:
-    """Three texts, the last of them padded, and three clips of four frames."""
+    """Return inputs for three texts, the last one padded, and three clips of four frames."""
     generator = torch.Generator().manual_seed(1)
     text = make_config().text_config
     input_ids = torch.randint(3, text.vocab_size, (3, 9), generator=generator)
@@ -93,8 +93,8 @@ def batch(make_config) -> dict[str, torch.Tensor]:
     input_ids[2, 5:] = text.eos_token_id
     attention_mask = torch.ones_like(input_ids)
     attention_mask[2, 6:] = 0
-    pixels = torch.randn(3, 4, 3, 32, 32, generator=generator)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values_videos": pixels}
+    pixel_values_videos = torch.randn(3, 4, 3, 32, 32, generator=generator)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values_videos": pixel_values_videos}
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def shape_videos(tmp_path_factory) -> list[Path]:
-    """Five different mp4 files of the drawn benchmark."""
+    """Return five different mp4 files of the `moving_shapes` benchmark."""
     folder = tmp_path_factory.mktemp("videos")
     paths = [folder / f"video_{index}.mp4" for index in range(5)]
     for index, path in enumerate(paths):

@@ -1,7 +1,7 @@
-"""Trains with FSDP2 on CPU processes, for a test: torchrun --nproc_per_node 2 tests/fsdp_worker.py RECIPE OUTPUT ...
+"""Train with FSDP2 on CPU processes, for a test: torchrun --nproc_per_node 2 tests/fsdp_worker.py RECIPE OUTPUT ...
 
-Accelerate takes FSDP for a matter of GPUs, and trains copies of the model on CPUs. torch can shard there as well: this
-puts Accelerate's plugin back in its place, with what the launch profile says, before the training asks for it.
+Accelerate enables FSDP on GPUs only, and uses DDP on CPUs, where torch can also shard. This file sets Accelerate's
+FSDP plugin, with the settings of the launch profile, when training creates its accelerator.
 """
 
 import os
@@ -13,17 +13,16 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from modeling_pig.training import loop
+from modeling_pig.training.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 
-from modeling_pig.training import loop  # noqa: E402
-from modeling_pig.training.recipe import Recipe  # noqa: E402
+PROFILE = Path(__file__).parent.parent / "configuration/accelerate/fsdp2.yaml"
 
 
 def sharding_accelerator(**options) -> Accelerator:
     accelerator = Accelerator(**options)
-    profile = yaml.safe_load((ROOT / "configuration/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
+    profile = yaml.safe_load(PROFILE.read_text())["fsdp_config"]
     AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
         fsdp_version=profile["fsdp_version"],
         auto_wrap_policy=profile["fsdp_auto_wrap_policy"],
@@ -39,7 +38,7 @@ if __name__ == "__main__":
     loop.Accelerator = sharding_accelerator
     recipe, output, *overrides = sys.argv[1:]
     loop.train(Recipe.from_yaml(recipe, overrides), output, resume=True)
-    # All is written and the process group is closed. Now and then torch aborts ("terminate called without an active
-    # exception") while the interpreter takes a model that is sharded on the CPU apart: the process ends before that.
+    # All files are written and the process group is closed. Exit at once: when the interpreter destroys a model that
+    # is sharded on the CPU, torch sometimes aborts ("terminate called without an active exception").
     sys.stdout.flush()
     os._exit(0)

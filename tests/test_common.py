@@ -1,4 +1,4 @@
-"""What transformers asks of every model, over the three frameworks and both halves."""
+"""Common tests of transformers models, for the three frameworks, `PigTextModel` and `PigVideoModel`."""
 
 import copy
 import pickle
@@ -12,8 +12,11 @@ from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
 
 
 FRAMEWORKS = ["hybrid", "two_tower", "single_tower"]
-VIDEO_MODELS = [(half, framework) for half in (PigForRetrieval, PigVideoModel) for framework in FRAMEWORKS]
-ALL_MODELS = [*VIDEO_MODELS, (PigTextModel, "two_tower")]
+VIDEO_CLASSES = [PigForRetrieval, PigVideoModel]
+ALL_MODELS = [
+    *((model_class, framework) for model_class in VIDEO_CLASSES for framework in FRAMEWORKS),
+    (PigTextModel, "two_tower"),
+]
 
 
 def ids(model) -> str:
@@ -22,7 +25,7 @@ def ids(model) -> str:
 
 @pytest.fixture
 def make(make_config):
-    """A function that makes a model of a class and a framework, away from its fresh start's zeros and ones."""
+    """Return a function that creates a model whose weights differ from their initial zeros and ones."""
 
     def make(model_class: type, framework: str, **settings):
         torch.manual_seed(0)
@@ -54,20 +57,20 @@ def assert_same_outputs(seen, expected, atol: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_saving_twice_writes_the_same(make, tmp_path, model_class, framework):
+def test_saving_a_loaded_model_writes_identical_files(make, tmp_path, model_class, framework):
     make(model_class, framework).save_pretrained(tmp_path / "0")
     for number in range(2):
         model_class.from_pretrained(tmp_path / str(number)).save_pretrained(tmp_path / str(number + 1))
     weights = [(tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(3)]
     assert weights[0] == weights[1] == weights[2]
-    # The first loading notes the precision in the sub-configurations.
+    # The first load adds the data type to the sub-configurations.
     configs = [(tmp_path / str(number) / "config.json").read_text() for number in (1, 2)]
     assert configs[0] == configs[1]
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_an_empty_state_dict_gives_a_fresh_start(make, model_class, framework):
-    """Loading goes through the meta device: whatever `_init_weights` forgot would come out as garbage memory."""
+def test_loading_an_empty_state_dict_initialises_all_weights(make, model_class, framework):
+    """Weights are created on the meta device: without `_init_weights` they would hold uninitialised memory."""
     config = make(model_class, framework).config
     torch.manual_seed(1)
     fresh = model_class(copy.deepcopy(config))
@@ -78,17 +81,17 @@ def test_an_empty_state_dict_gives_a_fresh_start(make, model_class, framework):
         assert seen.keys() == expected.keys()
         for name, tensor in expected.items():
             assert seen[name].device.type == "cpu"
-            if tensor.numel() > 100 and tensor.is_floating_point():  # random ones by their spread
-                spread = tensor.std().item()
-                assert seen[name].std().item() == pytest.approx(spread, rel=0.3, abs=1e-6), name
-                assert seen[name].mean().item() == pytest.approx(tensor.mean().item(), abs=0.3 * spread + 1e-6), name
+            if tensor.numel() > 100 and tensor.is_floating_point():  # compare random weights by their statistics
+                std = tensor.std().item()
+                assert seen[name].std().item() == pytest.approx(std, rel=0.3, abs=1e-6), name
+                assert seen[name].mean().item() == pytest.approx(tensor.mean().item(), abs=0.3 * std + 1e-6), name
             elif not tensor.is_floating_point():
                 assert torch.equal(seen[name], tensor), name
             assert seen[name].isfinite().all()
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_deep_copies_give_the_same(make, batch, model_class, framework):
+def test_deep_copies_give_the_same_outputs(make, batch, model_class, framework):
     model = make(model_class, framework)
     inputs = inputs_of(model_class, batch)
     with torch.inference_mode():
@@ -96,7 +99,7 @@ def test_deep_copies_give_the_same(make, batch, model_class, framework):
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_outputs_pickle(make, batch, model_class, framework):
+def test_outputs_can_be_pickled(make, batch, model_class, framework):
     with torch.no_grad():
         outputs = make(model_class, framework)(**inputs_of(model_class, batch))
     again = pickle.loads(pickle.dumps(outputs))
@@ -124,15 +127,15 @@ def test_flex_equals_sdpa(make, batch):
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_one_by_one_equals_in_a_batch(make, batch, model_class, framework):
+def test_outputs_do_not_depend_on_the_batch(make, batch, model_class, framework):
     model = make(model_class, framework)
     inputs = inputs_of(model_class, batch)
     with torch.inference_mode():
-        together = embeddings_of(model(**inputs))
+        batched = embeddings_of(model(**inputs))
         for row in range(3):
-            alone = embeddings_of(model(**{name: value[row : row + 1] for name, value in inputs.items()}))
-            for name in alone.keys() - {"logits_per_text"}:
-                torch.testing.assert_close(alone[name][0], together[name][row], atol=1e-5, rtol=1e-5)
+            single = embeddings_of(model(**{name: value[row : row + 1] for name, value in inputs.items()}))
+            for name in single.keys() - {"logits_per_text"}:
+                torch.testing.assert_close(single[name][0], batched[name][row], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
@@ -152,7 +155,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make, batch, model_clas
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_few_steps_of_training_lower_the_loss(make, batch, framework):
+def test_training_steps_reduce_the_loss(make, batch, framework):
     model = make(PigForRetrieval, framework).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
@@ -168,18 +171,18 @@ def test_a_few_steps_of_training_lower_the_loss(make, batch, framework):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_half_precision_stays_near_float32(make, batch, tmp_path, model_class, framework, dtype):
+def test_half_precision_is_close_to_float32(make, batch, tmp_path, model_class, framework, dtype):
     model = make(model_class, framework)
     model.save_pretrained(tmp_path)
     half = model_class.from_pretrained(tmp_path, dtype=dtype)
-    kept = {name for name, parameter in half.named_parameters() if parameter.dtype == torch.float32}
-    assert kept == ({"logit_scale"} if model_class is PigForRetrieval else set())
+    in_float32 = {name for name, parameter in half.named_parameters() if parameter.dtype == torch.float32}
+    assert in_float32 == ({"logit_scale"} if model_class is PigForRetrieval else set())
     inputs = inputs_of(model_class, batch)
     with torch.inference_mode():
         expected, seen = embeddings_of(model(**inputs)), embeddings_of(half(**inputs))
     for name in ("text_embeds", "video_embeds"):
         if name in expected and expected[name].ndim == 2 and framework != "hybrid":
-            # hybrid: rounding may let other patches win the selection
+            # In hybrid models, rounding may change the selected patches.
             cosine = torch.nn.functional.cosine_similarity(seen[name].float(), expected[name], dim=-1)
             assert cosine.min() > 0.99
     assert all(value.isfinite().all() for value in seen.values())
@@ -190,13 +193,13 @@ def test_compiles_without_graph_breaks(make, batch, model_class, framework):
     model = make(model_class, framework)
     inputs = inputs_of(model_class, batch)
     torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # a break would be an error
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # a graph break raises
     with torch.no_grad():
         assert_same_outputs(compiled(**inputs), model(**inputs))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_video_half_exports(make, batch, framework):
+def test_video_model_exports(make, batch, framework):
     model = make(PigVideoModel, framework)
     batch_size = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(
@@ -218,13 +221,13 @@ def text_shapes() -> dict:
 
 
 def other_texts(model: PigTextModel) -> dict[str, torch.Tensor]:
-    """Texts of another number and length than those that a model was exported with."""
+    """Return texts whose number and length differ from those of the export."""
     input_ids = torch.full((4, 6), 5)
     input_ids[:, -1] = model.config.eos_token_id
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
-def test_the_text_half_exports_for_any_batch_and_length(make, batch):
+def test_text_model_exports_for_any_batch_and_length(make, batch):
     model = make(PigTextModel, "two_tower")
     program = torch.export.export(model, (), inputs_of(PigTextModel, batch), dynamic_shapes=text_shapes())
     more = other_texts(model)
@@ -232,7 +235,7 @@ def test_the_text_half_exports_for_any_batch_and_length(make, batch):
         torch.testing.assert_close(program.module()(**more).text_embeds, model(**more).text_embeds)
 
 
-def test_the_text_half_runs_in_onnxruntime(make, batch, tmp_path):
+def test_text_model_runs_in_onnxruntime(make, batch, tmp_path):
     import onnxruntime
 
     model = make(PigTextModel, "two_tower")
@@ -257,7 +260,7 @@ def test_clips_of_1_to_64_frames(make, framework, num_frames):
     assert features.pooler_output.isfinite().all()
 
 
-def test_a_clip_with_fewer_patches_than_the_selector_wants_gives_all_of_them(make, caplog):
+def test_selector_takes_all_patches_of_a_short_clip(make, caplog):
     model = make(PigForRetrieval, "hybrid", num_selected_patches=40)
     features = model.get_video_features(torch.randn(2, 1, 3, 32, 32))
     assert features.selected_patches.sort().values.tolist() == [list(range(16))] * 2
@@ -272,7 +275,7 @@ def test_hidden_states_of_both_towers(make, batch):
     assert outputs.vision_model_output.hidden_states[0].shape == (3, 4 + 4 * 17, 48)
 
 
-def test_inputs_on_another_device_than_the_model_are_refused(make, batch):
+def test_inputs_on_another_device_are_rejected(make, batch):
     with pytest.raises(ValueError, match="pixel_values_videos is on meta, the model on cpu: move one"):
         make(PigVideoModel, "hybrid")(batch["pixel_values_videos"].to("meta"))
     with pytest.raises(ValueError, match="input_ids is on meta, the model on cpu: move one"):

@@ -1,5 +1,4 @@
-"""The numbers of the reference implementation: outputs, losses and gradients of the authors' code (tests/golden), held
-by models that went through the converter of their checkpoints."""
+"""Outputs, losses and gradients of converted checkpoints equal those of the authors' code (tests/golden)."""
 
 from pathlib import Path
 
@@ -7,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hub_scripts.convert_reference_checkpoint import convert
 from modeling_pig import PigForRetrieval
+from modeling_pig.publishing.convert_checkpoint import convert_reference_checkpoint
 from modeling_pig.training.reference_checkpoint import our_name
 
 
@@ -31,17 +30,19 @@ def inputs(golden) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def load_reference(tmp_path_factory):
-    """A function that loads the reference model, converted with these settings, or its video tower alone."""
+    """Return a function that loads the reference model, converted with given settings, or its vision tower only."""
 
     def load(two_tower: bool = False, **settings) -> PigForRetrieval:
         folder = tmp_path_factory.mktemp("converted")
         checkpoint = GOLDEN / "model_best.pt"
-        if two_tower:  # as CLIP-ViP's code writes it
+        if two_tower:  # a checkpoint as CLIP-ViP's code writes it
             state = torch.load(checkpoint, weights_only=True)
             checkpoint = folder / "two_tower.pt"
             clip_vip = {n.removeprefix("encoder."): v for n, v in state.items() if n.startswith("encoder.clipmodel.")}
             torch.save(clip_vip, checkpoint)
-        convert(checkpoint, str(GOLDEN / "tiny_clip"), folder / "model", num_selected_patches=5, **settings)
+        convert_reference_checkpoint(
+            checkpoint, str(GOLDEN / "tiny_clip"), folder / "model", num_selected_patches=5, **settings
+        )
         return PigForRetrieval.from_pretrained(folder / "model").eval()
 
     return load
@@ -60,13 +61,13 @@ def assert_close(seen: torch.Tensor, expected: torch.Tensor):
         ("variant_mean/", {"selector_head_reduction": "mean"}),
     ],
 )
-def test_every_output_equals_the_reference(load_reference, golden, inputs, prefix, settings, implementation):
+def test_outputs_equal_the_reference(load_reference, golden, inputs, prefix, settings, implementation):
     model = load_reference(**settings)
     model.set_attn_implementation(implementation)
     with torch.inference_mode():
         outputs = model(**inputs, return_loss=True, output_selection=True)
         video, text = outputs.vision_model_output, outputs.text_model_output
-        read_tokens = model.visual_projection(model.vision_model.post_layernorm(video.last_hidden_state))
+        kept_tokens = model.visual_projection(model.vision_model.post_layernorm(video.last_hidden_state))
         vision = model.vision_model(inputs["pixel_values_videos"], output_class_attention=True)
         all_tokens = model.visual_projection(model.vision_model.post_layernorm(vision.last_hidden_state))
         cosines = outputs.logits_per_text / model.logit_scale.exp()
@@ -75,14 +76,14 @@ def test_every_output_equals_the_reference(load_reference, golden, inputs, prefi
     def reference(name: str) -> torch.Tensor:
         return golden[f"{prefix}outputs/{name}"]
 
-    # Their positions count every token, ours the patches: 4 video tokens, then frames of 1 + 16 tokens.
+    # Positions of the reference count all tokens (4 video tokens, then 1 + 16 tokens per frame), ours only patches.
     frame, patch = (reference("selector_topk_indices") - 4) // 17, (reference("selector_topk_indices") - 4) % 17 - 1
     assert torch.equal(outputs.selected_patches, frame * 16 + patch)
     assert_close(outputs.selection_scores, reference("selector_scores").topk(5).values)
     assert_close(vision.class_attention, reference("cls_attention_last"))
     assert_close(video.context_embeds[:, 0], reference("video_feats"))
     assert_close(video.context_embeds, reference("fusioner_selected_video_feats"))
-    assert_close(read_tokens, reference("generator_selected_video_feats"))
+    assert_close(kept_tokens, reference("generator_selected_video_feats"))
     assert_close(video.pseudo_query_embeds, reference("generated_global_text_feats"))
     assert_close(video.pooler_output, reference("final_video_feats"))
     assert_close(outputs.video_embeds, reference("final_video_embeds"))
@@ -97,7 +98,7 @@ def test_every_output_equals_the_reference(load_reference, golden, inputs, prefi
         assert_close(all_tokens, reference("video_all_feats"))
 
 
-def test_every_gradient_equals_the_reference(load_reference, golden, inputs):
+def test_gradients_equal_the_reference(load_reference, golden, inputs):
     model = load_reference()
     model(**inputs, return_loss=True).loss.backward()
     gradients = {our_name(name.removeprefix("grads/")): g for name, g in golden.items() if name.startswith("grads/")}
@@ -111,7 +112,7 @@ def test_every_gradient_equals_the_reference(load_reference, golden, inputs):
             assert (seen - expected).norm() <= 1e-4 * expected.norm(), name
 
 
-def test_two_tower_equals_the_reference_also_with_another_number_of_frames(load_reference, golden, inputs):
+def test_two_tower_equals_the_reference_for_two_numbers_of_frames(load_reference, golden, inputs):
     model = load_reference(two_tower=True)
     with torch.inference_mode():
         outputs = model(**inputs, return_loss=True)

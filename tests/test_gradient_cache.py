@@ -1,4 +1,4 @@
-"""The gradient cache: the gradients of the whole batch, in the memory of a chunk."""
+"""The gradient cache computes the gradients of the whole batch with the memory of a chunk."""
 
 from collections import Counter
 from functools import partial
@@ -32,7 +32,7 @@ EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
 
 @pytest.fixture(autouse=True)
 def fresh_state():
-    """Accelerate keeps its settings for the process; here tests have different ones."""
+    """Reset the settings that Accelerate keeps per process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -47,7 +47,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def with_dropout(framework: str):
+def dropout_model(framework: str):
     model = tiny_model(framework, interaction_dropout=0.3)
     for module in model.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
@@ -61,7 +61,7 @@ def with_dropout(framework: str):
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 8])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_gradients_are_those_of_the_whole_batch(accelerator, framework, chunk_size):
-    """Chunks that divide the batch of seven and chunks that do not, one pair at a time and all at once."""
+    """Use chunks of one pair, chunks that divide the batch of seven and chunks that do not, and one chunk."""
     batch = tiny_batch(7, seed=0, with_caption_ids=True)
     expected, model = tiny_model(framework), tiny_model(framework)
     whole = direct(expected, batch)
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_whole_batch(accelerator, framework, chunk_si
             assert not outputs[name].requires_grad
 
 
-def test_gradients_are_added_up(accelerator):
+def test_gradients_accumulate_over_calls(accelerator):
     batch, model = tiny_batch(4, seed=0), tiny_model("hybrid")
     cached_backward(accelerator, model, batch, 2)
     once = {name: value.clone() for name, value in gradients(model).items()}
@@ -83,25 +83,25 @@ def test_gradients_are_added_up(accelerator):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_chunk_has_the_same_dropout_both_times(accelerator, framework):
-    batch, expected, model = tiny_batch(5, seed=0), with_dropout(framework), with_dropout(framework)
+def test_both_passes_over_a_chunk_have_the_same_dropout(accelerator, framework):
+    batch, expected, model = tiny_batch(5, seed=0), dropout_model(framework), dropout_model(framework)
     torch.manual_seed(3)
-    parts = [expected(**{name: value[start : start + 2] for name, value in batch.items()}) for start in (0, 2, 4)]
-    embeds = {name: torch.cat([part[name] for part in parts]) for name in EMBEDS if parts[0].get(name) is not None}
+    chunks = [expected(**{name: value[start : start + 2] for name, value in batch.items()}) for start in (0, 2, 4)]
+    embeds = {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDS if chunks[0].get(name) is not None}
     expected(**embeds, return_loss=True).loss.backward()
     next_number = torch.rand(1)
     torch.manual_seed(3)
     cached_backward(accelerator, model, batch, 2)
-    assert torch.equal(torch.rand(1), next_number)  # and none is drawn twice by what comes after
+    assert torch.equal(torch.rand(1), next_number)  # the random state continues as without the cache
     assert_close_by_tensor(gradients(model), gradients(expected), rtol=1e-10)
     without = tiny_model(framework)
     direct(without, batch)
-    with pytest.raises(AssertionError):  # the dropout was there
+    with pytest.raises(AssertionError):  # dropout was active
         assert_close_by_tensor(gradients(model), gradients(without), rtol=1e-2)
 
 
 def test_gradients_are_scaled_once(accelerator):
-    """By the loss scale of half precision and by the steps that gradients are accumulated over, as `backward` does."""
+    """Scale by the loss scale of half precision and by accumulation steps, as `Accelerator.backward` does."""
     batch, expected, model = tiny_batch(5, seed=0), tiny_model("hybrid"), tiny_model("hybrid")
     accelerator.gradient_accumulation_steps = 4
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -129,7 +129,7 @@ def test_mixed_precision(framework):
 
 
 def peak_of_saved_tensors(step, batch: dict[str, torch.Tensor]) -> int:
-    """Bytes that autograd keeps during a step at most, but for the batch; tensors in one storage count once."""
+    """Return the peak of bytes that autograd saves during a step, without the batch; shared storages count once."""
     storages = Counter(tensor.untyped_storage().data_ptr() for tensor in batch.values())
     sizes = dict.fromkeys(storages, 0)
     peak = 0
@@ -155,7 +155,7 @@ def peak_of_saved_tensors(step, batch: dict[str, torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_memory_is_that_of_a_chunk(accelerator, framework):
-    """It hardly grows with the batch, to which it is proportional without the cache."""
+    """With the cache, memory hardly grows with the batch; without, it is proportional to the batch."""
 
     def peak(batch_size: int, cached: bool) -> int:
         model, batch = tiny_model(framework), tiny_batch(batch_size, seed=0)
@@ -175,7 +175,7 @@ def test_memory_is_that_of_a_chunk(accelerator, framework):
         ({name: torch.ones(0, 6) for name in tiny_batch(1, 0)}, 2, "at least one"),
     ],
 )
-def test_impossible_batches_are_refused(accelerator, change, chunk_size, message):
+def test_invalid_batches_are_rejected(accelerator, change, chunk_size, message):
     with pytest.raises(ValueError, match=message):
         cached_backward(accelerator, tiny_model("two_tower"), tiny_batch(4, seed=0) | change, chunk_size)
 
@@ -183,8 +183,7 @@ def test_impossible_batches_are_refused(accelerator, change, chunk_size, message
 # processes
 
 
-def test_gradients_are_synchronised_once(accelerator):
-    """Also by a DDP of one process."""
+def test_ddp_synchronises_gradients_once_per_step(accelerator):
     batch, counts = tiny_batch(6, seed=0), {}
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -212,12 +211,12 @@ def results(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_processes_train_as_one_without_the_cache(results, case):
-    """The last batch, shared as 3 + 2, is two chunks for one process and one for the other."""
+def test_processes_with_cache_train_as_one_process_without(results, case):
+    """The last batch has 3 + 2 pairs: two chunks on one process, and one chunk on the other."""
     assert_same_training(results, case, rtol=1e-10)
 
 
-def test_sharded_weights(results):
+def test_gradients_of_sharded_weights(results):
     model = tiny_model("hybrid")
     direct(model, tiny_batch(8, seed=0))
     for result in results:

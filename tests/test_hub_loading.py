@@ -1,4 +1,4 @@
-"""Models by their names on the Hub: what users of transformers expect, online, offline and when things break."""
+"""Loading models by their name on the Hub: online, offline, without access, and after interrupted downloads."""
 
 import shutil
 from pathlib import Path
@@ -28,14 +28,14 @@ print(model_fingerprint(sys.argv[1]))
 
 
 def upload(folder: str | Path, name: str = NAME, **kwargs) -> str:
-    """The commit's sha. `kwargs`: those of `upload_folder`."""
+    """Upload a folder with `upload_folder(**kwargs)` and return the commit's sha."""
     HfApi().create_repo(name, exist_ok=True)
     return HfApi().upload_folder(repo_id=name, folder_path=folder, **kwargs).oid
 
 
 @pytest.fixture
 def sha(hub, model_folder) -> str:
-    """The commit of the tiny model on the Hub. Nothing is cached yet."""
+    """Return the commit of the tiny model on the Hub, before anything is cached."""
     sha = upload(model_folder)
     hub.requests.clear()
     return sha
@@ -43,7 +43,7 @@ def sha(hub, model_folder) -> str:
 
 @pytest.fixture
 def other_folder(make_config, processor, tmp_path) -> Path:
-    """Another model, in several files, as large ones are saved."""
+    """Return the folder of another model, saved in shards."""
     torch.manual_seed(1)
     PigForRetrieval(make_config()).save_pretrained(tmp_path / "other", max_shard_size="100KB")
     processor.save_pretrained(tmp_path / "other")
@@ -61,18 +61,18 @@ def assert_same_weights(model: torch.nn.Module, expected: torch.nn.Module) -> No
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
-def test_by_name(sha, hub, model_folder, model_class):
+def test_load_by_name(sha, hub, model_folder, model_class):
     model = model_class.from_pretrained(NAME)
     assert_same_weights(model, model_class.from_pretrained(model_folder))
     assert model.name_or_path == NAME
     assert {request.token for request in hub.requests if request.storage} == {None}
-    # Loaded again, nothing is fetched.
+    # A second load downloads nothing.
     hub.requests.clear()
     model_class.from_pretrained(NAME)
     assert not hub.requested("GET", "/resolve/") and not [request for request in hub.requests if request.storage]
 
 
-def test_the_processor_by_name(sha, model_folder):
+def test_load_processor_by_name(sha, model_folder):
     processor, expected = PigProcessor.from_pretrained(NAME), PigProcessor.from_pretrained(model_folder)
     assert processor.to_dict() == expected.to_dict()
     texts = ["a small red circle moves left", "a star"]
@@ -80,7 +80,7 @@ def test_the_processor_by_name(sha, model_folder):
 
 
 def test_revisions(sha, model_folder, other_folder):
-    """The first model is at a tag and a commit, the second on main, and the first again in a proposal."""
+    """A tag, a branch, a commit and a pull request hold the first model; main holds the second."""
     api = HfApi()
     api.create_tag(NAME, tag="v1")
     api.create_branch(NAME, branch="old")
@@ -119,12 +119,12 @@ def test_load_pretrained_and_fingerprint(sha, model_folder, other_folder):
         assert_same_weights(model, PigVideoModel.from_pretrained(folder))
         assert not model.training and type(processor) is PigProcessor
         assert model_fingerprint(name) == model_fingerprint(str(folder))
-        # The folder in the cache, which holds links, is the same model.
+        # The cached folder of symbolic links has the same fingerprint.
         assert model_fingerprint(snapshot_download(name)) == model_fingerprint(name)
     assert model_fingerprint(NAME) != model_fingerprint("org/shards")
 
 
-# what is pushed
+# pushing
 
 
 def test_push_to_hub(hub, make_model, processor):
@@ -158,8 +158,8 @@ def test_offline(sha, hub, tmp_path, model_folder, other_folder):
     assert not hub.requests
 
 
-def test_in_a_process_of_its_own(sha, hub, tmp_path, model_folder):
-    """As on a user's machine, by environment variables; what it has cached serves this process, offline."""
+def test_load_in_a_separate_process(sha, hub, tmp_path, model_folder):
+    """The Hub is set by environment variables; this process then loads offline from the cache of the other."""
     done = hub.run(LOAD, NAME, home=tmp_path / "user")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == model_fingerprint(model_folder)
@@ -178,8 +178,8 @@ def test_local_files_only(sha, hub, model_folder):
         assert not hub.requested(path_contains="/resolve/")
 
 
-def test_a_hub_that_is_away(sha, hub, tmp_path, model_folder):
-    """The cache serves while the Hub fails; where there is none, the message names the connection, not the model."""
+def test_unavailable_hub(sha, hub, tmp_path, model_folder):
+    """With a cache, the model loads; without, the message names the connection and not the model."""
     load_pretrained(PigForRetrieval, NAME)
     hub.fail(next=999, status=503)
     model, _ = load_pretrained(PigForRetrieval, NAME)
@@ -215,7 +215,7 @@ def test_gated(sha, hub, tmp_path, token):
 @pytest.mark.parametrize("token", [None, "hf_bob"])
 @pytest.mark.parametrize("name", ["org/private", "org/missing"])
 def test_private_and_missing(hub, tmp_path, model_folder, name, token):
-    """Who may not see a private repository cannot tell it from one that does not exist."""
+    """Without access, a private repository looks like a missing one."""
     upload(model_folder, "org/private")
     HfApi().update_repo_settings("org/private", private=True)
     hub.add_user("bob", "hf_bob")
@@ -231,10 +231,10 @@ def test_private_and_missing(hub, tmp_path, model_folder, name, token):
         assert_same_weights(model, PigTextModel.from_pretrained(model_folder))
 
 
-# what breaks
+# interrupted downloads
 
 
-def test_what_an_interrupted_download_left_is_not_taken_for_weights(sha, hub, tmp_path, model_folder):
+def test_incomplete_downloads_are_not_loaded(sha, hub, tmp_path, model_folder):
     etag = hub.repository(NAME).main.files["model.safetensors"].etag
     blobs = tmp_path / "home/hub/models--org--pig/blobs"
     blobs.mkdir(parents=True)
@@ -245,8 +245,8 @@ def test_what_an_interrupted_download_left_is_not_taken_for_weights(sha, hub, tm
     assert (blobs / etag).read_bytes() == weights
 
 
-def test_a_cut_download_is_resumed(sha, hub, model_folder, monkeypatch):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # of less than a chunk nothing is kept
+def test_an_interrupted_download_resumes(sha, hub, model_folder, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # incomplete chunks are discarded
     hub.cut(after_bytes=105_000, path_contains="model.safetensors", method="GET")
     assert_same_weights(PigForRetrieval.from_pretrained(NAME), PigForRetrieval.from_pretrained(model_folder))
     gets = hub.requested("GET", "model.safetensors")
@@ -259,7 +259,7 @@ def test_a_cut_download_is_resumed(sha, hub, model_folder, monkeypatch):
 @pytest.mark.parametrize(
     "cut", ["config.json", "model.safetensors", "model-00002", "processor_config", "tokenizer.json"]
 )
-def test_a_download_that_broke_off_can_be_taken_up_later(hub, other_folder, model_folder, cut):
+def test_a_failed_download_resumes_in_a_later_load(hub, other_folder, model_folder, cut):
     folder = other_folder if cut == "model-00002" else model_folder
     upload(folder)
     hub.cut(after_bytes=30, path_contains=cut, method="GET", next=999)
@@ -275,7 +275,7 @@ def test_a_download_that_broke_off_can_be_taken_up_later(hub, other_folder, mode
 
 @pytest.mark.parametrize("where", ["folder", "hub"])
 def test_pickles_are_not_read(hub, tmp_path, model_folder, monkeypatch, where):
-    """A model that is there as a pickle alone is refused, before anything is unpickled."""
+    """A model whose weights are a pickle only is rejected before unpickling."""
     folder = shutil.copytree(model_folder, tmp_path / "pickle")
     (folder / "model.safetensors").unlink()
     torch.save(PigForRetrieval.from_pretrained(model_folder).state_dict(), folder / "pytorch_model.bin")

@@ -1,4 +1,4 @@
-"""Losses in closed form and in blocks; real processes that share a batch train as one with all of it."""
+"""Losses in closed form, in blocks, and over processes, which train as one process with the total batch."""
 
 import math
 
@@ -33,17 +33,17 @@ def test_equal_logits_give_two_log_b(batch_size):
     assert loss.item() == pytest.approx(2 * math.log(batch_size), rel=1e-6)
 
 
-def test_right_pairs_far_above_the_rest_give_zero():
+def test_loss_is_zero_if_matching_pairs_score_far_above_all_others():
     assert contrastive_loss(100 * torch.eye(5)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_contrastive_loss_by_hand():
+def test_contrastive_loss_of_two_pairs():
     # rows: log(e^1 + e^0) - 1 and log(e^0 + e^2) - 2; columns: log(e^1 + e^0) - 1 and log(e^0 + e^2) - 2
     expected = math.log(math.e + 1) - 1 + math.log(1 + math.e**2) - 2
     assert contrastive_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_contrastive_loss_sees_both_directions():
+def test_contrastive_loss_sums_both_directions():
     logits = torch.tensor([[0.0, 5.0], [0.0, 5.0]])  # every text prefers video 1
     rows = (math.log(1 + math.e**5) - 0 + math.log(1 + math.e**5) - 5) / 2
     columns = math.log(2)
@@ -57,13 +57,13 @@ def test_reconstruction_loss_by_angle(angle, expected):
     assert reconstruction_loss(pseudo_query, text).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_reconstruction_loss_moves_both_sides():
+def test_reconstruction_loss_has_gradients_for_both_sides():
     pseudo_query, text = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     reconstruction_loss(pseudo_query, text).backward()
     assert pseudo_query.grad.abs().sum() > 0 and text.grad.abs().sum() > 0
 
 
-def test_identical_captions_are_no_negatives():
+def test_identical_captions_are_not_negatives():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     captions = [4, 9, 4, 4, 0]
     expected = 0.0
@@ -74,14 +74,14 @@ def test_identical_captions_are_no_negatives():
     assert contrastive_loss(logits, torch.tensor(captions)).item() == pytest.approx(expected / 5, rel=1e-12)
 
 
-def test_a_batch_of_one_caption_has_nothing_to_tell_apart():
+def test_a_batch_of_identical_captions_has_no_loss():
     logits = torch.randn(4, 4, requires_grad=True)
     loss = contrastive_loss(logits, torch.zeros(4, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
 
 
-def test_different_captions_change_nothing(make_model, batch):
+def test_ids_of_different_captions_do_not_change_the_loss(make_model, batch):
     model = make_model().train()
     torch.manual_seed(0)
     plain = model(**batch, return_loss=True).loss
@@ -90,7 +90,7 @@ def test_different_captions_change_nothing(make_model, batch):
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1)])
-def test_caption_ids_of_a_wrong_shape_are_refused(make_model, batch, shape):
+def test_caption_ids_of_a_wrong_shape_are_rejected(make_model, batch, shape):
     with pytest.raises(ValueError, match=r"caption_ids has shape .*\(3,\)"):
         make_model()(**batch, return_loss=True, caption_ids=torch.zeros(shape, dtype=torch.long))
 
@@ -139,7 +139,7 @@ def test_logits_in_blocks_equal_all_logits(monkeypatch):
     assert rows == [2, 2, 1]
 
 
-def test_blocks_of_one_process_train_as_the_whole_matrix():
+def test_training_in_blocks_equals_training_with_the_whole_matrix():
     for case in ("two_tower, in blocks", "single_tower, in blocks"):
         with blocks_of(16):
             results = [{case: train(tiny_model(CASES[case][0]), case, direct)}]
@@ -150,18 +150,18 @@ def test_blocks_of_one_process_train_as_the_whole_matrix():
 
 
 @pytest.mark.parametrize("framework", ["two_tower", "hybrid", "single_tower"])
-def test_embeddings_take_the_place_of_inputs(framework):
+def test_embeddings_can_replace_inputs(framework):
     model, batch = tiny_model(framework), tiny_batch(5, seed=0)
     whole = model(**batch, return_loss=True)
     names = ("text_embeds", "video_embeds", "pseudo_query_embeds")
     embeds = {name: whole[name] for name in names if whole.get(name) is not None}
     again = model(**embeds, return_loss=True)
     assert torch.equal(again.loss, whole.loss) and torch.equal(again.logits_per_text, whole.logits_per_text)
-    half = model(input_ids=batch["input_ids"], video_embeds=whole.video_embeds)
-    torch.testing.assert_close(half.logits_per_video, whole.logits_per_video)
+    mixed = model(input_ids=batch["input_ids"], video_embeds=whole.video_embeds)
+    torch.testing.assert_close(mixed.logits_per_video, whole.logits_per_video)
 
 
-def test_impossible_mixtures_of_inputs_and_embeddings_are_refused():
+def test_invalid_combinations_of_inputs_and_embeddings_are_rejected():
     model, batch = tiny_model("hybrid"), tiny_batch(3, seed=0)
     embeds = model(**batch)
     with pytest.raises(ValueError, match="Give either input_ids or text_embeds"):
@@ -181,29 +181,29 @@ def results(request, tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_processes_under_ddp_train_as_one_with_the_whole_batch(results, case):
-    """Losses, gradients of three steps, the last of a batch that cannot be shared equally, and the weights after."""
+def test_ddp_processes_train_as_one_process_with_the_total_batch(results, case):
+    """Compare losses and gradients of three steps, the last with unequal batch sizes, and the final weights."""
     assert_same_training(results, case, rtol=1e-6)
 
 
-def test_processes_share_the_loss_and_the_gradients_of_one(results):
+def test_losses_and_gradients_over_processes_equal_those_of_one_process(results):
     texts, videos = share_embeds()
     loss = contrastive_loss(texts @ videos.t())
     loss.backward()
     shares = [result["share"] for result in results]
     for share in shares:
-        assert share["sizes"] == [len(part) for part in texts.tensor_split(len(results))]
+        assert share["sizes"] == [len(texts_of_rank) for texts_of_rank in texts.tensor_split(len(results))]
         assert share["loss"] == shares[0]["loss"] == pytest.approx(loss.item(), rel=1e-12)
         assert share["mean"] == pytest.approx(texts.mean().item(), rel=1e-12)
         assert "(2, 3), (2, 4)" in share["error"] and "number of frames" in share["error"]
-    # Where each process computes the whole loss, a gradient arrives once from each. Where each computes its share,
-    # scaled by their number, so does their sum: the mean of the weights' gradients over the processes is exact.
-    for way in ("gradients_of_whole", "gradients"):
+    # If each process computes the whole loss, an embedding receives its gradient once per process. If each process
+    # computes its share, scaled by the number of processes, the sum is the same. Both need the mean over processes.
+    for key in ("gradients_of_whole", "gradients"):
         for number, expected in enumerate((texts.grad, videos.grad)):
-            seen = torch.cat([share[way][number] for share in shares]) / len(results)
+            seen = torch.cat([share[key][number] for share in shares]) / len(results)
             torch.testing.assert_close(seen, expected, atol=1e-15, rtol=1e-6)
 
 
-def test_gather_of_one_process_is_its_input():
+def test_gathering_in_one_process_returns_the_input():
     embeds = torch.randn(3, 4)
     assert gather_with_gradient(embeds) is embeds

@@ -1,4 +1,4 @@
-"""The model's own contract: attention pattern, frameworks, initialisation, saving and loading."""
+"""The PIG model: attention pattern, frameworks, patch selection, initialisation, saving and loading."""
 
 import subprocess
 import sys
@@ -15,14 +15,15 @@ FRAMEWORKS = ["hybrid", "two_tower", "single_tower"]
 
 
 def pattern_mask(num_video_tokens: int, num_frames: int, tokens_per_frame: int) -> torch.Tensor:
-    """(N, N), True where a token may attend, written down token by token."""
-    owner = [-1] * num_video_tokens + [frame for frame in range(num_frames) for _ in range(tokens_per_frame)]
-    return torch.tensor([[row == -1 or column in (-1, row) for column in owner] for row in owner])
+    """Return the attention mask, (N, N), computed token by token; `True` where attention is allowed."""
+    video = -1
+    frames = [video] * num_video_tokens + [frame for frame in range(num_frames) for _ in range(tokens_per_frame)]
+    return torch.tensor([[row == video or column in (video, row) for column in frames] for row in frames])
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize(("num_globals", "num_frames", "tokens_per_frame"), [(3, 4, 17), (0, 1, 16), (2, 5, 1)])
-def test_structured_attention_equals_dense_attention_under_the_mask(
+def test_attention_in_two_parts_equals_dense_attention_with_mask(
     make_config, implementation, num_globals, num_frames, tokens_per_frame
 ):
     torch.manual_seed(0)
@@ -57,7 +58,7 @@ def clip(make_config) -> CLIPModel:
     for sub_config in (text, vision):
         sub_config.pop("model_type")
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)).eval()
-    for parameter in model.parameters():  # away from the zeros and ones of a fresh start
+    for parameter in model.parameters():  # initial zeros and ones would hide errors
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model
 
@@ -68,18 +69,18 @@ def clip_folder(clip, tmp_path) -> str:
     return str(tmp_path / "clip")
 
 
-def test_one_frame_without_extra_tokens_is_clip(clip, clip_folder):
+def test_two_tower_with_one_frame_and_no_extra_tokens_equals_clip(clip, clip_folder):
     model = PigForRetrieval.from_clip(
         clip_folder, num_frames=1, num_global_tokens=0, use_frame_tokens=False, framework="two_tower"
     ).eval()
-    pixels = torch.randn(2, 3, 32, 32)
+    pixel_values = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        expected = clip.get_image_features(pixels).pooler_output
-        seen = model.get_video_features(pixels.unsqueeze(1)).pooler_output
+        expected = clip.get_image_features(pixel_values).pooler_output
+        seen = model.get_video_features(pixel_values.unsqueeze(1)).pooler_output
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_start_from_clip_uses_every_weight(clip, clip_folder):
+def test_from_clip_uses_all_weights(clip, clip_folder):
     model = PigForRetrieval.from_clip(clip_folder, num_frames=4, num_selected_patches=5)
     state = model.state_dict()
     for name, value in clip.state_dict().items():
@@ -99,7 +100,7 @@ def test_start_from_clip_uses_every_weight(clip, clip_folder):
     assert torch.equal(model.interaction.q_proj.weight, torch.eye(32))
 
 
-def test_old_clip_checkpoints_with_a_wrong_end_token_start_right(clip, tmp_path):
+def test_from_clip_corrects_the_token_ids_of_old_checkpoints(clip, tmp_path):
     clip.config.text_config.eos_token_id, clip.config.text_config.bos_token_id = 2, 0
     clip.save_pretrained(tmp_path)
     model = PigForRetrieval.from_clip(str(tmp_path), num_frames=4)
@@ -108,7 +109,7 @@ def test_old_clip_checkpoints_with_a_wrong_end_token_start_right(clip, tmp_path)
     assert torch.equal(model.generator.eos_embedding, clip.text_model.embeddings.token_embedding.weight[last])
 
 
-def test_start_from_clip_refuses_an_unknown_field(clip_folder):
+def test_from_clip_rejects_unknown_and_invalid_fields(clip_folder):
     with pytest.raises(ValueError, match="no field num_frame"):
         PigForRetrieval.from_clip(clip_folder, num_frame=3)
     with pytest.raises(ValueError, match="projection_dim is 16; it must be CLIP's own, 32"):
@@ -118,7 +119,7 @@ def test_start_from_clip_refuses_an_unknown_field(clip_folder):
     assert "\n" not in str(caught.value)
 
 
-def test_start_from_a_clip_that_lacks_weights_is_refused(clip, tmp_path):
+def test_from_clip_rejects_an_incomplete_checkpoint(clip, tmp_path):
     state = {name: value for name, value in clip.state_dict().items() if "text_model.encoder" not in name}
     clip.save_pretrained(tmp_path, state_dict=state)
     message = "not a complete CLIP checkpoint: it lacks 32 weights, such as text_model.encoder"
@@ -138,16 +139,16 @@ def test_forward_of_every_framework(make_model, batch, framework):
     assert model(**batch).selected_patches is None
     assert not any(name.startswith("generator") for name in model.state_dict()) or framework == "hybrid"
     outputs.loss.backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert not without
+    without_gradient = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without_gradient
 
 
-def test_total_loss_is_the_weighted_sum(make_model, batch):
+def test_loss_is_the_weighted_sum_of_retrieval_and_reconstruction_loss(make_model, batch):
     outputs = make_model(reconstruction_loss_weight=0.25)(**batch, return_loss=True)
     torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + 0.25 * outputs.reconstruction_loss)
 
 
-def test_single_tower_scores_each_pair_as_the_interaction_with_the_real_query(make_model, batch):
+def test_single_tower_pools_each_video_for_each_query(make_model, batch):
     model = make_model(framework="single_tower")
     with torch.inference_mode():
         outputs = model(**batch)
@@ -159,7 +160,7 @@ def test_single_tower_scores_each_pair_as_the_interaction_with_the_real_query(ma
                 torch.testing.assert_close(outputs.logits_per_text[row, column], model.logit_scale.exp() * cosine)
 
 
-def test_interaction_starts_as_attention_pooling(make_model):
+def test_initial_interaction_is_attention_pooling(make_model):
     interaction = make_model().interaction
     query, context = torch.randn(2, 1, 32), torch.randn(2, 6, 32)
 
@@ -171,7 +172,7 @@ def test_interaction_starts_as_attention_pooling(make_model):
     torch.testing.assert_close(interaction(query, context), norm(2 * pooled), atol=1e-5, rtol=1e-5)
 
 
-def test_selection_is_the_top_of_the_class_attention_over_the_clip(make_model, batch):
+def test_selector_takes_the_patches_with_the_highest_class_attention(make_model, batch):
     model = make_model()
     with torch.inference_mode():
         outputs = model(**batch, output_selection=True)
@@ -188,10 +189,13 @@ def test_selection_is_the_top_of_the_class_attention_over_the_clip(make_model, b
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_last_layer_finishes_only_tokens_that_are_read_and_changes_nothing_by_it(make_model, batch, framework):
+def test_kept_tokens_equal_those_of_the_whole_vision_model(make_model, batch, framework):
     model = make_model(framework=framework)
+    calls = []
+    model.selector.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
         features = model.get_video_features(batch["pixel_values_videos"])
+        assert len(calls) == 1
         all_tokens = model.vision_model(batch["pixel_values_videos"]).last_hidden_state
     assert all_tokens.shape == (3, 4 + 4 * 17, 48)
     context = [0, 1, 2, 3, *(4 + 17 * frame for frame in range(4))]
@@ -204,7 +208,7 @@ def test_the_last_layer_finishes_only_tokens_that_are_read_and_changes_nothing_b
     torch.testing.assert_close(features.last_hidden_state[:, 8:], selected, atol=1e-5, rtol=1e-5)
 
 
-def test_padding_does_not_change_a_text(make_model, batch):
+def test_padding_does_not_change_text_embeddings(make_model, batch):
     model = make_model()
     with torch.inference_mode():
         padded = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[2]
@@ -212,50 +216,46 @@ def test_padding_does_not_change_a_text(make_model, batch):
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_frames", [1, 2, 7, 12])
-def test_any_number_of_frames(make_model, num_frames):
-    features = make_model().get_video_features(torch.randn(2, num_frames, 3, 32, 32))
-    assert features.context_embeds.shape == (2, 1 + 3 + num_frames, 32)
-    assert features.pooler_output.isfinite().all()
-
-
-def test_order_of_frames_matters_once_the_temporal_embedding_is_trained(make_model):
+def test_order_of_frames_matters_only_with_a_temporal_embedding(make_model):
     model = make_model()
-    pixels = torch.randn(1, 4, 3, 32, 32)
+    pixel_values_videos = torch.randn(1, 4, 3, 32, 32)
     with torch.inference_mode():
-        same = model.get_video_features(pixels.flip(1)).context_embeds[:, 0]
-        torch.testing.assert_close(model.get_video_features(pixels).context_embeds[:, 0], same, atol=1e-5, rtol=1e-5)
+        embeds, reversed_embeds = (
+            model.get_video_features(pixels).context_embeds[:, 0]
+            for pixels in (pixel_values_videos, pixel_values_videos.flip(1))
+        )
+        torch.testing.assert_close(embeds, reversed_embeds, atol=1e-5, rtol=1e-5)
         torch.nn.init.normal_(model.vision_model.embeddings.temporal_embedding, std=0.5)
-        forward = model.get_video_features(pixels).pooler_output
-        backward = model.get_video_features(pixels.flip(1)).pooler_output
+        forward = model.get_video_features(pixel_values_videos).pooler_output
+        backward = model.get_video_features(pixel_values_videos.flip(1)).pooler_output
     assert (forward - backward).abs().max() > 1e-3
 
 
-def test_frames_of_another_size(make_model):
+def test_frames_of_another_size_need_interpolation(make_model):
     model = make_model()
-    pixels = torch.randn(1, 4, 3, 64, 48)
+    pixel_values_videos = torch.randn(1, 4, 3, 64, 48)
     with pytest.raises(ValueError, match="64 x 48 pixels, the model reads 32 x 32"):
-        model.get_video_features(pixels)
-    features = model.get_video_features(pixels, interpolate_pos_encoding=True)
+        model.get_video_features(pixel_values_videos)
+    features = model.get_video_features(pixel_values_videos, interpolate_pos_encoding=True)
     assert features.pooler_output.isfinite().all()
-    tokens = model.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
+    tokens = model.vision_model(pixel_values_videos, interpolate_pos_encoding=True).last_hidden_state
     assert tokens.shape == (1, 4 + 4 * (1 + 8 * 6), 48)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (1, 4, 1, 32, 32), (1, 0, 3, 32, 32)])
-def test_pixels_of_a_wrong_shape_are_refused(make_model, shape):
+def test_pixel_values_of_a_wrong_shape_are_rejected(make_model, shape):
     with pytest.raises(ValueError, match="pixel_values_videos"):
         make_model().get_video_features(torch.zeros(shape))
 
 
-def test_more_frames_than_the_generator_has_positions_are_refused(make_model):
+def test_more_frames_than_generator_positions_are_rejected(make_model):
     model = make_model(generator_max_position_embeddings=20)
     with pytest.raises(ValueError, match="use at most 9 frames"):
         model.get_video_features(torch.zeros(1, 10, 3, 32, 32))
     model.get_video_features(torch.zeros(1, 9, 3, 32, 32))
 
 
-def test_loss_needs_as_many_texts_as_videos(make_model, batch):
+def test_loss_needs_one_text_per_video(make_model, batch):
     batch["pixel_values_videos"] = batch["pixel_values_videos"][:2]
     with pytest.raises(ValueError, match="got 3 texts and 2 videos"):
         make_model()(**batch, return_loss=True)
@@ -273,7 +273,7 @@ def test_loss_needs_as_many_texts_as_videos(make_model, batch):
         ({"vision_config": {"num_frames": 0}}, "num_frames"),
     ],
 )
-def test_configurations_that_cannot_be_are_refused(make_config, settings, message):
+def test_invalid_configurations_are_rejected(make_config, settings, message):
     with pytest.raises(Exception, match=message):
         make_config(**settings)
 
@@ -289,20 +289,20 @@ VARIANTS = [
 
 
 def tensors_of(model) -> dict[str, torch.Tensor]:
-    """Every parameter and every buffer, also those that are not saved."""
+    """Return all parameters and buffers, including buffers that are not saved."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-@pytest.mark.parametrize("half", [PigForRetrieval, PigVideoModel, PigTextModel])
-def test_save_and_load_keeps_every_parameter_and_buffer(make_config, tmp_path, half, settings):
+@pytest.mark.parametrize("model_class", [PigForRetrieval, PigVideoModel, PigTextModel])
+def test_save_and_load_keeps_all_parameters_and_buffers(make_config, tmp_path, model_class, settings):
     config = make_config(**settings)
-    model = half(config.text_config if half is PigTextModel else config)
+    model = model_class(config.text_config if model_class is PigTextModel else config)
     for tensor in tensors_of(model).values():
         if tensor.is_floating_point():
             tensor.data += torch.randn_like(tensor)
     model.save_pretrained(tmp_path)
-    loaded, info = half.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     expected, seen = tensors_of(model), tensors_of(loaded)
     assert seen.keys() == expected.keys()
@@ -310,16 +310,16 @@ def test_save_and_load_keeps_every_parameter_and_buffer(make_config, tmp_path, h
         assert torch.equal(seen[name], tensor), name
 
 
-@pytest.mark.parametrize("half", [PigTextModel, PigVideoModel])
-def test_a_half_loads_from_the_whole(make_model, tmp_path, half, batch):
+@pytest.mark.parametrize("model_class", [PigTextModel, PigVideoModel])
+def test_text_and_video_model_load_from_a_retrieval_checkpoint(make_model, tmp_path, model_class, batch):
     model = make_model()
     model.save_pretrained(tmp_path)
-    loaded, info = half.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in loaded.state_dict().items())
     with torch.inference_mode():
-        if half is PigTextModel:
+        if model_class is PigTextModel:
             seen = loaded(batch["input_ids"], batch["attention_mask"]).text_embeds
             expected = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
         else:
@@ -328,7 +328,7 @@ def test_a_half_loads_from_the_whole(make_model, tmp_path, half, batch):
     torch.testing.assert_close(seen, expected, atol=1e-6, rtol=1e-6)
 
 
-LOAD_TEXT_HALF = """
+LOAD_TEXT_MODEL = """
 import resource, sys
 import torch
 from modeling_pig import PigTextModel
@@ -338,17 +338,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_the_text_half_does_not_read_the_video_half_into_memory(make_config, tmp_path):
+def test_loading_a_text_model_does_not_read_video_weights_into_memory(make_config, tmp_path):
     vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4}
     PigForRetrieval(make_config(vision_config=vision)).save_pretrained(tmp_path)
-    whole = (tmp_path / "model.safetensors").stat().st_size
-    assert whole > 200e6
-    command = [sys.executable, "-c", LOAD_TEXT_HALF, str(tmp_path)]
+    file_size = (tmp_path / "model.safetensors").stat().st_size
+    assert file_size > 200e6
+    command = [sys.executable, "-c", LOAD_TEXT_MODEL, str(tmp_path)]
     growth = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # KiB
-    assert growth * 1024 < whole / 4
+    assert growth * 1024 < file_size / 4
 
 
-def test_weights_that_a_checkpoint_lacks_are_initialised_as_on_a_fresh_start(make_model, tmp_path):
+def test_weights_missing_from_a_checkpoint_are_initialised(make_model, tmp_path):
     two_tower = make_model(framework="two_tower")
     two_tower.save_pretrained(tmp_path)
     loaded, info = PigForRetrieval.from_pretrained(tmp_path, framework="hybrid", output_loading_info=True)
@@ -360,7 +360,7 @@ def test_weights_that_a_checkpoint_lacks_are_initialised_as_on_a_fresh_start(mak
     assert all(tensor.isfinite().all() for tensor in tensors_of(loaded).values())
 
 
-def test_a_clip_checkpoint_loads_by_name(clip, clip_folder, make_config):
+def test_a_clip_checkpoint_loads_with_from_pretrained(clip, clip_folder, make_config):
     model, info = PigForRetrieval.from_pretrained(
         clip_folder, config=make_config(framework="two_tower"), output_loading_info=True
     )
@@ -379,7 +379,7 @@ def test_half_precision_keeps_logit_scale_in_float32(make_model, tmp_path):
     assert again.dtype == torch.bfloat16 and again.logit_scale.dtype == torch.float32
 
 
-def test_a_start_from_clip_takes_no_dtype_that_it_would_not_heed():
+def test_from_clip_rejects_dtype():
     with pytest.raises(ValueError, match="creates a model in float32"):
         PigForRetrieval.from_clip("clip", dtype=torch.bfloat16)
 
@@ -396,7 +396,7 @@ def test_logit_scale_is_clamped(make_model):
     assert model.logit_scale.item() == 0
 
 
-def test_hidden_states_and_attentions_on_request(make_model, batch):
+def test_output_hidden_states_and_attentions(make_model, batch):
     model = make_model()
     model.set_attn_implementation("eager")
     features = model.get_video_features(
@@ -411,13 +411,13 @@ def test_hidden_states_and_attentions_on_request(make_model, batch):
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, num_tokens))
 
 
-def test_outputs_as_tuples(make_model, batch):
+def test_return_dict_false_returns_a_tuple(make_model, batch):
     model = make_model()
     outputs = model(**batch)
     assert torch.equal(model(**batch, return_dict=False)[0], outputs.logits_per_text)
 
 
-def test_the_video_half_alone_has_the_attention_asked_for(make_config, batch):
+def test_attention_implementation_reaches_the_generator(make_config, batch):
     model = PigVideoModel(make_config())
     assert model.generator.config._attn_implementation == model.config._attn_implementation == "sdpa"
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Processors: every way to hand over a video gives the same pixels; saved and loaded they do the same."""
+"""Processors: all forms of a video give the same `pixel_values_videos`; a loaded processor equals the saved one."""
 
 from pathlib import Path
 
@@ -17,46 +17,45 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
 
 
-def test_pixel_values_lie_in_order_in_memory(processor):
-    frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
+def test_pixel_values_are_contiguous(processor, frames):
     assert processor(videos=frames, return_tensors="pt")["pixel_values_videos"].is_contiguous()
 
 
-def test_what_one_call_asked_for_is_not_saved_as_the_default(processor, tmp_path):
+def test_truncation_of_a_call_is_not_saved(processor, tmp_path):
     text = "a red circle moves left " * 30
     assert processor(text=text, text_kwargs={"max_length": 12}, return_tensors="pt")["input_ids"].shape == (1, 12)
     processor.save_pretrained(tmp_path)
     assert PigProcessor.from_pretrained(tmp_path)(text=text, return_tensors="pt")["input_ids"].shape == (1, 77)
 
 
-def test_all_ways_to_hand_over_frames_give_the_same_pixels(processor, frames):
-    ways = [
+def test_all_forms_of_frames_give_the_same_pixel_values(processor, frames):
+    forms = [
         frames,
         torch.from_numpy(frames).permute(0, 3, 1, 2),
         [PIL.Image.fromarray(f) for f in frames],
         list(frames),
     ]
-    pixels = processor(videos=ways, return_tensors="pt")["pixel_values_videos"]
-    assert pixels.shape == (4, 4, 3, 32, 32)
-    for other in pixels[1:]:
-        assert torch.equal(other, pixels[0])
-    for way in ways:
-        assert torch.equal(processor(videos=way, return_tensors="pt")["pixel_values_videos"][0], pixels[0])
+    pixel_values_videos = processor(videos=forms, return_tensors="pt")["pixel_values_videos"]
+    assert pixel_values_videos.shape == (4, 4, 3, 32, 32)
+    expected = pixel_values_videos[0]
+    assert all(torch.equal(other, expected) for other in pixel_values_videos[1:])
+    for form in forms:
+        assert torch.equal(processor(videos=form, return_tensors="pt")["pixel_values_videos"][0], expected)
     assert processor(videos=np.stack([frames, frames]), return_tensors="pt")["pixel_values_videos"].shape[0] == 2
 
 
-def test_pixels_are_those_of_the_published_recipe(processor, frames):
-    """Frames evenly with both ends, squeezed to a square by bicubic interpolation with antialiasing, CLIP's mean."""
-    pixels = processor(videos=frames, return_tensors="pt")["pixel_values_videos"][0]
+def test_pixel_values_follow_the_published_recipe(processor, frames):
+    """Evenly spaced frames with both ends, resized to a square by antialiased bicubic interpolation, CLIP's mean."""
+    pixel_values = processor(videos=frames, return_tensors="pt")["pixel_values_videos"][0]
     for number, index in enumerate([0, 3, 6, 9]):
         image = PIL.Image.fromarray(frames[index]).resize((32, 32), PIL.Image.Resampling.BICUBIC)
         mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
         expected = torch.from_numpy((np.asarray(image) / 255 - mean) / std).permute(2, 0, 1).float()
-        assert (pixels[number] - expected).abs().mean() < 0.01  # the two libraries round differently
-        assert (pixels[number] - expected).abs().max() < 0.05
+        error = (pixel_values[number] - expected).abs()
+        assert error.mean() < 0.01 and error.max() < 0.05  # PIL and torchvision round differently
 
 
-def test_files_in_any_form_of_path(processor, shape_videos):
+def test_all_types_of_paths(processor, shape_videos):
     frames, _ = decode_video(shape_videos[0], 4)
     expected = processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
     for path in (str(shape_videos[0]), Path(shape_videos[0]), [shape_videos[0]]):
@@ -65,13 +64,13 @@ def test_files_in_any_form_of_path(processor, shape_videos):
     assert torch.equal(mixed["pixel_values_videos"], torch.cat([expected, expected]))
 
 
-def test_another_number_of_frames_on_request(processor, frames, shape_videos):
+def test_num_frames_of_a_call(processor, frames, shape_videos):
     for video in (frames, str(shape_videos[0])):
         assert processor(videos=video, num_frames=7, return_tensors="pt")["pixel_values_videos"].shape[1] == 7
         assert processor(videos=video, return_tensors="pt")["pixel_values_videos"].shape[1] == 4
 
 
-def test_chosen_frames_are_in_the_metadata(processor, shape_videos):
+def test_metadata_holds_the_indices_of_sampled_frames(processor, shape_videos):
     inputs = processor.video_processor(str(shape_videos[0]), return_tensors="pt", return_metadata=True)
     assert list(inputs["video_metadata"][0].frames_indices) == [0, 7, 15, 23]
     assert inputs["video_metadata"][0].total_num_frames == 24
@@ -91,13 +90,13 @@ def test_save_and_load(processor, frames, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)("a red circle").input_ids == expected["input_ids"][0].tolist()
 
 
-def test_texts_are_padded_to_the_longest_of_their_batch(processor):
+def test_texts_are_padded_to_the_longest_text_of_the_batch(processor):
     inputs = processor(text=["red", "a red circle moves left"], return_tensors="pt")
     assert inputs["attention_mask"][1].all()
     assert inputs["attention_mask"][0].sum() == len(processor.tokenizer("red").input_ids)
 
 
-def test_a_long_text_is_cut_at_the_limit_with_a_warning_and_keeps_its_end_token(processor, caplog):
+def test_long_texts_are_truncated_with_a_warning_and_keep_the_end_token(processor, caplog):
     inputs = processor(text=["red " * 200, "red"], return_tensors="pt")
     assert inputs["input_ids"].shape == (2, 77)
     assert inputs["input_ids"][0, -1] == processor.tokenizer.eos_token_id
@@ -105,7 +104,7 @@ def test_a_long_text_is_cut_at_the_limit_with_a_warning_and_keeps_its_end_token(
     assert "'red red" in caplog.text
 
 
-def test_a_text_that_just_fits_is_not_warned_of(processor, caplog):
+def test_no_warning_for_a_text_of_maximum_length(processor, caplog):
     inputs = processor(text="red " * 75, return_tensors="pt")
     assert inputs["input_ids"].shape == (1, 77)
     assert not caplog.text
@@ -115,17 +114,17 @@ def test_a_text_that_just_fits_is_not_warned_of(processor, caplog):
     "videos",
     [[], 3, np.zeros((3, 4)), np.zeros((2, 4, 4, 1)), [np.zeros((0, 3, 4, 4))], [[]], np.zeros((0, 3, 8, 8))],
 )
-def test_what_is_no_video_is_refused(processor, videos):
+def test_invalid_videos_are_rejected(processor, videos):
     with pytest.raises(ValueError, match="video"):
         processor(videos=videos, return_tensors="pt")
 
 
-def test_a_broken_file_is_named(processor, tmp_path):
+def test_the_error_names_a_broken_file(processor, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VideoDecodingError, match="broken.mp4: "):
         processor(videos=tmp_path / "broken.mp4")
 
 
-def test_nothing_to_process_is_refused(processor):
+def test_a_call_without_inputs_is_rejected(processor):
     with pytest.raises(ValueError, match="at least one input"):
         processor()

@@ -1,11 +1,12 @@
-"""A model exported with its code loads where the package is not installed, and computes the same to the bit."""
+"""A model exported with its code loads without the package, and its outputs are bit-identical."""
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig.publishing.remote_code import export_remote_code
 
+from . import cli_helpers
+
+
+pig = cli_helpers.pig  # fixture
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "hub_scripts" / "export_remote_code.py"
 SENTENCES = ["a red circle moves left", "a blue star"]
 
-# The package may be installed where the tests run, so that hiding it is not a matter of paths.
+# The package is installed in the tests' environment: changing `sys.path` alone would not hide it.
 WITHOUT_PACKAGE = """
 import sys
 
@@ -42,11 +47,11 @@ for auto_class in (AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, AutoVide
     classes.append(type(auto_class.from_pretrained(folder, trust_remote_code=True)).__name__)
     if auto_class is not AutoTokenizer:  # a class of transformers, whose code needs no trust
         try:
-            auto_class.from_pretrained(folder)  # asks on the terminal, which there is not
+            auto_class.from_pretrained(folder)  # asks on the terminal, which is missing here
         except ValueError as error:
             assert "Please pass the argument `trust_remote_code=True`" in str(error), error
         else:
-            sys.exit(f"{auto_class.__name__} ran the code unasked")
+            sys.exit(f"{auto_class.__name__} ran the code without permission")
 
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -64,17 +69,22 @@ print(*classes, "modeling_pig" in sys.modules)
 """
 
 
-def export(model_folder, output) -> None:
-    """Runs the script, and takes back what it tells the classes: they would write code wherever they are saved."""
+@contextmanager
+def restored_classes() -> Iterator[None]:
+    """Restore the classes after an export: a class with `_auto_class` would save its code with every model."""
     with pytest.MonkeyPatch.context() as patch:
         for pig_class in (PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor):
             patch.setattr(pig_class, "_auto_class", None)
-        patch.setattr(sys, "argv", [str(SCRIPT), "--model", str(model_folder), "--output", str(output)])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        yield
+
+
+def export(model_folder, output) -> None:
+    with restored_classes():
+        export_remote_code(model_folder, output)
 
 
 def run_without_package(code: str, cache: Path, *arguments) -> str:
-    """Runs `code` in a fresh interpreter that cannot import the package; returns what it prints."""
+    """Run `code` in a new interpreter that cannot import the package, and return its output."""
     command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE + code, *map(str, arguments)]
     environment = {**os.environ, "HF_MODULES_CACHE": str(cache)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
@@ -82,7 +92,7 @@ def run_without_package(code: str, cache: Path, *arguments) -> str:
     return done.stdout
 
 
-def test_same_results_without_the_package(model_folder, shape_videos, tmp_path):
+def test_outputs_without_the_package_are_identical(model_folder, shape_videos, tmp_path):
     exported, output = tmp_path / "exported", tmp_path / "output.safetensors"
     export(model_folder, exported)
     stdout = run_without_package(COMPUTE, tmp_path / "cache", exported, output, shape_videos[0], *SENTENCES)
@@ -106,9 +116,8 @@ def test_same_results_without_the_package(model_folder, shape_videos, tmp_path):
         assert torch.equal(found[name], value), name
 
 
-def test_what_is_exported(model_folder, tmp_path):
-    """The code is the package's own; the weights are the same; what else was in the folder is there; it loads as
-    before where the package is installed, without trust in the code beside it."""
+def test_exported_files(model_folder, tmp_path):
+    """Code and weights are copies, other files are kept, and the installed package loads the model without trust."""
     source = shutil.copytree(model_folder, tmp_path / "model")
     (source / "README.md").write_text("a model card")
     (source / ".eval_results").mkdir()
@@ -128,19 +137,19 @@ def test_what_is_exported(model_folder, tmp_path):
     assert type(PigForRetrieval.from_pretrained(target)) is PigForRetrieval
     assert str(tmp_path) not in "".join(file.read_text() for file in target.glob("*.json"))
 
-    # Once exported, a model can be exported again.
+    # An exported model can be exported again.
     export(target, tmp_path / "again")
     assert json.loads((tmp_path / "again/config.json").read_text()) == json.loads((target / "config.json").read_text())
 
 
-def test_sentence_transformers_files_need_an_embedding_of_the_video_alone(make_config, processor, tmp_path):
+def test_no_sentence_transformers_files_for_single_tower(make_config, processor, tmp_path):
     PigForRetrieval(make_config(framework="single_tower")).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "exported")
     assert not (tmp_path / "exported" / "modules.json").exists()
 
 
-def test_refusals_are_one_line_and_write_nothing(model_folder, tmp_path):
+def test_errors_are_one_line_and_write_nothing(pig, model_folder, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     clip = tmp_path / "clip"
@@ -156,8 +165,7 @@ def test_refusals_are_one_line_and_write_nothing(model_folder, tmp_path):
         (tmp_path / "missing", tmp_path / "new", "missing holds no PIG model"),
         (incomplete, tmp_path / "new", "incomplete"),
     ]:
-        with pytest.raises(SystemExit, match=message) as error:
-            export(model, output)
-        assert str(error.value).startswith("error: ") and "\n" not in str(error.value)
+        with restored_classes():
+            cli_helpers.assert_one_line_error(pig("export-code", "--model", model, "--output", output), message)
     assert not (tmp_path / "new").exists() and not (Path(model_folder) / "exported").exists()
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["file"]

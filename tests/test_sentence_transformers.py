@@ -1,4 +1,4 @@
-"""sentence-transformers reads an exported model, and encodes sentences and video files to the model's embeddings."""
+"""sentence-transformers loads an exported model, and encodes queries and video files to the same embeddings."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from modeling_pig import PigForRetrieval, PigProcessor
 from tests.test_remote_code import SENTENCES, export, run_without_package
 
 
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="an extra of its own")
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="an optional extra")
 
 ENCODE = """
 import numpy as np
@@ -30,15 +30,15 @@ def exported(model_folder, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def embeds(model_folder, shape_videos) -> dict[str, np.ndarray]:
-    """The model's own embeddings, normalised."""
+    """Return the normalised embeddings that the model computes."""
     model, processor = PigForRetrieval.from_pretrained(model_folder).eval(), PigProcessor.from_pretrained(model_folder)
     with torch.inference_mode():
         outputs = model(**processor(text=SENTENCES, videos=[str(p) for p in shape_videos], return_tensors="pt"))
     return {"text": outputs.text_embeds.numpy(), "video": outputs.video_embeds.numpy()}
 
 
-def test_embeddings_are_those_of_the_model(exported, embeds, shape_videos, tmp_path):
-    model = sentence_transformers.SentenceTransformer(exported, device="cpu")  # the installed code: no trust needed
+def test_embeddings_equal_those_of_the_model(exported, embeds, shape_videos, tmp_path):
+    model = sentence_transformers.SentenceTransformer(exported, device="cpu")
     assert type(model[0].model) is PigForRetrieval
     assert model.modalities == ["text", "video"]
     assert model.get_embedding_dimension() == 32

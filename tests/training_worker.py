@@ -1,5 +1,6 @@
-"""A few steps of tiny models, in float64, on this process's part of each batch: what the tests of training over
-processes run under torchrun, and what they compare it with.
+"""Train tiny models in float64 for a few steps on this process's share of each batch.
+
+Tests of training over processes run this file under torchrun, and compare it with one process.
 
     torchrun --nproc_per_node 2 -m tests.training_worker direct OUTPUT
 """
@@ -35,11 +36,11 @@ CASES = {  # framework, with caption_ids, with blocks smaller than the batch
     "two_tower, in blocks": ("two_tower", True, True),
     "single_tower, in blocks": ("single_tower", True, True),
 }
-BATCH_SIZES = (8, 8, 5)  # the last is shared as 3 + 2 and as 2 + 1 + 1 + 1
+BATCH_SIZES = (8, 8, 5)  # the last is split as 3 + 2 and as 2 + 1 + 1 + 1
 
 
 def tiny_model(framework: str, **settings) -> PigForRetrieval:
-    """A model in training mode with weights away from their special starts (identities, zeros)."""
+    """Return a model in training mode whose weights differ from their initial identities and zeros."""
     tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = PigConfig(
         text_config={**tower, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2},
@@ -65,13 +66,13 @@ def tiny_batch(batch_size: int, seed: int, with_caption_ids: bool = False) -> di
     videos = torch.randn(batch_size, 2, 3, 8, 8, generator=generator, dtype=torch.float64)
     batch = {"input_ids": input_ids, "pixel_values_videos": videos, "attention_mask": torch.ones_like(input_ids)}
     if with_caption_ids:
-        batch["caption_ids"] = torch.tensor([7, 3, 7, 1, 7, 3, 2, 2])[:batch_size]  # equal ones on several processes
+        batch["caption_ids"] = torch.tensor([7, 3, 7, 1, 7, 3, 2, 2])[:batch_size]  # equal ids on several processes
     return batch
 
 
 @contextmanager
 def blocks_of(elements: int):
-    """Similarities are computed in blocks of so many numbers."""
+    """Compute similarities in blocks of `elements` elements."""
     before = loss_pig.MAX_BLOCK_ELEMENTS
     loss_pig.MAX_BLOCK_ELEMENTS = elements
     try:
@@ -80,14 +81,14 @@ def blocks_of(elements: int):
         loss_pig.MAX_BLOCK_ELEMENTS = before
 
 
-def train(model: nn.Module, case: str, backward, rank: int = 0, num_processes: int = 1) -> dict:
-    """Losses and gradients of each step, and the weights after the last."""
+def train(model: nn.Module, case: str, backward, rank: int = 0, world_size: int = 1) -> dict:
+    """Return losses and gradients of each step, and the final weights."""
     _, with_caption_ids, _ = CASES[case]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses, gradients = [], []
     for step, batch_size in enumerate(BATCH_SIZES):
         batch = tiny_batch(batch_size, seed=step, with_caption_ids=with_caption_ids)
-        outputs = backward(model, {name: value.tensor_split(num_processes)[rank] for name, value in batch.items()})
+        outputs = backward(model, {name: value.tensor_split(world_size)[rank] for name, value in batch.items()})
         names = ("loss", "retrieval_loss", "reconstruction_loss")
         losses.append({name: outputs[name].item() for name in names if outputs.get(name) is not None})
         gradients.append({_plain(name): value.grad.clone() for name, value in model.named_parameters()})
@@ -103,19 +104,19 @@ def direct(model: nn.Module, batch: dict[str, torch.Tensor]):
     return outputs
 
 
-def torchrun(num_processes: int, mode: str, output: Path) -> list[dict]:
-    """Runs this file, and returns what each process came to."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+def torchrun(world_size: int, mode: str, output: Path) -> list[dict]:
+    """Run this file under torchrun and return the result of each process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
     command += ["-m", "tests.training_worker", mode, str(output)]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     results = torch.load(output, weights_only=True)
-    assert len(results) == num_processes  # and not one, silently
+    assert len(results) == world_size
     return results
 
 
 def assert_same_training(results: list[dict], case: str, rtol: float) -> None:
-    """Every process had the losses, the gradients and the weights that one process with the whole batch has."""
+    """Assert that the losses, gradients and weights of each process are those of one process with the total batch."""
     expected = train(tiny_model(CASES[case][0]), case, direct)
     for result in results:
         assert result[case]["losses"] == results[0][case]["losses"]
@@ -127,12 +128,14 @@ def assert_same_training(results: list[dict], case: str, rtol: float) -> None:
 
 
 def assert_close_by_tensor(tensors: dict, expected: dict, rtol: float) -> None:
-    """Differences are small beside the largest number of their tensor. (The gradient of the keys' bias is nothing but
-    rounding: softmax does not see it.)"""
+    """Assert that differences are small relative to the largest element of each tensor.
+
+    Elementwise tolerances would fail: the gradient of the keys' bias, which softmax ignores, is rounding noise.
+    """
     assert tensors.keys() == expected.keys()
     for name, value in expected.items():
         error, scale = (tensors[name] - value).abs().max().item(), value.abs().max().item()
-        assert error <= max(rtol * scale, 1e-12), f"{name}: {error} beside {scale}"
+        assert error <= max(rtol * scale, 1e-12), f"{name}: error {error}, largest element {scale}"
 
 
 def _plain(name: str) -> str:
@@ -145,9 +148,9 @@ def share_embeds() -> tuple[torch.Tensor, torch.Tensor]:
     return texts.requires_grad_(), videos.requires_grad_()
 
 
-def share(rank: int, num_processes: int) -> dict:
-    """What this process has of the losses over the embeddings of all, which are shared as 2 + 2 + 1 + 1 by four."""
-    text, video = (part.detach().tensor_split(num_processes)[rank].requires_grad_() for part in share_embeds())
+def share(rank: int, world_size: int) -> dict:
+    """Return this process's share of the losses over all embeddings, which four processes split as 2 + 2 + 1 + 1."""
+    text, video = (embeds.detach().tensor_split(world_size)[rank].requires_grad_() for embeds in share_embeds())
     sizes = gather_batch_sizes(text)
     contrastive_loss(gather_with_gradient(text) @ gather_with_gradient(video).t()).backward()
     whole = [text.grad, video.grad]
@@ -164,11 +167,11 @@ def share(rank: int, num_processes: int) -> dict:
 
 
 def sharded(accelerator: Accelerator) -> dict:
-    """Gradients by the cache under FSDP2, and what it says to processes with different numbers of chunks."""
+    """Return gradients of the cache under FSDP2, and its error for processes with different numbers of chunks."""
     model = tiny_model("hybrid")
     for layer in model.vision_model.encoder.layers:
         fully_shard(layer)
-    fully_shard(model, ignored_params={model.logit_scale})  # FSDP2 takes no scalars: the caller averages this one
+    fully_shard(model, ignored_params={model.logit_scale})  # FSDP2 rejects scalars: average its gradient below
     batch = tiny_batch(8, seed=0)
     rank = accelerator.process_index
     cached_backward(accelerator, model, {name: value.tensor_split(2)[rank] for name, value in batch.items()}, 3)
@@ -186,7 +189,7 @@ def sharded(accelerator: Accelerator) -> dict:
 
 def main(mode: str, output: str) -> None:
     accelerator = Accelerator(cpu=True)
-    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    rank, world_size = accelerator.process_index, accelerator.num_processes
 
     def cached(model, batch):
         return cached_backward(accelerator, model, batch, chunk_size=2)
@@ -195,15 +198,15 @@ def main(mode: str, output: str) -> None:
     for case, (framework, _, in_blocks) in CASES.items():
         with blocks_of(16 if in_blocks else 2**22):
             model = accelerator.prepare(tiny_model(framework))
-            results[case] = train(model, case, cached if mode == "cached" else direct, rank, num_processes)
+            results[case] = train(model, case, cached if mode == "cached" else direct, rank, world_size)
     if mode == "direct":
-        results["share"] = share(rank, num_processes)
+        results["share"] = share(rank, world_size)
     else:
         results["sharded"] = sharded(accelerator)
-    everyone = [None] * num_processes
-    dist.all_gather_object(everyone, results)
+    all_results = [None] * world_size
+    dist.all_gather_object(all_results, results)
     if accelerator.is_main_process:
-        torch.save(everyone, output)
+        torch.save(all_results, output)
     accelerator.end_training()
 
 

@@ -1,4 +1,4 @@
-"""Writes small real video files whose frames carry their number in the picture, and reads it off again."""
+"""Write small video files whose frames show their number, and read the numbers of decoded frames."""
 
 import struct
 from collections.abc import Sequence
@@ -14,13 +14,12 @@ NUM_BITS = 10
 
 
 def numbered_frames(num_frames: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """
-    Frames of a moving pattern with their number in black and white blocks along the upper edge.
+    """Create frames of a moving pattern with their number in black and white blocks along the upper edge.
 
     Args:
-        num_frames (`int`): Number of frames, N, at most 1024.
-        height (`int`): Pixels.
-        width (`int`): Pixels, at least 80, so that the blocks survive compression.
+        num_frames (`int`): number of frames, N, at most 1024.
+        height (`int`, *optional*, defaults to 64): height in pixels.
+        width (`int`, *optional*, defaults to 96): width in pixels, at least 80, so that blocks survive compression.
 
     Returns:
         `np.ndarray` of shape `(N, height, width, 3)`: uint8.
@@ -36,7 +35,7 @@ def numbered_frames(num_frames: int, height: int = 64, width: int = 96) -> np.nd
 
 
 def read_number(frame: np.ndarray) -> int:
-    """The number in a frame of [`numbered_frames`], `(height, width, 3)`, after compression."""
+    """Return the number that a frame of [`numbered_frames`], `(height, width, 3)`, shows, also after compression."""
     block = frame.shape[1] // NUM_BITS
     columns = np.arange(NUM_BITS)[:, None] * block + np.arange(2, block - 2)
     is_white = frame[2:6, columns].mean(axis=(0, 2, 3)) > 128  # (NUM_BITS,)
@@ -57,25 +56,24 @@ def write_video(
     rotation: int = 0,
     faststart: bool = False,
 ) -> Path:
-    """
-    Writes a video file.
+    """Write a video file.
 
     Args:
-        path (`Path`): The file; its suffix chooses the container.
-        frames (`np.ndarray` of shape `(N, height, width, 3)`): uint8 RGB, as they are to be displayed.
-        fps (`int`): Frames per second.
-        codec (`str`): An encoder of FFmpeg.
-        options (`dict[str, str]`, *optional*): Its options; `{"g": "10"}` sets a keyframe every ten frames.
-        pts (`Sequence[int]`, *optional*): Time of each frame in units of 1 / `fps`, for a variable frame rate.
-        rotation (`int`): Degrees counter-clockwise by which a player has to turn the stored pictures.
-        faststart (`bool`): Writes the index of an mp4 file at its start.
+        path (`Path`): path of the file; its suffix selects the container.
+        frames (`np.ndarray` of shape `(N, height, width, 3)`): uint8 RGB frames, as displayed.
+        fps (`int`, *optional*, defaults to 25): frames per second.
+        codec (`str`, *optional*, defaults to `"libx264"`): encoder of FFmpeg.
+        options (`dict[str, str]`, *optional*): options of the encoder; `{"g": "10"}` sets a keyframe every 10 frames.
+        pts (`Sequence[int]`, *optional*): time of each frame in units of 1 / `fps`, for a variable frame rate.
+        rotation (`int`, *optional*, defaults to 0): counter-clockwise rotation in degrees that a player applies.
+        faststart (`bool`, *optional*, defaults to `False`): write the index of an mp4 file at its start.
 
     Returns:
-        `Path`: The file.
+        `Path`: `path`.
     """
     stored = np.rot90(frames, -(rotation // 90), axes=(1, 2))
     with av.open(path, "w", options={"movflags": "faststart"} if faststart else {}) as container:
-        # With macroblock trees x264 writes a slightly different file each time.
+        # With macroblock trees, x264 is not deterministic.
         defaults = {"mbtree": "0"} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=fps, options={**defaults, **(options or {})})
         stream.height, stream.width = stored.shape[1:3]
@@ -93,7 +91,7 @@ def write_video(
 
 
 def write_frame_folder(folder: Path, frames: np.ndarray, name: str = "{:06d}.jpg") -> Path:
-    """Writes frames, uint8 of shape `(N, height, width, 3)`, as JPEG files whose names count from 1."""
+    """Write uint8 frames, `(N, height, width, 3)`, as JPEG files numbered from 1."""
     folder.mkdir()
     for number, frame in enumerate(frames, start=1):
         PIL.Image.fromarray(frame).save(folder / name.format(number), format="JPEG", quality=95)
@@ -101,7 +99,7 @@ def write_frame_folder(folder: Path, frames: np.ndarray, name: str = "{:06d}.jpg
 
 
 def write_audio(path: Path, with_cover: bool = False) -> Path:
-    """Writes one second of silence, with a cover picture if asked for."""
+    """Write one second of silence, with a cover image if `with_cover`."""
     with av.open(path, "w", format="mp4" if path.suffix == ".m4a" else None) as container:
         stream = container.add_stream("aac" if path.suffix == ".m4a" else "pcm_s16le", rate=16000)
         if with_cover:
@@ -118,14 +116,14 @@ def write_audio(path: Path, with_cover: bool = False) -> Path:
 
 
 def cut_file(path: Path, fraction: float) -> Path:
-    """Cuts the end of a file off, so that `fraction` of its bytes are left."""
+    """Truncate a file to `fraction` of its bytes."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     return path
 
 
 def add_empty_packets(source: Path, path: Path, after: Sequence[int]) -> Path:
-    """Copies a video in MPEG-4 part 2, with a packet that shows no picture behind each of the frames `after`."""
+    """Copy an MPEG-4 part 2 video, and insert a packet without an image after each frame of `after`."""
     not_coded = bytes.fromhex("000001b6504f")
     with av.open(source) as old, av.open(path, "w") as new:
         stream = old.streams.video[0]
@@ -144,12 +142,12 @@ def add_empty_packets(source: Path, path: Path, after: Sequence[int]) -> Path:
 
 
 def set_mp4_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
-    """
-    Overwrites the display matrix in the track header of an mp4 file. With `(a, b, c, d)` the pixel (x, y) of the
-    stored picture is displayed at (a x + c y, b x + d y); x points to the right and y down.
+    """Overwrite the display matrix `(a, b, c, d)` in the track header of an mp4 file.
+
+    The stored pixel (x, y) is displayed at (a x + c y, b x + d y); x points to the right and y down.
     """
     content = bytearray(path.read_bytes())
-    start = content.index(b"tkhd") + 44  # behind the name, version, times, id, duration, layer and volume
+    start = content.index(b"tkhd") + 44  # after name, version, times, id, duration, layer and volume
     a, b, c, d = (value << 16 for value in matrix)
     content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
@@ -157,9 +155,9 @@ def set_mp4_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
 
 
 def set_mp4_edit(path: Path, start: int, duration: int) -> Path:
-    """Makes the edit list of an mp4 file show `duration` ms of it, `start` ticks of its track later than before."""
+    """Let the edit list of an mp4 file show `duration` ms, starting `start` ticks of its track later."""
     content = bytearray(path.read_bytes())
-    entry = content.index(b"elst") + 12  # behind the name, version and number of entries
+    entry = content.index(b"elst") + 12  # after name, version and number of entries
     media_time = struct.unpack_from(">i", content, entry + 4)[0]
     struct.pack_into(">Ii", content, entry, duration, media_time + start)
     path.write_bytes(content)
