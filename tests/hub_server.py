@@ -1,5 +1,5 @@
-"""A small Hub on the loopback for tests: it serves the requests of our pushes and downloads from memory, logs them, and
-can fail on demand.
+"""A small Hub on the loopback for tests: it serves pushes and downloads from memory, logs all requests, and fails on
+demand.
 
     hub.add_user("ada", token="hf_ada", organizations=["org"])
     HfApi(endpoint=hub.url, token="hf_ada").create_repo("org/name")
@@ -171,7 +171,7 @@ class User:
 
 @dataclass
 class Fault:
-    """Requests that fail: with `reply`, or without it, by a cut of the connection after `after_bytes` of the content."""
+    """Requests that fail: with `reply`, or else by a cut of the connection after `after_bytes` of the content."""
 
     method: str | None
     path_contains: str
@@ -226,7 +226,7 @@ class LocalHub:
         return self.repositories[repo_type, repo_id]
 
     def fail(self, next: int = 1, status: int = 503, path_contains: str = "", method: str | None = None, **headers):
-        """Answer the next matching requests with `status`. A header `X-Error-Message` is given as `x_error_message`."""
+        """Answer the next matching requests with `status`. The header `X-Error-Message` is `x_error_message`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         reply = Reply({"error": f"a fault of status {status}"}, status, named)
         self._faults.append(Fault(method, path_contains, next, reply))

@@ -346,12 +346,12 @@ def test_a_commit_during_the_push_is_not_overwritten(hub, run, push, monkeypatch
         (
             [],
             {"status": 503, "path_contains": "/commit/"},
-            r"busy or out of order \(503: .*Run the same command again",
+            rf"busy or out of order \(503: .*{AGAIN}",
         ),
         (
             [],
             {"status": 429, "path_contains": "/api/models", "next": 20},
-            r"busy or out of order \(429: .*Run the same command",
+            rf"busy or out of order \(429: .*{AGAIN}",
         ),
         ([], {"status": 507, "path_contains": "/commit/"}, r"busy or out of order \(507: a fault of status 507"),
         ([], {"status": 412, "path_contains": "/commit/"}, "Someone else committed to org/pig-tiny during the push"),
@@ -359,7 +359,7 @@ def test_a_commit_during_the_push_is_not_overwritten(hub, run, push, monkeypatch
         (
             [],
             {"status": 403, "path_contains": "/preupload/"},
-            "may not write to org/pig-tiny .403.: use a token that may",
+            "The token may not write to org/pig-tiny .403.",
         ),
         (
             [],
