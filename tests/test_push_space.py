@@ -1,4 +1,4 @@
-"""A Space folder: what is in it and what is not, that it runs by itself, and its push to a local Hub."""
+"""`pig push space`: the files of a Space, the running Space, and the push to a local Hub."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import push_space
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -51,12 +50,12 @@ def captions(tmp_path) -> Path:
 
 
 @pytest.fixture
-def script(run_script):
-    return partial(run_script, push_space)
+def push(run_pig):
+    return partial(run_pig, "push", "space")
 
 
-def test_the_folder(script, index, videos, captions, model_folder, tmp_path):
-    printed = script("--index", index, "--captions", captions, "--license", "mit", "--output", tmp_path / "space")
+def test_the_files(push, index, videos, captions, model_folder, tmp_path):
+    printed = push("--index", index, "--captions", captions, "--license", "mit", "--output", tmp_path / "space")
     space = tmp_path / "space"
     files = {path.relative_to(space).as_posix(): path for path in space.rglob("*") if path.is_file()}
     assert printed == f"{len(files)} files: {space}\n"
@@ -78,23 +77,23 @@ def test_the_folder(script, index, videos, captions, model_folder, tmp_path):
     assert json.loads((space / "space.json").read_text())["captions"] == CAPTIONS
 
 
-def test_the_index_holds_the_same_embeddings(script, index, videos, tmp_path):
-    assert "files" in script("--index", index, "--output", tmp_path / "space")
+def test_the_index_holds_the_same_embeddings(push, index, videos, tmp_path):
+    assert "files" in push("--index", index, "--output", tmp_path / "space")
     moved = import_index(tmp_path / "space/index.parquet", tmp_path / "moved.lance")
     (original,) = VideoSearcher.from_pretrained(None, index).indexes
     assert len(moved) == len(original) == 5
     for video in videos:
-        place = f"videos/{video.relative_to(videos[0].parent).as_posix()}"
-        for (here, vector), (there, same) in zip(original.get(str(video)), moved.get(place), strict=True):
-            assert np.array_equal(vector, same)
-            assert (here.start, here.end, here.duration) == (there.start, there.end, there.duration)
-            assert there.modified is None
+        new_path = f"videos/{video.relative_to(videos[0].parent).as_posix()}"
+        for (old, embedding), (new, new_embedding) in zip(original.get(str(video)), moved.get(new_path), strict=True):
+            assert np.array_equal(embedding, new_embedding)
+            assert (old.start, old.end, old.duration) == (new.start, new.end, new.duration)
+            assert new.modified is None
 
 
-def test_it_runs_by_itself(script, index, videos, captions, tmp_path):
-    """With its own copy of the package, from another folder, when the videos that it was made from are gone."""
+def test_the_space_runs_with_its_own_copies(push, index, videos, captions, tmp_path):
+    """It runs in another working folder, with its copy of the package and its copies of the videos."""
     space = tmp_path / "space"
-    script("--index", index, "--captions", captions, "--with-videos", "--output", space, "--max-upload-mb", 1)
+    push("--index", index, "--captions", captions, "--with-videos", "--output", space, "--max-upload-mb", 1)
     environment = {**os.environ, "PORT": "0", "HOST": "127.0.0.1", "SPACE_HOST": "org-search.example"}
     process = subprocess.Popen(
         [sys.executable, space / "app.py"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
@@ -119,40 +118,40 @@ def test_it_runs_by_itself(script, index, videos, captions, tmp_path):
         process.stdout.close()
 
 
-def test_pushing_twice_makes_one_commit(hub, script, index, videos, tmp_path):
+def test_pushing_twice_makes_one_commit(hub, push, index, videos, tmp_path):
     arguments = ("--index", index, "--repo-id", REPO)
-    assert "one commit" in script(*arguments, "--with-videos")
+    assert "one commit" in push(*arguments, "--with-videos")
     repository = hub.repository(REPO, "space")
     assert repository.private
     assert repository.main.files["videos/trips/a.mp4"].content == videos[1].read_bytes()
-    assert "no commit" in script(*arguments, "--with-videos")
+    assert "no commit" in push(*arguments, "--with-videos")
 
-    assert "one commit" in script(*arguments)  # without the videos: they go
+    assert "one commit" in push(*arguments)  # without --with-videos, the videos are deleted
     assert not [path for path in repository.main.files if path.startswith("videos/")]
     assert "index.parquet" in repository.main.files
 
 
-def test_a_public_space(hub, script, index):
-    assert "public" in script("--index", index, "--repo-id", REPO, "--public")
+def test_a_public_space(hub, push, index):
+    assert "public" in push("--index", index, "--repo-id", REPO, "--public")
     assert not hub.repository(REPO, "space").private
 
 
-def test_a_dry_run_keeps_nothing(hub, script, index, tmp_path):
-    for where in (["--output", tmp_path / "space"], ["--repo-id", REPO]):
-        printed = script("--index", index, "--dry-run", *where)
+def test_a_dry_run_writes_nothing(hub, push, index, tmp_path):
+    for target in (["--output", tmp_path / "space"], ["--repo-id", REPO]):
+        printed = push("--index", index, "--dry-run", *target)
         assert "index.parquet" in printed and "sdk: docker" in printed
     assert not (tmp_path / "space").exists() and not hub.requested()
 
 
-def test_what_is_refused(script, index, shape_videos, model_folder, make_model, processor, tmp_path):
+def test_errors(push, index, shape_videos, model_folder, make_model, processor, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").touch()
     make_model(projection_dim=16).save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
-    lost = tmp_path / "lost.mp4"
-    lost.write_bytes(shape_videos[0].read_bytes())
-    make_index(tmp_path / "lost.lance", model_folder, [VideoSegment(str(lost))])
-    lost.unlink()
+    deleted = tmp_path / "deleted.mp4"
+    deleted.write_bytes(shape_videos[0].read_bytes())
+    make_index(tmp_path / "deleted.lance", model_folder, [VideoSegment(str(deleted))])
+    deleted.unlink()
     output = ("--output", tmp_path / "space")
     for arguments, part in [
         (("--index", index), "Give --output"),
@@ -162,8 +161,8 @@ def test_what_is_refused(script, index, shape_videos, model_folder, make_model, 
         (("--index", index, "--output", tmp_path / "taken"), "not an empty folder"),
         (("--index", index, "--model", tmp_path / "other", *output), "was made by the model"),
         (("--index", index, "--captions", tmp_path / "nothing.txt", *output), "nothing.txt"),
-        (("--index", tmp_path / "lost.lance", "--with-videos", *output), "lost.mp4 is in the index"),
+        (("--index", tmp_path / "deleted.lance", "--with-videos", *output), "deleted.mp4 is in the index"),
     ]:
-        message = script(*arguments)
+        message = push(*arguments)
         assert message.startswith("error: ") and part in message
     assert not (tmp_path / "space").exists()
