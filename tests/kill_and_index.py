@@ -1,8 +1,8 @@
-"""Kills an indexing at random moments, lets it go on each time, and compares the index with fresh encodings.
+"""Kill `pig index` at random moments, resume it each time, and compare the index with fresh encodings.
 
 python tests/kill_and_index.py --kills 30 --videos 300 --model MODEL --folder FOLDER
 
-The kill is SIGKILL: at a random moment after the first write of a run, or in the middle of a write.
+The signal is SIGKILL, sent at a random moment after the first write of a run, or during a write.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 
 
 ROOT = Path(__file__).parent.parent
-PROCESSES = get_context("forkserver")  # which imports once for all; not LanceDB, which starts threads
+PROCESSES = get_context("forkserver")  # imports the modules once; not LanceDB, which starts threads
 PROCESSES.set_forkserver_preload(
     [
         "modeling_pig.retrieval.indexing",
@@ -36,7 +36,7 @@ PROCESSES.set_forkserver_preload(
 def start_pig(
     *arguments: object, log: Path, environment: dict[str, str] | None = None, disk_is_full: bool = False
 ) -> BaseProcess:
-    """Starts a `pig` command in a process of its own, with its output appended to `log`."""
+    """Start a `pig` command in a separate process, and append its output to `log`."""
     command = [str(argument) for argument in arguments]
     process = PROCESSES.Process(target=_run_pig, args=(command, log, environment or {}, disk_is_full))
     process.start()
@@ -45,7 +45,7 @@ def start_pig(
 
 def _run_pig(arguments: list[str], log: Path, environment: dict[str, str], disk_is_full: bool) -> None:
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by background processes of a shell
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -62,15 +62,14 @@ def _fail(*arguments: object) -> None:
     raise OSError("no space left")
 
 
-def run_pig(*arguments: object, log: Path) -> None:
-    process = start_pig(*arguments, log=log)
+def wait_for_success(process: BaseProcess, log: Path) -> None:
     process.join()
     if process.exitcode != 0:
         raise RuntimeError(f"pig failed:\n{log.read_text()[-3000:]}")
 
 
 def index_with_kills(videos: Path, model: str | Path, index: Path, num_kills: int, seed: int = 0) -> list[str]:
-    """Indexes a folder, killed and started again `num_kills` times at most. Returns at which moments it was killed."""
+    """Index a folder, and kill and restart `pig index` at most `num_kills` times. Return the moments of the kills."""
     rng = random.Random(seed)
     log = index.with_suffix(".log")
     command = ("index", videos, "--model", model, "--index", index, "--batch-size", 2)
@@ -80,28 +79,26 @@ def index_with_kills(videos: Path, model: str | Path, index: Path, num_kills: in
         if moment is None:
             return kills
         kills.append(moment)
-    run_pig(*command, log=log)
+    wait_for_success(start_pig(*command, log=log), log)
     return kills
 
 
 def kill_once(command: tuple, index: Path, log: Path, rng: random.Random) -> str | None:
-    """Runs an indexing and kills it; says when. `None` if it ended before that."""
+    """Run `pig index`, kill it, and return the moment of the kill; `None` if the run ended before."""
     is_in_write = rng.random() < 0.5
     num_writes = rng.randint(1, 2)
     before = files_in(index)
     process = start_pig(*command, log=log)
     while process.is_alive():
-        # A write leaves files in `data` first, and the version of the index that counts them in the end.
+        # A write first adds files to `data`, and finally a version of the index to `_versions`.
         folders = [path.parent.name for path in files_in(index) - before]
         if folders.count("data" if is_in_write else "_versions") >= num_writes:
             time.sleep(rng.random() * (0.01 if is_in_write else 0.2))
             process.kill()
             process.join()
-            return "in a write" if is_in_write else "between writes"
+            return "during a write" if is_in_write else "between writes"
         time.sleep(0.001)
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"pig failed:\n{log.read_text()[-3000:]}")
+    wait_for_success(process, log)
     return None
 
 
@@ -110,11 +107,14 @@ def files_in(index: Path) -> set[Path]:
 
 
 def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -> tuple[int, int, float]:
-    """The number of entries in an index, that of those whose numbers are to the bit those of a fresh encoding in the
-    precision of the index, and the largest difference of any.
+    """Compare an index with fresh encodings of its videos, converted to the storage type of the index.
+
+    Returns:
+        `tuple`: number of entries, number of entries that are bit-identical to the fresh encoding, and largest
+        difference of all values.
 
     Raises:
-        AssertionError: an entry missing, or there twice.
+        AssertionError: an entry is missing or occurs twice.
     """
     from modeling_pig import PigVideoModel, VideoIndex
     from modeling_pig.encoding.loading import load_pretrained
@@ -125,9 +125,9 @@ def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -
     assert sorted(entry.key for entries, _ in store.batches() for entry in entries) == paths
     video_model, processor = load_pretrained(PigVideoModel, str(model))
     batches = encode_videos(video_model, processor, paths, [])
-    fresh = {
-        path: embed for batch in batches for path, embed in zip(batch.paths, batch.embeddings.numpy(), strict=True)
-    }
+    fresh: dict[str, np.ndarray] = {}
+    for batch in batches:
+        fresh |= zip(batch.paths, batch.embeddings.numpy(), strict=True)
     num_equal, largest = 0, 0.0
     for path in paths:
         [(_, stored)] = store.get(path)
@@ -142,8 +142,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--videos", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", required=True, help="one that takes a minute: a fast one is done before")
-    parser.add_argument("--folder", type=Path, required=True, help="for the videos and the index")
+    parser.add_argument("--model", required=True, help="a slow model: a fast run ends before it is killed")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the videos and the index")
     args = parser.parse_args()
     from modeling_pig.benchmarks.moving_shapes import make_scene
     from modeling_pig.benchmarks.shapes_drawing import write_video
@@ -156,8 +156,8 @@ def main() -> None:
     num_entries, num_equal, largest = compare_with_fresh_encodings(index, videos, args.model)
     moments = ", ".join(f"{kills.count(moment)} {moment}" for moment in sorted(set(kills)))
     print(
-        f"{len(kills)} kills ({moments}): {num_entries} entries of {args.videos} videos, {num_equal} equal to a fresh "
-        f"encoding to the bit, the largest difference {largest:.1e}"
+        f"{len(kills)} kills ({moments}): {num_entries} entries of {args.videos} videos, {num_equal} bit-identical to "
+        f"a fresh encoding, largest difference {largest:.1e}"
     )
     sys.exit(len(kills) < args.kills or num_entries != args.videos or largest > 1e-3)
 

@@ -1,4 +1,4 @@
-"""Finding video files: folders, globs, links, odd names, and what is missing."""
+"""Test finding video files: folders, patterns, links, odd names, and missing or unreadable files."""
 
 import errno
 import os
@@ -8,37 +8,37 @@ import pytest
 from modeling_pig.retrieval.find_videos import FoundVideo, FoundVideos, find_videos
 
 
-def touch(folder, *names):
+def touch(folder, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
 
 
-def names_below(folder, found: FoundVideos) -> list[str]:
+def relative_paths(folder, found: FoundVideos) -> list[str]:
     return [os.path.relpath(video.path, folder) for video in found.videos]
 
 
-def test_by_extension_in_subfolders(tmp_path):
+def test_files_are_found_by_extension_in_subfolders(tmp_path):
     touch(tmp_path, "b.MP4", "a.webm", "sub/c.avi", "sub/deep/d.mov", "e.mkv", "f.txt", ".hidden/g.mp4", ".h.mp4")
-    (tmp_path / "x.mp4").mkdir()  # will be set aside when it is decoded, not passed over in silence
+    (tmp_path / "x.mp4").mkdir()  # must not be skipped silently: decoding it will fail
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == ["a.webm", "b.MP4", "e.mkv", "sub/c.avi", "sub/deep/d.mov", "x.mp4"]
-    assert names_below(tmp_path, find_videos(tmp_path / "a.webm")) == ["a.webm"]
-    assert names_below(tmp_path, find_videos(str(tmp_path / "f.txt"))) == ["f.txt"]  # asked for by name
-    assert names_below(tmp_path, find_videos(tmp_path / ".hidden")) == [".hidden/g.mp4"]
+    assert relative_paths(tmp_path, found) == ["a.webm", "b.MP4", "e.mkv", "sub/c.avi", "sub/deep/d.mov", "x.mp4"]
+    assert relative_paths(tmp_path, find_videos(tmp_path / "a.webm")) == ["a.webm"]
+    assert relative_paths(tmp_path, find_videos(str(tmp_path / "f.txt"))) == ["f.txt"]  # the file itself is the source
+    assert relative_paths(tmp_path, find_videos(tmp_path / ".hidden")) == [".hidden/g.mp4"]
 
 
-def test_size_and_time(tmp_path):
+def test_found_videos_have_size_and_time(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"12345")
     os.utime(path, ns=(0, 1_700_000_000_123_456_789))
     assert find_videos(tmp_path).videos == [FoundVideo(str(path), 5, 1_700_000_000_123_456_789)]
 
 
-def test_several_places_that_overlap(tmp_path):
+def test_overlapping_sources(tmp_path):
     touch(tmp_path, "a/1.mp4", "a/sub/2.mp4", "b/3.mp4", "c/4.mp4")
-    places = [tmp_path / "b", tmp_path / "a", tmp_path / "a/sub", tmp_path / "a/sub/2.mp4"]
-    assert names_below(tmp_path, find_videos(places)) == ["a/1.mp4", "a/sub/2.mp4", "b/3.mp4"]
+    sources = [tmp_path / "b", tmp_path / "a", tmp_path / "a/sub", tmp_path / "a/sub/2.mp4"]
+    assert relative_paths(tmp_path, find_videos(sources)) == ["a/1.mp4", "a/sub/2.mp4", "b/3.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -47,63 +47,63 @@ def test_several_places_that_overlap(tmp_path):
         ("clips/*.mp4", ["clips/1.mp4"]),
         ("clips/**/*.mp4", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4"]),
         ("clips/**", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
-        ("**/b", ["clips/a/b/3.mp4"]),  # a folder stands for what it holds
+        ("**/b", ["clips/a/b/3.mp4"]),  # all videos in a folder that matches
         ("cl?ps/a/[bc]/*", ["clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
         ("clips/**/b/**/*.mp4", ["clips/a/b/3.mp4"]),
         ("*/*/?.*", ["clips/a/2.mp4"]),
         ("[[]red].mp4", ["[red].mp4"]),
-        ("[red].mp4", ["[red].mp4"]),  # there is a file of this name
+        ("[red].mp4", ["[red].mp4"]),  # a file with this name exists
     ],
 )
-def test_globs(tmp_path, monkeypatch, pattern, expected):
+def test_patterns(tmp_path, monkeypatch, pattern, expected):
     touch(tmp_path, "clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv", "[red].mp4", "r.mp4")
     touch(tmp_path, "clips/.hidden.mp4", "clips/.b/5.mp4")
     monkeypatch.chdir(tmp_path)
-    assert names_below(tmp_path, find_videos(pattern)) == expected
-    assert names_below(tmp_path, find_videos(str(tmp_path / pattern))) == expected
+    assert relative_paths(tmp_path, find_videos(pattern)) == expected
+    assert relative_paths(tmp_path, find_videos(str(tmp_path / pattern))) == expected
 
 
-def test_home(tmp_path, monkeypatch):
+def test_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     touch(tmp_path, "a.mp4")
-    assert names_below(tmp_path, find_videos("~")) == ["a.mp4"] == names_below(tmp_path, find_videos("~/*.mp4"))
+    assert relative_paths(tmp_path, find_videos("~")) == ["a.mp4"] == relative_paths(tmp_path, find_videos("~/*.mp4"))
 
 
-def test_links_are_followed_without_loops_or_doubles(tmp_path):
+def test_links_are_followed_without_loops_or_duplicates(tmp_path):
     touch(tmp_path, "videos/b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4")
     videos = tmp_path / "videos"
     (videos / "b/loop").symlink_to(videos)
-    (videos / "a_link_to_b").symlink_to("b")  # sorts before b, and still gives way to it
+    (videos / "a_link_to_b").symlink_to("b")  # sorts before b, but b has priority
     (videos / "outside").symlink_to(tmp_path / "outside")
     (videos / "outside_again").symlink_to(tmp_path / "outside/deep")
     (videos / "a_file.mp4").symlink_to(videos / "b/1.mp4")
     os.link(videos / "b/1.mp4", videos / "b/same.mp4")
     found = find_videos(videos)
-    assert names_below(videos, found) == ["b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4"]
+    assert relative_paths(videos, found) == ["b/1.mp4", "outside/2.mp4", "outside/deep/3.mp4"]
     assert not found.failures
-    # by its own name where that is in any of the places
+    # The path without links has priority over all sources.
     found = find_videos([videos, tmp_path / "outside"])
-    assert names_below(tmp_path, found) == ["outside/2.mp4", "outside/deep/3.mp4", "videos/b/1.mp4"]
+    assert relative_paths(tmp_path, found) == ["outside/2.mp4", "outside/deep/3.mp4", "videos/b/1.mp4"]
     (tmp_path / "link").symlink_to(videos)
     assert find_videos(tmp_path / "link").videos == find_videos(videos).videos
 
 
-def test_links_that_lead_nowhere_are_set_aside(tmp_path):
+def test_broken_links_are_failures(tmp_path):
     touch(tmp_path, "a.mp4")
-    (tmp_path / "gone.mp4").symlink_to("missing")
+    (tmp_path / "broken.mp4").symlink_to("missing")
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     (tmp_path / "notes").symlink_to("missing")
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert relative_paths(tmp_path, found) == ["a.mp4"]
     assert [(os.path.basename(f.path), "broken link" in f.reason) for f in found.failures] == [
-        ("gone.mp4", True),
+        ("broken.mp4", True),
         ("loop.mp4", True),
-        ("notes", True),  # it may have been a folder
+        ("notes", True),  # its target may have been a folder
     ]
 
 
-def test_what_lies_behind_links_that_lead_nowhere_is_not_gone(tmp_path):
-    """As when the disk that they lead to is not mounted."""
+def test_videos_behind_broken_links_do_not_count_as_deleted(tmp_path):
+    """The links may point to a disk that is not mounted."""
     touch(tmp_path, "a.mp4", "sub/a.mp4")
     (tmp_path / "b.mp4").symlink_to("/nowhere/x.mp4")
     (tmp_path / "disk").symlink_to("/nowhere")
@@ -121,7 +121,7 @@ def test_what_lies_behind_links_that_lead_nowhere_is_not_gone(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("name", ["b.mp4", "sub"])
-def test_what_a_disk_does_not_tell_is_not_gone(tmp_path, monkeypatch, name, number):
+def test_unreadable_videos_do_not_count_as_deleted(tmp_path, monkeypatch, name, number):
     touch(tmp_path, "a.mp4", "b.mp4", "sub/c.mp4")
     bad, stat = str(tmp_path / name), os.stat
 
@@ -132,7 +132,7 @@ def test_what_a_disk_does_not_tell_is_not_gone(tmp_path, monkeypatch, name, numb
 
     monkeypatch.setattr(os, "stat", fail)
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == sorted({"a.mp4", "b.mp4", "sub/c.mp4"} - {name, f"{name}/c.mp4"})
+    assert relative_paths(tmp_path, found) == sorted({"a.mp4", "b.mp4", "sub/c.mp4"} - {name, f"{name}/c.mp4"})
     assert [(failure.path, failure.reason) for failure in found.failures] == [
         (bad, f"cannot be read ({os.strerror(number)})")
     ]
@@ -140,7 +140,7 @@ def test_what_a_disk_does_not_tell_is_not_gone(tmp_path, monkeypatch, name, numb
     assert found.covers(str(tmp_path / "d.mp4"))
 
 
-def test_a_file_that_is_deleted_during_the_search_is_gone(tmp_path, monkeypatch):
+def test_a_file_that_is_deleted_during_the_search_counts_as_deleted(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4", "b.mp4")
     stat = os.stat
 
@@ -151,41 +151,41 @@ def test_a_file_that_is_deleted_during_the_search_is_gone(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "stat", delete)
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == ["a.mp4"] and not found.failures
+    assert relative_paths(tmp_path, found) == ["a.mp4"] and not found.failures
     assert found.covers(str(tmp_path / "b.mp4"))
 
 
 def test_odd_names(tmp_path):
     names = ["two\nlines.mp4", "it's.mp4", 'a"b.mp4', "日本 語.mp4", "-k.mp4", "#t=1,2.mp4", "a b.mp4"]
     touch(tmp_path, *names)
-    assert sorted(names) == names_below(tmp_path, find_videos(tmp_path))
+    assert sorted(names) == relative_paths(tmp_path, find_videos(tmp_path))
 
 
-def test_names_that_are_no_text_are_set_aside(tmp_path):
+def test_names_that_are_not_unicode_are_failures(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / os.fsdecode(b"sub\xe9")).mkdir()
     for name in (b"\xff.mp4", b"sub\xe9/b.mp4"):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
             pass
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert relative_paths(tmp_path, found) == ["a.mp4"]
     assert len(found.failures) == 2 and all("UTF-8" in failure.reason for failure in found.failures)
     assert find_videos(os.fsencode(tmp_path)).videos == found.videos
 
 
-def test_places_that_are_missing_or_hold_nothing(tmp_path):
+def test_missing_and_empty_sources_are_refused(tmp_path):
     touch(tmp_path, "full/a.mp4", "notes/a.txt")
-    for places in (tmp_path / "missing", [tmp_path / "full", tmp_path / "missing"], tmp_path / "missing/*.mp4"):
+    for sources in (tmp_path / "missing", [tmp_path / "full", tmp_path / "missing"], tmp_path / "missing/*.mp4"):
         with pytest.raises(ValueError, match="no file or folder"):
-            find_videos(places)
-    for places in (tmp_path / "notes", [tmp_path / "full", tmp_path / "notes"]):
+            find_videos(sources)
+    for sources in (tmp_path / "notes", [tmp_path / "full", tmp_path / "notes"]):
         with pytest.raises(ValueError, match="notes holds no videos"):
-            find_videos(places)
+            find_videos(sources)
     with pytest.raises(ValueError, match="matches no videos"):
         find_videos(tmp_path / "full/*.mkv")
 
 
-def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+def test_unreadable_folders(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4", "closed/b.mp4")
     closed, scandir = str(tmp_path / "closed"), os.scandir
 
@@ -196,7 +196,7 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     found = find_videos(tmp_path)
-    assert names_below(tmp_path, found) == ["a.mp4"]
+    assert relative_paths(tmp_path, found) == ["a.mp4"]
     assert [(failure.path, failure.reason) for failure in found.failures] == [
         (closed, "the folder cannot be read (Permission denied)")
     ]
@@ -205,12 +205,12 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
         find_videos(closed)
 
 
-def test_what_a_search_would_have_found(tmp_path):
+def test_covered_paths(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mkv")
     found = find_videos([tmp_path / "a", tmp_path / "b/*.mp4"])
-    held = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]
+    covered = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]
     others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/.x/1.mp4", "a/1.txt", "1.mp4"]
-    assert all(found.covers(str(tmp_path / name)) for name in held)
+    assert all(found.covers(str(tmp_path / name)) for name in covered)
     assert not any(found.covers(str(tmp_path / name)) for name in others)
 
 

@@ -1,4 +1,4 @@
-"""Keeping an index in step with files: what is encoded, what changes meanwhile, and runs that are killed or meet."""
+"""Test updating an index: new, changed and deleted files, interrupted runs, and several processes."""
 
 import os
 import shutil
@@ -24,7 +24,6 @@ from modeling_pig.retrieval.segments import Segmentation
 from modeling_pig.stores.index import IndexInfo
 from modeling_pig.video_decoding_pig import decode_video
 
-from .cli_helpers import folder  # noqa: F401 - a fixture
 from .kill_and_index import compare_with_fresh_encodings, index_with_kills, start_pig
 from .video_files import numbered_frames, write_frame_folder, write_video
 
@@ -35,13 +34,19 @@ def model_and_processor(model_folder):
 
 
 @pytest.fixture
+def folder(shape_videos, tmp_path) -> Path:
+    """A folder with five videos."""
+    return shutil.copytree(shape_videos[0].parent, tmp_path / "videos")
+
+
+@pytest.fixture
 def index(model_folder, tmp_path) -> VideoIndex:
     return VideoIndex(tmp_path / "v.lance", IndexInfo(model_folder, model_fingerprint(model_folder), 32))
 
 
 @pytest.fixture
-def update(model_and_processor, index, folder):  # noqa: F811
-    """Indexes the folder, with the options given."""
+def update(model_and_processor, index, folder):
+    """A function that indexes the folder; its arguments are those of `index_videos`."""
 
     def run(**options) -> IndexingReport:
         return index_videos(*model_and_processor, index, folder, **options)
@@ -53,17 +58,18 @@ def counts(report: IndexingReport) -> tuple[int, int, int]:
     return report.new, report.changed, report.unchanged
 
 
-def make_many(folder: Path, count: int) -> None:  # noqa: F811
+def copy_videos(folder: Path, count: int) -> None:
+    """Copy the videos in a folder until it holds `count` of them."""
     videos = sorted(folder.iterdir())
     for number in range(len(videos), count):
         shutil.copy(videos[number % len(videos)], folder / f"more_{number:03d}.mp4")
 
 
-# encoding
+# --- encoding files
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_windows_are_encoded_as_each_alone(model_and_processor, shape_videos, tmp_path, num_threads):
+def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, shape_videos, tmp_path, num_threads):
     model, processor = model_and_processor
     long = write_video(tmp_path / "long.mp4", numbered_frames(100))
     (tmp_path / "broken.mp4").write_bytes(b"junk")
@@ -87,36 +93,36 @@ def test_windows_are_encoded_as_each_alone(model_and_processor, shape_videos, tm
             assert entry.duration == metadata.duration and entry.size == os.path.getsize(entry.path)
 
 
-def test_a_long_file_is_never_in_memory(model_and_processor, tmp_path, monkeypatch):
-    """What is decoded and not yet encoded stays within bounds, though one file has 40 windows."""
+def test_a_long_file_is_never_in_memory_as_a_whole(model_and_processor, tmp_path, monkeypatch):
+    """The number of decoded segments that wait to be encoded is bounded, for a file of 40 segments."""
     model, processor = model_and_processor
     path = write_video(tmp_path / "long.mp4", numbered_frames(400))
-    made, used, most = 0, 0, 0
+    num_decoded, num_encoded, most = 0, 0, 0
     lock = threading.Lock()
-    pixels, embed = encode._pixel_values, encode._embed
+    pixel_values, embed = encode._pixel_values, encode._embed
 
-    def count_made(*args):
-        nonlocal made, most
+    def count_decoded(*args):
+        nonlocal num_decoded, most
         with lock:
-            made += 1
-            most = max(most, made - used)
-        return pixels(*args)
+            num_decoded += 1
+            most = max(most, num_decoded - num_encoded)
+        return pixel_values(*args)
 
-    def count_used(model, clips):
-        nonlocal used
+    def count_encoded(model, clips):
+        nonlocal num_encoded
         time.sleep(0.05)  # the model is slower than decoding
         with lock:
-            used += len(clips)
+            num_encoded += len(clips)
         return embed(model, clips)
 
-    monkeypatch.setattr(encode, "_pixel_values", count_made)
-    monkeypatch.setattr(encode, "_embed", count_used)
+    monkeypatch.setattr(encode, "_pixel_values", count_decoded)
+    monkeypatch.setattr(encode, "_embed", count_encoded)
     [file] = encode_files(model, processor, [str(path)], [], Segmentation(0.4).split, batch_size=2, num_threads=2)
-    assert len(file.segments) == 40 == made == used
-    assert most <= 3 * 2 + 2  # the queue, a batch, and one in each thread
+    assert len(file.segments) == 40 == num_decoded == num_encoded
+    assert most <= 3 * 2 + 2  # in the queue, in a batch, and one per thread
 
 
-def test_a_reader_that_stops_early_leaves_no_threads(model_and_processor, shape_videos):
+def test_closing_encode_files_ends_its_threads(model_and_processor, shape_videos):
     before = threading.active_count()
     files = encode_files(*model_and_processor, [str(path) for path in shape_videos] * 20, [], batch_size=1)
     next(files)
@@ -124,7 +130,7 @@ def test_a_reader_that_stops_early_leaves_no_threads(model_and_processor, shape_
     assert threading.active_count() == before
 
 
-def test_a_fault_in_a_thread_is_not_lost(model_and_processor, shape_videos, monkeypatch):
+def test_an_error_in_a_thread_is_raised(model_and_processor, shape_videos, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError
 
@@ -133,10 +139,10 @@ def test_a_fault_in_a_thread_is_not_lost(model_and_processor, shape_videos, monk
         list(encode_files(*model_and_processor, [str(shape_videos[0])], []))
 
 
-# what changed
+# --- changed files
 
 
-def test_new_changed_unchanged_and_gone(update, index, folder):  # noqa: F811
+def test_new_changed_unchanged_and_deleted_files(update, index, folder):
     paths = sorted(folder.iterdir())
     assert counts(update()) == (5, 0, 0)
     assert counts(update()) == (0, 0, 5)
@@ -153,79 +159,72 @@ def test_new_changed_unchanged_and_gone(update, index, folder):  # noqa: F811
         assert state[:3] == (os.path.getsize(path), os.stat(path).st_mtime_ns, None)
 
 
-def test_by_hash(update, index, folder):  # noqa: F811
+def test_changes_are_detected_by_hash(update, index, folder):
     paths = sorted(folder.iterdir())
     assert counts(update(by_hash=True)) == (5, 0, 0)
-    before = {path: embed for entries, embeds in index.batches() for path, embed in zip(entries, embeds, strict=True)}
     os.utime(paths[0], ns=(0, 1))  # the same content
     status = paths[1].stat()
     content = bytearray(paths[1].read_bytes())
-    content[-1] ^= 1  # other content, of the same size and time
+    content[-1] ^= 1  # other content of the same size and time
     paths[1].write_bytes(content)
     os.utime(paths[1], ns=(0, status.st_mtime_ns))
     assert counts(update(by_hash=True)) == (0, 1, 4)
-    assert index.files()[str(paths[0])].modified == 1  # what is known of it was set right
+    assert index.files()[str(paths[0])].modified == 1  # the time was updated without encoding the file
     assert counts(update()) == (0, 0, 5)
-    assert len(before) == len(index) == 5
+    assert len(index) == 5
 
 
-def test_hashes_of_files_that_were_indexed_without(update, index):
+def test_missing_hashes_are_added(update, index):
     update()
     assert counts(update(by_hash=True)) == (0, 0, 5)
     assert all(len(state.content_hash) == 64 for state in index.files().values())
 
 
-def test_only_what_the_index_holds_is_hashed_to_compare_it(update, folder, monkeypatch):  # noqa: F811
+def test_only_files_in_the_index_are_hashed_for_comparison(update, folder, monkeypatch):
     update(by_hash=True)
     hashed, hash_file = [], indexing.hash_file
     monkeypatch.setattr(indexing, "hash_file", lambda path: hashed.append(path) or hash_file(path))
-    held = sorted(str(path) for path in folder.iterdir())
-    shutil.copy(held[0], folder / "new.mp4")
+    indexed = sorted(str(path) for path in folder.iterdir())
+    shutil.copy(indexed[0], folder / "new.mp4")
     assert counts(update(by_hash=True)) == (1, 0, 5)
-    assert sorted(hashed) == held
+    assert sorted(hashed) == indexed
 
 
-def test_touched_files_are_set_right_in_one_pass(update, index, folder, monkeypatch):  # noqa: F811
-    def everything() -> dict:
-        return {
-            entry.key: (entry, embed)
-            for entries, embeds in batches(3)
-            for entry, embed in zip(entries, embeds, strict=True)
-        }
+def test_touched_files_are_updated_in_one_pass(update, index, folder, monkeypatch):
+    def read_all() -> dict:
+        return {entry.key: (entry, embedding) for batch in batches(3) for entry, embedding in zip(*batch, strict=True)}
 
     passes, writes, batches, upsert = [], [], index.batches, index.upsert
     paths = sorted(str(path) for path in folder.iterdir())
     update(by_hash=True, segmentation=Segmentation(0.5))
-    before = everything()
+    before = read_all()
     for path in paths[:4]:
         os.utime(path, ns=(0, 1))
     monkeypatch.setattr(indexing, "FILES_PER_WRITE", 8)
     monkeypatch.setattr(index, "batches", lambda: passes.append(None) or batches(3))
-    monkeypatch.setattr(
-        index, "upsert", lambda entries, embeds: writes.append(len(entries)) or upsert(entries, embeds)
-    )
-    monkeypatch.setattr(index, "get", None)  # looks through the whole index for one file
+    monkeypatch.setattr(index, "upsert", lambda entries, _: writes.append(len(entries)) or upsert(entries, _))
+    monkeypatch.setattr(index, "get", None)  # would read the whole index for each file
     assert counts(update(by_hash=True)) == (0, 0, 5)
     assert len(passes) == 1 and writes == [8, 8]
-    after = everything()
+    after = read_all()
     assert before.keys() == after.keys()
-    for key, (entry, embed) in after.items():
-        np.testing.assert_array_equal(embed, before[key][1])
+    for key, (entry, embedding) in after.items():
+        np.testing.assert_array_equal(embedding, before[key][1])
         assert entry.modified == (1 if entry.path in paths[:4] else before[key][0].modified)
         assert entry.content_hash == before[key][0].content_hash
 
 
-def test_folders_of_frames_are_told_by_their_hash(update, folder):  # noqa: F811
+def test_changes_of_folders_of_frames_are_detected_by_hash(update, folder):
     frames = write_frame_folder(folder / "frames.mp4", numbered_frames(4))
     report = update(by_hash=True)
     assert counts(report) == (6, 0, 0) and not report.failures
     assert counts(update(by_hash=True)) == (0, 0, 6)
-    shutil.copy(frames / "000001.jpg", frames / "000004.jpg")  # which leaves the folder its time
+    shutil.copy(frames / "000001.jpg", frames / "000004.jpg")  # does not change the time of the folder
     assert counts(update()) == (0, 0, 6)
     assert counts(update(by_hash=True)) == (0, 1, 5)
 
 
-def test_a_changed_file_loses_the_windows_that_it_had(update, index, folder):  # noqa: F811
+def test_a_changed_file_loses_its_previous_segments(update, index, folder):
     path = sorted(folder.iterdir())[0]
     update(segmentation=Segmentation(0.5))
     assert len(index) == 20
@@ -234,11 +233,11 @@ def test_a_changed_file_loses_the_windows_that_it_had(update, index, folder):  #
     assert [entry.end for entry, _ in index.get(str(path))] == [0.5, 1.0] and len(index) == 18
 
 
-# files that change while they are read
+# --- files that change while they are read
 
 
 @pytest.mark.parametrize("num_changes", [1, 2])
-def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch, num_changes):  # noqa: F811
+def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch, num_changes):
     first, second, *_ = sorted(folder.iterdir())
     decode, changes = encode.decode_segments, []
 
@@ -253,7 +252,7 @@ def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch
     if num_changes == 1:
         assert counts(report) == (5, 0, 0) and not report.failures
         stored = [index.get(str(path))[0][1] for path in (first, second)]
-        np.testing.assert_allclose(*stored, atol=1e-3)  # the new content, none of the old
+        np.testing.assert_allclose(*stored, atol=1e-3)  # the new content only
     else:
         assert counts(report) == (4, 0, 0)
         assert [(failure.path, failure.reason) for failure in report.failures] == [
@@ -262,26 +261,25 @@ def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch
     assert counts(update()) == (num_changes - 1, 0, 6 - num_changes)
 
 
-def test_a_file_that_is_deleted_before_it_is_read(update, index, folder, model_and_processor):  # noqa: F811
+def test_a_file_that_is_deleted_before_it_is_read(update, index, folder, model_and_processor):
     found = find_videos(folder)
     sorted(folder.iterdir())[0].unlink()
     report = index_videos(*model_and_processor, index, found)
     assert counts(report) == (4, 0, 0) and "no such file" in report.failures[0].reason
 
 
-# writing
+# --- writing
 
 
-def test_files_are_written_as_they_come(update, index, folder, monkeypatch):  # noqa: F811
-    """In several writes, each of whole files."""
-    make_many(folder, 30)
+def test_each_write_holds_whole_files(update, index, folder, monkeypatch):
+    copy_videos(folder, 30)
     monkeypatch.setattr(indexing, "MIN_PAUSE", 0.0)
     monkeypatch.setattr(indexing, "PAUSE", 0.0)
     written, upsert = [], index.upsert
 
-    def record(entries, embeds):
+    def record(entries, embeddings):
         written.append([entry.path for entry in entries])
-        upsert(entries, embeds)
+        upsert(entries, embeddings)
 
     monkeypatch.setattr(index, "upsert", record)
     assert counts(update(segmentation=Segmentation(0.5), batch_size=4)) == (30, 0, 0)
@@ -290,8 +288,8 @@ def test_files_are_written_as_they_come(update, index, folder, monkeypatch):  # 
     assert len(index) == 120
 
 
-def test_an_index_that_cannot_be_written(update, index, folder, monkeypatch):  # noqa: F811
-    def fail(entries, embeds):
+def test_a_failed_write_can_be_resumed(update, index, folder, monkeypatch):
+    def fail(entries, embeddings):
         raise OSError("full")
 
     with monkeypatch.context() as patch:
@@ -301,11 +299,11 @@ def test_an_index_that_cannot_be_written(update, index, folder, monkeypatch):  #
     assert counts(update()) == (5, 0, 0)
 
 
-# processes that are killed, stopped, or at work together
+# --- killed, interrupted and parallel processes
 
 
 @pytest.fixture
-def command(folder, model_folder, tmp_path) -> tuple:  # noqa: F811
+def command(folder, model_folder, tmp_path) -> tuple:
     return ("index", folder, "--model", model_folder, "--index", tmp_path / "p.lance")
 
 
@@ -314,16 +312,16 @@ def wait_until_written(index: Path, processes: list) -> None:
         time.sleep(0.01)
 
 
-def test_nothing_is_lost_or_doubled_by_kills(folder, model_folder, tmp_path):  # noqa: F811
-    make_many(folder, 16)
+def test_kills_lose_and_duplicate_nothing(folder, model_folder, tmp_path):
+    copy_videos(folder, 16)
     kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=2)
     assert kills
     num_entries, _, largest = compare_with_fresh_encodings(tmp_path / "p.lance", folder, model_folder)
-    assert num_entries == 16 and largest < 1e-3  # half precision, in batches of other neighbours
+    assert num_entries == 16 and largest < 1e-3  # half precision, and other videos in the batches
 
 
-def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
-    make_many(folder, 500)
+def test_ctrl_c_keeps_the_indexed_files(folder, command, tmp_path):
+    copy_videos(folder, 500)
     log = tmp_path / "log"
     process = start_pig(*command, "--batch-size", 1, log=log)
     wait_until_written(tmp_path / "p.lance", [process])
@@ -331,13 +329,13 @@ def test_ctrl_c_keeps_what_is_done(folder, command, tmp_path):  # noqa: F811
     process.join()
     assert process.exitcode == 130, log.read_text()
     lines = log.read_text().splitlines()
-    assert lines[-1].startswith("stopped")
-    done = int(next(line for line in lines if line.startswith("indexed ")).split()[1])
-    assert 0 < done == len(VideoIndex(tmp_path / "p.lance").files()) < 500
+    assert lines[-1].startswith("interrupted") and lines[-1].endswith("run the same command again to resume")
+    num_indexed = int(next(line for line in lines if line.startswith("indexed ")).split()[1])
+    assert 0 < num_indexed == len(VideoIndex(tmp_path / "p.lance").files()) < 500
 
 
-def test_two_runs_at_once(folder, command, tmp_path):  # noqa: F811
-    make_many(folder, 20)
+def test_two_runs_at_the_same_time(folder, command, tmp_path):
+    copy_videos(folder, 20)
     logs = [tmp_path / "log0", tmp_path / "log1"]
     processes = [start_pig(*command, "--batch-size", 2, log=log) for log in logs]
     for process, log in zip(processes, logs, strict=True):
@@ -349,7 +347,7 @@ def test_two_runs_at_once(folder, command, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def run_two(command, tmp_path, free_port):
-    """Runs the command in two processes, as torchrun would: the exit status and the output of each."""
+    """A function that runs the command in two processes, like torchrun; it returns their exit statuses and outputs."""
 
     def run(meanwhile=lambda processes: None, **options_of_second) -> list[tuple[int, str]]:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
@@ -368,8 +366,8 @@ def run_two(command, tmp_path, free_port):
     return run
 
 
-def test_a_process_that_fails_is_told_by_the_first(folder, run_two, tmp_path):  # noqa: F811
-    make_many(folder, 12)
+def test_rank_0_reports_the_error_of_another_process(folder, run_two, tmp_path):
+    copy_videos(folder, 12)
     first, second = run_two(disk_is_full=True)
     assert first[0] == second[0] == 1
     assert "error: Another process failed: no space" in first[1]
@@ -377,30 +375,30 @@ def test_a_process_that_fails_is_told_by_the_first(folder, run_two, tmp_path):  
     assert 0 < len(VideoIndex(tmp_path / "p.lance")) < 12
 
 
-def test_ctrl_c_reaches_two_processes(folder, run_two, tmp_path):  # noqa: F811
+def test_ctrl_c_stops_two_processes(folder, run_two, tmp_path):
     def stop(processes):
         wait_until_written(tmp_path / "p.lance", processes)
         for process in processes:
             os.kill(process.pid, signal.SIGINT)
 
-    make_many(folder, 500)
+    copy_videos(folder, 500)
     for status, output in run_two(stop):
         assert status == 130 and "Traceback" not in output, output
     assert 0 < len(VideoIndex(tmp_path / "p.lance").files()) < 500
-    assert "stopped" in (tmp_path / "log0").read_text()
+    assert "run the same command again to resume" in (tmp_path / "log0").read_text()
 
 
-def test_a_process_that_goes_away_is_missed_by_the_first(folder, run_two, tmp_path):  # noqa: F811
+def test_rank_0_reports_a_killed_process(folder, run_two, tmp_path):
     def stop_second(processes):
         wait_until_written(tmp_path / "p.lance", processes)
         processes[1].kill()
 
-    make_many(folder, 100)
+    copy_videos(folder, 100)
     (status, output), _ = run_two(stop_second)
     assert status == 1 and "error: Another process has stopped" in output, output
 
 
-def test_two_processes_that_find_only_broken_files_leave_no_index(folder, run_two, tmp_path):  # noqa: F811
+def test_two_processes_leave_no_index_if_all_files_fail(folder, run_two, tmp_path):
     for path in folder.iterdir():
         path.write_bytes(b"junk")
     (status, output), _ = run_two()
@@ -408,6 +406,6 @@ def test_two_processes_that_find_only_broken_files_leave_no_index(folder, run_tw
     assert not (tmp_path / "p.lance").exists()
 
 
-def test_processes_have_shares_alike_of_consecutive_names():
+def test_consecutive_names_are_spread_evenly_over_processes():
     shares = Counter(indexing._hash_path(f"/clips/video_{number:04}.mp4") % 8 for number in range(800))
     assert len(shares) == 8 and min(shares.values()) > 70 and max(shares.values()) < 130

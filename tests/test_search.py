@@ -1,4 +1,4 @@
-"""Sentences and videos to ranked lists: the text half without torch, and the searcher."""
+"""Test the NumPy text encoder, and searches by sentences and by videos."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,19 @@ from modeling_pig.retrieval import search
 from modeling_pig.stores.index import IndexInfo, VideoEntry
 
 
-TEXTS = ["a red circle moves left", "A LARGE  blue\tsquare's <|endoftext|> ring", "日本 語 émigré", "red " * 100, "a"]
+QUERIES = [
+    "a red circle moves left",
+    "A LARGE  blue\tsquare's <|endoftext|> ring",
+    "日本 語 émigré",
+    "red " * 100,  # longer than the model reads
+    "a",
+]
+    "a red circle moves left",
+    "A LARGE  blue\tsquare's <|endoftext|> ring",
+    "日本 語 émigré",
+    "red " * 100,
+    "a",
+]
 
 
 def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
@@ -31,9 +44,9 @@ def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
 
 
 def as_stored(vectors: np.ndarray) -> np.ndarray:
-    """Vectors as an index keeps them, in half precision, and of length 1 again."""
-    kept = vectors.astype(np.float16).astype(np.float32)
-    return kept / np.linalg.norm(kept, axis=1, keepdims=True)
+    """Convert vectors like an index: to half precision, normalised again when read."""
+    stored = vectors.astype(np.float16).astype(np.float32)
+    return stored / np.linalg.norm(stored, axis=1, keepdims=True)
 
 
 @pytest.fixture
@@ -43,7 +56,7 @@ def info(model_folder) -> IndexInfo:
 
 @pytest.fixture
 def make_searcher(info, tmp_path):
-    """A function that indexes vectors under the entries given, in one index for each mapping, and opens a searcher."""
+    """A function that writes one index per mapping of entries to vectors, and opens a searcher of these indexes."""
 
     def make(*contents: dict[VideoEntry, np.ndarray]) -> VideoSearcher:
         uris = [str(tmp_path / f"{number}.lance") for number in range(len(contents))]
@@ -56,7 +69,7 @@ def make_searcher(info, tmp_path):
 
 @pytest.fixture
 def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
-    """A searcher of an index that holds the first four of the five videos."""
+    """A searcher of an index with the first four of the five videos."""
     VideoIndex(tmp_path / "v.lance", info)
     searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
     searcher.add(shape_videos[:4])
@@ -65,27 +78,27 @@ def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
 
 @pytest.fixture
 def fetched(monkeypatch) -> list[int]:
-    """How many entries each search of an index asked for."""
-    asked, ask = [], VideoIndex.search
+    """The `k` of each call of `VideoIndex.search`."""
+    ks, search_index = [], VideoIndex.search
 
-    def searching(index, embeddings, k, where):
-        asked.append(k)
-        return ask(index, embeddings, k, where)
+    def search_and_record(index, query_embeddings, k, where):
+        ks.append(k)
+        return search_index(index, query_embeddings, k, where)
 
-    monkeypatch.setattr(VideoIndex, "search", searching)
-    return asked
+    monkeypatch.setattr(VideoIndex, "search", search_and_record)
+    return ks
 
 
 def names(results) -> list[str]:
     return [Path(result.path).name for result in results]
 
 
-# the text half without torch
+# --- the text encoder
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_text_encoder_computes_what_the_text_model_does(make_config, processor, tmp_path, activation, dtype):
+def test_text_encoder_equals_the_text_model(make_config, processor, tmp_path, activation, dtype):
     torch.manual_seed(1)
     config = make_config()
     config.text_config.hidden_act = activation
@@ -95,30 +108,30 @@ def test_text_encoder_computes_what_the_text_model_does(make_config, processor, 
             parameter += 0.1 * torch.randn_like(parameter)  # biases and norms too
     model.to(dtype).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    expected = encode_texts(PigTextModel.from_pretrained(tmp_path, dtype=torch.float32).eval(), processor, TEXTS)
+    expected = encode_texts(PigTextModel.from_pretrained(tmp_path, dtype=torch.float32).eval(), processor, QUERIES)
     encoder = TextEncoder(str(tmp_path))
-    np.testing.assert_allclose(encoder(TEXTS), expected, atol=2e-6)
-    np.testing.assert_allclose(encoder(TEXTS, batch_size=2), expected, atol=2e-6)
+    np.testing.assert_allclose(encoder(QUERIES), expected, atol=2e-6)
+    np.testing.assert_allclose(encoder(QUERIES, batch_size=2), expected, atol=2e-6)
     assert encoder([]).shape == (0, 32)
 
 
-def test_text_encoder_reads_weights_in_several_files_and_the_text_half_alone(model_folder, tmp_path):
-    expected = TextEncoder(model_folder)(TEXTS)
-    PigForRetrieval.from_pretrained(model_folder).save_pretrained(tmp_path / "parts", max_shard_size="50KB")
-    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
-    PigTextModel.from_pretrained(model_folder).save_pretrained(tmp_path / "half")
-    for name in ("parts", "half"):
+def test_text_encoder_reads_sharded_weights_and_text_models(model_folder, tmp_path):
+    expected = TextEncoder(model_folder)(QUERIES)
+    PigForRetrieval.from_pretrained(model_folder).save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    PigTextModel.from_pretrained(model_folder).save_pretrained(tmp_path / "text_model")
+    for name in ("shards", "text_model"):
         PigProcessor.from_pretrained(model_folder).save_pretrained(tmp_path / name)
-        np.testing.assert_array_equal(TextEncoder(str(tmp_path / name))(TEXTS), expected)
+        np.testing.assert_array_equal(TextEncoder(str(tmp_path / name))(QUERIES), expected)
 
 
-def test_text_encoder_holds_the_text_half_only(model_folder):
-    held = TextEncoder(model_folder).weights
-    assert set(held) == set(PigTextModel.from_pretrained(model_folder).state_dict())
-    assert sum(map(np.size, held.values())) < PigForRetrieval.from_pretrained(model_folder).num_parameters() / 2
+def test_text_encoder_reads_the_text_tower_only(model_folder):
+    weights = TextEncoder(model_folder).weights
+    assert set(weights) == set(PigTextModel.from_pretrained(model_folder).state_dict())
+    assert sum(map(np.size, weights.values())) < PigForRetrieval.from_pretrained(model_folder).num_parameters() / 2
 
 
-def test_encoding_sentences_loads_no_torch(model_folder):
+def test_encoding_queries_imports_no_torch(model_folder):
     code = f"""if True:
         import sys
         import modeling_pig.retrieval.search, modeling_pig.visualization.results_page
@@ -128,43 +141,48 @@ def test_encoding_sentences_loads_no_torch(model_folder):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_threads_load_the_video_half_at_the_same_time(model_folder, shape_videos, info, tmp_path):
+def test_threads_load_the_video_model_at_the_same_time(model_folder, shape_videos, info, tmp_path):
     VideoIndex(tmp_path / "v.lance", info)
     code = f"""if True:
         import sys, threading
         from modeling_pig import VideoSearcher
         searcher = VideoSearcher.from_pretrained(None, {str(tmp_path / "v.lance")!r})
-        wrong, start = [], threading.Barrier(2)
-        def run(do):
+        errors, start = [], threading.Barrier(2)
+        def run(task):
             start.wait()
             try:
-                do()
+                task()
             except Exception as error:
-                wrong.append(error)
+                errors.append(error)
         like, add = {[str(path) for path in shape_videos[:2]]!r}
         tasks = (lambda: searcher.search_like(like), lambda: searcher.add(add))
         threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-        sys.exit(str(wrong) if wrong else 0)"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+        sys.exit(str(errors) if errors else 0)"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("encode", ["numpy", "torch"])
-def test_a_sentence_that_is_no_unicode_is_refused(model_folder, encode):
-    texts = ["a red circle", os.fsdecode(b"a ring\xff")]
+def test_queries_that_are_not_unicode_are_refused(model_folder, encode):
+    queries = ["a red circle", os.fsdecode(b"a ring\xff")]
     with pytest.raises(ValueError, match="Sentence 2 of 2 is not valid UTF-8"):
         if encode == "numpy":
-            TextEncoder(model_folder)(texts)
+            TextEncoder(model_folder)(queries)
         else:
-            encode_texts(*load_pretrained(PigTextModel, model_folder), texts)
+            encode_texts(*load_pretrained(PigTextModel, model_folder), queries)
 
 
-def _leave_out_projection(folder: Path) -> None:
+def _remove_projection(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, folder / "model.safetensors")
+
+
+def _truncate_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 8])
 
 
 def _set_activation(folder: Path) -> None:
@@ -174,7 +192,7 @@ def _set_activation(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "spoil"),
+    ("message", "damage"),
     [
         ("holds no model", lambda folder: (folder / "config.json").unlink()),
         ("cannot be loaded", lambda folder: (folder / "config.json").write_text("{")),
@@ -187,34 +205,27 @@ def _set_activation(folder: Path) -> None:
             "cannot be loaded",
             lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"{" * 99),
         ),
-        ("cannot be loaded: no 'text_projection.weight'", _leave_out_projection),
+        ("cannot be loaded: no 'text_projection.weight'", _remove_projection),
+        ("cannot be loaded", _truncate_weights),
     ],
 )
-def test_text_encoder_says_what_is_wrong_with_a_model(model_folder, tmp_path, message, spoil):
+def test_text_encoder_refuses_damaged_models(model_folder, tmp_path, message, damage):
     shutil.copytree(model_folder, tmp_path / "model")
-    spoil(tmp_path / "model")
+    damage(tmp_path / "model")
     with pytest.raises(ValueError, match=message) as caught:
         TextEncoder(str(tmp_path / "model"))
     assert "\n" not in str(caught.value) and "model" in str(caught.value)
 
 
-def test_weights_that_are_cut_off_are_refused(model_folder, tmp_path):
-    shutil.copytree(model_folder, tmp_path / "model")
-    weights = tmp_path / "model/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 8])
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        TextEncoder(str(tmp_path / "model"))
+# --- searches by sentences
 
 
-# sentences
-
-
-def test_searcher_takes_the_model_that_made_the_index(indexed, model_folder, shape_videos):
+def test_searcher_uses_the_model_that_made_the_index(indexed, model_folder, shape_videos):
     results = indexed.search("a red circle moves left", k=3)
-    whole, processor = load_pretrained(PigForRetrieval, model_folder)
+    model, processor = load_pretrained(PigForRetrieval, model_folder)
     inputs = processor(text="a red circle moves left", videos=list(map(str, shape_videos[:4])), return_tensors="pt")
     with torch.inference_mode():
-        cosines = whole(**inputs).logits_per_text[0] / whole.logit_scale.exp()
+        cosines = model(**inputs).logits_per_text[0] / model.logit_scale.exp()
     assert [result.path for result in results] == [str(shape_videos[i]) for i in cosines.topk(3).indices.tolist()]
     assert [result.score for result in results] == pytest.approx(cosines.topk(3).values.tolist(), abs=2e-3)
     first, second = indexed.search(["a red circle moves left", "a"], k=3)
@@ -225,8 +236,8 @@ def test_searcher_takes_the_model_that_made_the_index(indexed, model_folder, sha
 def test_several_indexes_are_ranked_as_one(make_searcher):
     vectors = unit_vectors(40)
     entries = [VideoEntry(f"/v/{number:02}.mp4", duration=float(number)) for number in range(40)]
-    halves = dict(zip(entries[:25], vectors[:25], strict=True)), dict(zip(entries[20:], vectors[20:], strict=True))
-    searcher = make_searcher(*halves)  # five videos are in both
+    first, second = (dict(zip(entries[part], vectors[part], strict=True)) for part in (slice(25), slice(20, 40)))
+    searcher = make_searcher(first, second)  # five videos are in both indexes
     query = searcher.text_encoder(["a red circle"])[0]
     scores = as_stored(vectors) @ query
     order = np.argsort(-scores).tolist()
@@ -242,9 +253,9 @@ def test_several_indexes_are_ranked_as_one(make_searcher):
     assert {result.duration for result in found} == set(map(float, range(23))) and len(found) == 23
 
 
-def test_windows_of_a_file_are_grouped(make_searcher):
+def test_segments_are_grouped_by_file(make_searcher):
     vectors = unit_vectors(60, seed=3)
-    # one long file, whose windows outnumber any first page, and short ones
+    # A long file with more segments than the entries fetched first, and short files.
     entries = [VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 1500.0) for n in range(50)]
     entries += [VideoEntry(f"/v/{n}.mp4") for n in range(10)]
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
@@ -256,13 +267,13 @@ def test_windows_of_a_file_are_grouped(make_searcher):
         results = searcher.search("a", k=k, group=True)
         assert [(result.rank, result.path) for result in results] == list(enumerate(files[:k], start=1))
         for result in results:
-            windows = [(entry.start, entry.end) for entry in ranked[:end] if entry.path == result.path]
-            assert [(one.start, one.end) for one in (result, *result.others)] == windows
-            assert all(one.path == result.path for one in result.others)
+            segments = [(entry.start, entry.end) for entry in ranked[:end] if entry.path == result.path]
+            assert [(found.start, found.end) for found in (result, *result.others)] == segments
+            assert all(other.path == result.path for other in result.others)
 
 
 @pytest.mark.parametrize("k", [1, 4, 30])
-def test_files_are_made_of_so_many_entries_and_no_more(make_searcher, fetched, monkeypatch, k):
+def test_grouping_fetches_a_bounded_number_of_entries(make_searcher, fetched, monkeypatch, k):
     monkeypatch.setattr(search, "MAX_FETCHED", 20)
     vectors = unit_vectors(60, seed=3)
     entries = [VideoEntry(f"/v/{n % 5}.mp4", 30.0 * n, 30.0 * n + 30) for n in range(60)]
@@ -274,7 +285,7 @@ def test_files_are_made_of_so_many_entries_and_no_more(make_searcher, fetched, m
     assert [result.path for result in results] == list(dict.fromkeys(entry.path for entry in best))[:k]
     if k > 5:
         assert sum(1 + len(result.others) for result in results) == 30
-    assert len(searcher.search("a", k=60)) == 60  # without files, k is the bound
+    assert len(searcher.search("a", k=60)) == 60  # without grouping, k is the bound
 
 
 def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
@@ -298,7 +309,7 @@ def test_indexes_of_different_models_are_refused(make_searcher, info, tmp_path):
         ({"queries": ["a", " "]}, "Sentence 2 of 2 is empty"),
     ],
 )
-def test_what_cannot_be_searched_for_is_refused(indexed, shape_videos, options, message):
+def test_invalid_queries_and_options_are_refused(indexed, shape_videos, options, message):
     with pytest.raises(ValueError, match=message):
         indexed.search(**{"queries": "a", **options})
     if "queries" not in options:
@@ -306,51 +317,51 @@ def test_what_cannot_be_searched_for_is_refused(indexed, shape_videos, options, 
             indexed.search_like(shape_videos[0], **options)
 
 
-# videos
+# --- searches by videos
 
 
-def test_videos_like_one_that_is_indexed(indexed, shape_videos, tmp_path):
+def test_search_like_an_indexed_video(indexed, shape_videos, tmp_path):
     stored = {path.name: indexed.indexes[0].get(str(path))[0][1] for path in shape_videos[:4]}
     for path in shape_videos[:4]:
         others = sorted(set(stored) - {path.name}, key=lambda name: -float(stored[name] @ stored[path.name]))
         results = indexed.search_like(path, k=10)
-        assert names(results) == others  # itself not among them
+        assert names(results) == others  # without the video itself
         assert [result.rank for result in results] == [1, 2, 3]
         assert names(indexed.search_like(path, k=1)) == others[:1]
-    assert indexed.video_model.is_loaded  # loaded to add
+    assert indexed.video_model.is_loaded  # to add the videos
     fresh = VideoSearcher.from_pretrained(None, indexed.indexes[0].uri)
     (tmp_path / "link.mp4").symlink_to(shape_videos[0])
     expected = fresh.search_like(shape_videos[0])
-    assert fresh.search_like(tmp_path / "link.mp4") == expected  # under another name
-    assert not fresh.video_model.is_loaded  # nothing had to be encoded
+    assert fresh.search_like(tmp_path / "link.mp4") == expected  # the same file under another path
+    assert not fresh.video_model.is_loaded  # the embeddings are stored
 
 
-def test_videos_like_one_that_is_not_indexed(indexed, shape_videos, tmp_path):
+def test_search_like_a_video_that_is_not_indexed(indexed, shape_videos, tmp_path):
     copy = shutil.copy(shape_videos[2], tmp_path / "copy.mp4")
     best = indexed.search_like(copy, k=4)[0]
     assert names([best]) == [shape_videos[2].name] and best.score == pytest.approx(1, abs=2e-3)
-    assert len(indexed.search_like(copy, k=10)) == 4 and len(indexed.indexes[0]) == 4  # it is not kept
+    assert len(indexed.search_like(copy, k=10)) == 4 and len(indexed.indexes[0]) == 4  # the copy was not added
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     for name in ("junk.mp4", "missing.mp4"):
         with pytest.raises(VideoDecodingError, match=name):
             indexed.search_like(tmp_path / name)
 
 
-def test_a_video_of_several_windows_finds_what_is_like_any_of_them(make_searcher):
+def test_search_like_a_video_of_several_segments_takes_the_best_score(make_searcher):
     vectors = unit_vectors(30, seed=5)
     entries = [VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30) for n in range(5)]
     entries += [VideoEntry(f"/v/{n}.mp4") for n in range(25)]
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
-    kept = as_stored(vectors)
-    likeness = (kept[5:] @ kept[:5].T).max(axis=1)
+    stored = as_stored(vectors)
+    scores = (stored[5:] @ stored[:5].T).max(axis=1)
     results = searcher.search_like("/v/long.mp4", k=10)
-    assert [result.path for result in results] == [entries[5 + i].path for i in np.argsort(-likeness)[:10]]
-    assert [result.score for result in results] == pytest.approx(np.sort(likeness)[::-1][:10].tolist(), abs=2e-3)
+    assert [result.path for result in results] == [entries[5 + i].path for i in np.argsort(-scores)[:10]]
+    assert [result.score for result in results] == pytest.approx(np.sort(scores)[::-1][:10].tolist(), abs=2e-3)
 
 
-def test_the_own_windows_of_a_long_video_are_not_fetched(make_searcher, fetched):
+def test_search_like_does_not_fetch_segments_of_the_video_itself(make_searcher, fetched):
     vectors = unit_vectors(260, seed=6)
-    vectors[:200] = vectors[0]  # each is most like all the others
+    vectors[:200] = vectors[0]  # the segments of the long video are nearest to one another
     entries = [VideoEntry("/v/it's long.mp4", 30.0 * n, 30.0 * n + 30, 6000.0) for n in range(200)]
     entries += [VideoEntry(f"/v/{n}.mp4", duration=float(n)) for n in range(60)]
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
@@ -362,10 +373,10 @@ def test_the_own_windows_of_a_long_video_are_not_fetched(make_searcher, fetched)
     assert {result.duration for result in found} == {*range(10), *range(51, 60)}
 
 
-# adding
+# --- adding videos
 
 
-def test_add_encodes_what_is_not_there_and_sets_aside_what_cannot_be(indexed, shape_videos, tmp_path):
+def test_add_encodes_new_videos_and_reports_failures(indexed, shape_videos, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     report = indexed.add([*shape_videos, tmp_path / "junk.mp4"])
     assert (report.new, report.changed, report.unchanged) == (1, 0, 4)
@@ -377,40 +388,30 @@ def test_add_encodes_what_is_not_there_and_sets_aside_what_cannot_be(indexed, sh
 
 
 def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
-    texts = ["a red circle moves left", "a large blue square", "red " * 90]
-    alone = {text: [result for result in indexed.search(text, k=10)] for text in texts}
+    queries = ["a red circle moves left", "a large blue square", "red " * 90]
+    alone = {query: indexed.search(query, k=10) for query in queries}
     more = tmp_path / "more"
     more.mkdir()
     for number in range(6):
         shutil.copy(shape_videos[4], more / f"{number}.mp4")
-    problems: list = []
+    added = {str(path) for path in more.iterdir()}
     start = threading.Barrier(5)
 
-    def search(text: str) -> None:
-        try:
-            start.wait()
-            for _ in range(15):
-                results = indexed.search(text, k=10)
-                known = [(r.path, r.score) for r in results if r.path not in added]
-                assert known == [(r.path, r.score) for r in alone[text]]
-                assert results == sorted(results, key=lambda result: result.rank)
-        except BaseException as error:
-            problems.append(error)
+    def search(query: str) -> None:
+        start.wait()
+        for _ in range(15):
+            results = indexed.search(query, k=10)
+            known = [(r.path, r.score) for r in results if r.path not in added]
+            assert known == [(r.path, r.score) for r in alone[query]]
+            assert results == sorted(results, key=lambda result: result.rank)
 
     def add() -> None:
-        try:
-            start.wait()
-            for path in sorted(added):
-                indexed.add([path])
-        except BaseException as error:
-            problems.append(error)
+        start.wait()
+        for path in sorted(added):
+            indexed.add([path])
 
-    added = {str(path) for path in more.iterdir()}
-    threads = [threading.Thread(target=search, args=(text,)) for text in [*texts, texts[0]]]
-    threads.append(threading.Thread(target=add))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not problems
+    with ThreadPoolExecutor(5) as pool:
+        tasks = [pool.submit(search, query) for query in [*queries, queries[0]]] + [pool.submit(add)]
+        for task in tasks:
+            task.result()
     assert added <= {result.path for result in indexed.search("a", k=20)}

@@ -1,4 +1,4 @@
-"""Windows of long videos: where they lie, and that one pass over a file gives what decoding each alone gives."""
+"""Test how videos are split into segments, and that one pass decodes the same frames as a call per segment."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ WHOLE = [(None, None)]
         (90, [(0, 30), (30, 60), (60, 90)]),
     ],
 )
-def test_by_default_videos_of_a_minute_are_whole(duration, expected):
+def test_by_default_videos_of_a_minute_are_taken_whole(duration, expected):
     assert Segmentation().split(duration) == expected
 
 
@@ -42,25 +42,25 @@ def test_by_default_videos_of_a_minute_are_whole(duration, expected):
         (1 / 3, 0, 1, [(0, 0.333), (0.333, 0.667), (0.667, 1)]),
     ],
 )
-def test_windows(length, overlap, duration, expected):
+def test_split(length, overlap, duration, expected):
     assert Segmentation(length, overlap).split(duration) == expected
 
 
 @pytest.mark.parametrize("overlap", [0, 3, 9])
-def test_windows_cover_a_video_and_none_is_short(overlap):
+def test_segments_cover_a_video_and_none_is_short(overlap):
     for duration in np.arange(10.5, 60, 0.37):
-        windows = Segmentation(10, overlap).split(duration)
-        if windows == WHOLE:
+        segments = Segmentation(10, overlap).split(duration)
+        if segments == WHOLE:
             assert duration < 10 + (10 - overlap) / 2
             continue
-        assert windows[0][0] == 0 and windows[-1][1] == pytest.approx(duration, abs=1e-3)
-        for (start, end), (next_start, next_end) in zip(windows, windows[1:], strict=False):
+        assert segments[0][0] == 0 and segments[-1][1] == pytest.approx(duration, abs=1e-3)
+        for (start, end), (next_start, next_end) in zip(segments, segments[1:], strict=False):
             assert next_start - start == 10 - overlap and end - start == 10
             assert next_end - end >= (10 - overlap) / 2 - 1e-3
 
 
 @pytest.mark.parametrize("arguments", [(-1,), (float("nan"),), (float("inf"),), (10, -1), (10, 10), (9, 8.95), (0, 1)])
-def test_lengths_that_cannot_be(arguments):
+def test_invalid_lengths_are_refused(arguments):
     with pytest.raises(ValueError, match=r"[Ss]egment"):
         Segmentation(*arguments)
 
@@ -81,19 +81,19 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "codec", "options"), FILES)
 @pytest.mark.parametrize("segmentation", [Segmentation(1), Segmentation(1.5, 1.3), Segmentation(0)])
-def test_one_pass_decodes_the_frames_of_each_window_alone(tmp_path, frames, name, codec, options, segmentation):
+def test_one_pass_decodes_the_same_frames_as_single_calls(tmp_path, frames, name, codec, options, segmentation):
     path = write_video(tmp_path / name, frames, codec=codec, options=options)
-    parts = list(decode_segments(path, 4, segmentation.split))
-    windows = segmentation.split(parts[0][1].duration)
-    assert len(parts) == len(windows) and (len(windows) > 1) == (segmentation.length > 0)
-    for (decoded, metadata), (start, end) in zip(parts, windows, strict=True):
+    clips = list(decode_segments(path, 4, segmentation.split))
+    segments = segmentation.split(clips[0][1].duration)
+    assert len(clips) == len(segments) and (len(segments) > 1) == (segmentation.length > 0)
+    for (decoded, metadata), (start, end) in zip(clips, segments, strict=True):
         alone, expected = decode_video(path, 4, start=start, end=end)
         np.testing.assert_array_equal(decoded, alone)
         assert metadata == expected
         assert read_numbers(decoded) == metadata.frames_indices
 
 
-def test_a_file_is_decoded_once_and_only_the_windows_at_hand_are_kept(tmp_path, frames, monkeypatch):
+def test_a_file_is_decoded_once_and_only_as_far_as_needed(tmp_path, frames, monkeypatch):
     path = write_video(tmp_path / "long.mp4", frames, options={"g": "1000"})
     decoded, opened = [], []
     iterate, open_video = video_decoding_pig._iterate_frames, video_decoding_pig._open_video
@@ -105,52 +105,52 @@ def test_a_file_is_decoded_once_and_only_the_windows_at_hand_are_kept(tmp_path, 
 
     monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
     monkeypatch.setattr(video_decoding_pig, "_open_video", lambda *args: opened.append(args) or open_video(*args))
-    parts = decode_segments(path, 4, Segmentation(1).split)
-    next(parts)
-    assert len(decoded) == 25  # nothing of the second window yet
-    for number, _ in enumerate(parts, start=2):
+    clips = decode_segments(path, 4, Segmentation(1).split)
+    next(clips)
+    assert len(decoded) == 25  # frames of the first segment only
+    for number, _ in enumerate(clips, start=2):
         assert len(decoded) == 25 * number
-    assert number == 8 and len(opened) == 2  # once for the packets
+    assert number == 8 and len(opened) == 2  # once for the packets, once for the frames
 
 
-def test_a_webm_that_does_not_tell_its_duration(tmp_path, frames):
-    """As browsers record it: the length is known when it has been read."""
+def test_a_webm_file_without_duration(tmp_path, frames):
+    """Browsers record such files: the duration is known only after reading the file."""
     path = write_video(tmp_path / "live.webm", frames, codec="libvpx")
     content = path.read_bytes()
-    at = content.index(b"\x44\x89\x88")  # the element of the duration, 8 bytes long
-    path.write_bytes(content[:at] + b"\xec\x89" + b"\x00" * 9 + content[at + 11 :])  # as long, and void
+    at = content.index(b"\x44\x89\x88")  # the duration element, of 8 bytes
+    path.write_bytes(content[:at] + b"\xec\x89" + b"\x00" * 9 + content[at + 11 :])  # a void element of equal length
     import av
 
     with av.open(path) as container:
         assert container.duration is None
-    parts = list(decode_segments(path, 2, Segmentation(2).split))
-    assert [metadata.frames_indices for _, metadata in parts] == [[0, 49], [50, 99], [100, 149], [150, 199]]
+    clips = list(decode_segments(path, 2, Segmentation(2).split))
+    assert [metadata.frames_indices for _, metadata in clips] == [[0, 49], [50, 99], [100, 149], [150, 199]]
 
 
-def test_a_file_that_is_cut_off_gives_an_error(tmp_path, frames):
+def test_a_truncated_file_raises(tmp_path, frames):
     path = cut_file(write_video(tmp_path / "cut.mkv", frames), 0.5)
     with pytest.raises(VideoDecodingError, match="truncated"):
         list(decode_segments(path, 2, Segmentation(1).split))
 
 
-def test_damage_in_a_later_window(tmp_path, frames):
+def test_damage_in_a_later_segment(tmp_path, frames):
     path = write_video(tmp_path / "damaged.mp4", frames, codec="mpeg4", options={"g": "25"})
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     path.write_bytes(content)
-    parts = decode_segments(path, 4, Segmentation(1).split)
-    before = 0
+    clips = decode_segments(path, 4, Segmentation(1).split)
+    num_decoded = 0
     try:
-        for decoded, metadata in parts:  # as each window alone: an error, or the same frames
+        for decoded, metadata in clips:  # like a single call: the same frames, or an error
             start = metadata.frames_indices[0] / 25
             np.testing.assert_array_equal(decoded, decode_video(path, 4, start=start, end=start + 1)[0])
-            before += 1
+            num_decoded += 1
     except VideoDecodingError as error:
         assert "damaged" in error.reason
-    assert before
+    assert num_decoded
 
 
-def test_a_folder_of_frames_is_whole(tmp_path):
+def test_a_folder_of_frames_is_taken_whole(tmp_path):
     folder = write_frame_folder(tmp_path / "frames", numbered_frames(30))
     [(decoded, metadata)] = decode_segments(folder, 3, Segmentation(1).split)
     assert metadata.frames_indices == [0, 14, 29] and decoded.shape[0] == 3
