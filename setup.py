@@ -25,7 +25,7 @@ EXTRAS = {
     "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
     # the text tower outside torch
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
-    # `SentenceTransformer(FOLDER)` on a folder that hub_scripts/export_remote_code.py wrote
+    # `SentenceTransformer(FOLDER)` on a folder that `pig export-code` wrote
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
 TOOLS = ["mkdocs>=1.6", "mkdocstrings-python>=2.0", "mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
@@ -41,7 +41,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_pig", "modeling_pig.*"]),
-    package_data={"modeling_pig": ["py.typed", "configuration/*/*"], "modeling_pig.app": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "modeling_pig": ["py.typed", "configuration/*/*"],
+        "modeling_pig.app": ["*.html", "*.css", "*.js"],
+        "modeling_pig.publishing": ["*.md", "space/*"],
+    },
     install_requires=[
         "av>=18",
         "huggingface_hub>=2.4",
