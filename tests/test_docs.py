@@ -1,0 +1,172 @@
+"""Every code block of the README and of docs/ runs, top to bottom, as a user would run it; links lead somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_pig.benchmarks.moving_shapes import make_scene
+from modeling_pig.benchmarks.shapes_drawing import write_video
+from tests.benchmark_stand_ins import write_msrvtt_1k
+from tests.hub_server import LocalHub
+from tests.test_milvus_store import Server as MilvusServer
+from tests.test_training import ROOT, tiny_run
+
+
+PAGES = [
+    "README.md",
+    "docs/search.md",
+    "docs/train.md",
+    "docs/reproduction.md",
+    "docs/publish.md",
+    "docs/how_it_works.md",
+]
+BLOCK = re.compile(
+    r"^(?P<indent> *)```(?P<language>bash|python)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
+)
+SMALL = " ".join(f"'{override}'" for override in tiny_run("data/moving_shapes"))
+# What a page says -> what runs here: less work, no GPU, no network.
+STAND_INS = {
+    "training.epochs=12": SMALL,
+    "--recipe configuration/recipes/msrvtt_1k.yaml": "--recipe msrvtt_1k_tiny.yaml",
+    "configuration/accelerate/multi_gpu.yaml": "configuration/accelerate/cpu.yaml",
+    "ORIGINALS": "originals",
+    "--short-side 224 --fps 3": "--short-side 224 --fps 3 --option validation=2",
+    'videos="data/msrvtt/videos"': 'videos="originals"',
+    "--clip CLIP": "--clip tiny_clip",
+    "--clip openai/clip-vit-base-patch32": "--clip tiny_clip",
+    "http://127.0.0.1:19530": "$MILVUS",
+    '"http://127.0.0.1:19530"': 'os.environ["MILVUS"]',
+    "--threads 1 --sizes 1000 10000 100000 1000000": "--threads 1 --quick",
+    "benchmark.py index": "benchmark.py index --quick",
+    "benchmark.py start": "benchmark.py start --quick",
+    'load_benchmark("moving_shapes", videos="data/moving_shapes")': "small_moving_shapes()",
+    "pig app ": "briefly pig app --port 0 ",
+    "runs/mine org/name": "runs/published org/name",
+    "runs/mine/model --output exported": "runs/published/model --output exported",
+    "moving_shapes --videos data/moving_shapes": "moving_shapes --videos data/moving_shapes "
+    "--option train=16 --option validation=6 --option test=6 --option seed=0",
+}
+PIP = """#!{python}
+# Stands in for pip: the extras that a page names must exist.
+import re, sys
+from importlib.metadata import metadata
+named = re.findall(r"\\[(.*?)\\]", " ".join(sys.argv))
+known = metadata("modeling-pig").get_all("Provides-Extra")
+unknown = {{extra for names in named for extra in names.split(",")}} - set(known)
+sys.exit(f"no extra {{unknown}}" if unknown else 0)
+"""
+MAKE = """#!/bin/sh
+exec /usr/bin/make --dry-run -C {root} "$@" > /dev/null
+"""
+BRIEFLY = """#!{python}
+# Starts a server, waits for its address, and ends it.
+import signal, subprocess, sys
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as server:
+    address = server.stdout.readline()
+    server.send_signal(signal.SIGINT)
+sys.exit(not address.startswith("http://"))
+"""
+# configuration/recipes/msrvtt_1k.yaml with a tiny CLIP, few videos and one epoch.
+MSRVTT_1K_TINY = """
+data: {benchmark: msrvtt_1k, annotations: data/msrvtt/annotations, videos: data/msrvtt/videos, num_workers: 0,
+       options: {train: 9k, validation: 2, seed: 0}}
+model: {init: clip, clip: tiny_clip, overrides: {num_frames: 2, num_selected_patches: 2}}
+training: {batch_size: 4, epochs: 1}
+"""
+SMALL_MOVING_SHAPES = """import os
+from functools import partial
+from modeling_pig import load_benchmark
+small_moving_shapes = partial(
+    load_benchmark, "moving_shapes", videos="data/moving_shapes", train=16, validation=6, test=6, seed=0
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(model_folder, tmp_path_factory) -> Path:
+    """A folder with what the pages take for granted: videos, a demo model, a run, an index, checkpoints."""
+    folder = tmp_path_factory.mktemp("workspace")
+    for name in ("examples", "configuration"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("runs/demo/model", "runs/new/model"):
+        shutil.copytree(model_folder, folder / name)
+    videos = folder / "VIDEOS"
+    videos.mkdir()
+    for index in range(3):
+        write_video(make_scene("train", index), videos / f"holiday_{index}.mp4")
+    write_video(make_scene("train", 3), folder / "clip.mp4")
+    for name in ("queries.txt", "captions.txt"):
+        (folder / name).write_text("a red circle moves left\na blue star spins\n")
+    write_msrvtt_1k(folder / "msrvtt")
+    shutil.copytree(folder / "msrvtt/videos", folder / "originals")
+    shutil.copytree(folder / "msrvtt/annotations", folder / "data/msrvtt/annotations")
+    shutil.copytree(ROOT / "tests/golden/tiny_clip", folder / "tiny_clip")
+    (folder / "msrvtt_1k_tiny.yaml").write_text(MSRVTT_1K_TINY)
+    shutil.copy(ROOT / "tests/golden/model_best.pt", folder)
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in {"pip": PIP, "make": MAKE, "briefly": BRIEFLY}.items():
+        (programs / name).write_text(text.format(python=sys.executable, root=ROOT))
+        (programs / name).chmod(0o755)
+    return folder
+
+
+def run(command: list[str], workspace: Path, **variables: str) -> None:
+    path = os.pathsep.join([str(workspace / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=workspace, env={**os.environ, "PATH": path, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, code) of each block of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [
+        (match["language"], re.sub(f"(?m)^{match['indent']}", "", match["code"])) for match in BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_of_a_page_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_readme_has_at_most_900_words():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.fixture
+def services(page, workspace, tmp_path):
+    """Environment of the commands of a page: the address of a Milvus server, or of a Hub, if the page needs one."""
+    if page == "docs/search.md":
+        server = MilvusServer(tmp_path / "data")
+        yield {"MILVUS": f"http://127.0.0.1:{server.port}"}
+        server.kill()
+    elif page == "docs/publish.md":
+        run(["bash", "-e", "-c", f"pig train --recipe moving_shapes --output runs/published {SMALL}"], workspace)
+        run(["pig", "index", "VIDEOS", "--model", "runs/demo/model", "--index", "videos.lance"], workspace)
+        with LocalHub() as hub:
+            token = hub.add_user("ada", "hf_ada", organizations=["org"])
+            online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+            yield {**online, "HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
+    else:
+        yield {}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_of_a_page_run(page, workspace, services):
+    for language, code in blocks(page):
+        for text, stand_in in STAND_INS.items():
+            code = code.replace(text, stand_in)
+        if language == "bash":
+            run(["bash", "-e", "-c", code], workspace, **services)
+        else:
+            run([sys.executable, "-c", SMALL_MOVING_SHAPES + code], workspace, **services)
