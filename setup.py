@@ -28,7 +28,8 @@ EXTRAS = {
     # `SentenceTransformer(FOLDER)` on a folder that `pig export-code` wrote
     "sentence-transformers": ["sentence-transformers>=6.2"],
 }
-TOOLS = ["mkdocs>=1.6", "mkdocstrings-python>=2.0", "mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
+TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
