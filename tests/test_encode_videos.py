@@ -105,7 +105,7 @@ def test_models_with_missing_weights_are_refused(model_folder, tmp_path, model_c
     del weights[name]
     save_file(weights, tmp_path / "incomplete/model.safetensors", {"format": "pt"})
     for folder, message in {
-        "clip": "it is not a PIG model .model_type is 'clip'.. .*hub_scripts/init_from_clip.py",
+        "clip": "it is not a PIG model .model_type is 'clip'.. .*`pig init`",
         "incomplete": f"it lacks 1 of the weights, such as {name}",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -30,12 +30,6 @@ QUERIES = [
     "red " * 100,  # longer than the model reads
     "a",
 ]
-    "a red circle moves left",
-    "A LARGE  blue\tsquare's <|endoftext|> ring",
-    "日本 語 émigré",
-    "red " * 100,
-    "a",
-]
 
 
 def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
