@@ -398,7 +398,7 @@ def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
     monkeypatch.setattr(loading, "load_pretrained", lambda *arguments: loaded.append(arguments) or load(*arguments))
     fresh = SearchService(service.searcher, CAPTIONS)
     assert fresh.like(str(videos[2]), 1, None, stages.append)[0].path == str(videos[2])
-    assert stages == ["Loading the model", "Looking at the video"]
+    assert stages == ["Loading the model", "Encoding the video"]
     fresh.fitting_captions(str(videos[2]), 1, stages.append)
     fresh.explain(VideoSegment(str(videos[2])), "a star")
     assert len(loaded) == 1
@@ -409,7 +409,7 @@ def test_too_many_explanations(service, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_EXPLANATIONS", 2)
     with running(service) as client, ThreadPoolExecutor(3) as pool:
         address = f"/why?{urlencode({'id': client.search()[0]['id'], 'text': 'a star'})}"
-        with service._looking:  # as an upload does
+        with service._encoding:  # held as an upload holds it
             waiting = [pool.submit(client.ask, address) for _ in range(3)]
             done, waiting = wait(waiting, 120, FIRST_COMPLETED)
             assert [future.result().status for future in done] == [503]
@@ -433,7 +433,7 @@ def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_p
 
 def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
     *stages, last = client.upload(videos[2].read_bytes(), k=3)
-    assert {"stage": "Looking at the video"} in stages
+    assert {"stage": "Encoding the video"} in stages
     assert [clip["name"] for clip in last["results"]][0] == videos[2].name and len(last["results"]) == 3
     assert last["results"][0]["score"] == pytest.approx(1, abs=1e-3)
     found = client.upload(videos[2].read_bytes(), where="name like '<img%'")[-1]["results"]
@@ -467,7 +467,7 @@ def test_windows_of_a_long_upload(service, videos, monkeypatch):
         assert all(here[1] == following[0] for here, following in zip(windows, windows[1:], strict=False))
 
     monkeypatch.setattr(app_service, "DEFAULT_LENGTH", 0.01)
-    monkeypatch.setattr(app_service, "MAX_WINDOWS", 4)
+    monkeypatch.setattr(app_service, "MAX_SEGMENTS", 4)
     seen = []
     look = PigForRetrieval.get_video_features
     monkeypatch.setattr(
@@ -522,10 +522,10 @@ def test_two_search_while_a_third_uploads(client, service, videos, monkeypatch):
     started, go_on = threading.Event(), threading.Event()
     load = service._load
 
-    def load_late(tell):
+    def load_late(report):
         started.set()
         assert go_on.wait(120)
-        return load(tell)
+        return load(report)
 
     monkeypatch.setattr(service, "_load", load_late)
     expected = {text: service.searcher.search(text, k=5, group=True) for text in CAPTIONS}
@@ -538,7 +538,7 @@ def test_two_search_while_a_third_uploads(client, service, videos, monkeypatch):
         go_on.set()
         for upload, video in ((first, videos[0]), (second, videos[1])):
             assert upload.result()[-1]["results"][0]["name"] == video.name
-        assert {"stage": "Waiting for another video to be done"} in second.result()
+        assert {"stage": "Waiting for another video"} in second.result()
     for text, answer in zip(CAPTIONS * 8, answers, strict=True):
         assert [clip["name"] for clip in answer] == [Path(result.path).name for result in expected[text]]
 

@@ -1,5 +1,5 @@
-"""The app behind `pig app`: a page that searches an index, plays what it finds and shows why.
+"""Web app behind `pig app`: search an index, play the results and explain each result.
 
-Its server is plain Starlette with one page of our own, not gradio: gradio writes an upload to a folder that it serves
-from, copies each file that it plays into a cache, and asks its makers' hosts for fonts and versions.
+The server is plain Starlette with a single page, not gradio: gradio writes uploads to a folder that it serves, copies
+each played file into a cache, and requests fonts and versions from hosts of its makers.
 """
