@@ -1,1 +1,1 @@
-"""Ranks, metrics and intervals (`metrics`), a split through encoding and ranking (`evaluator`), and its `report`."""
+"""Evaluate retrieval: ranks, metrics and intervals (`metrics`), a whole split (`evaluator`), its record (`report`)."""

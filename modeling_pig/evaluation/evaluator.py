@@ -1,4 +1,4 @@
-"""Takes a split of a benchmark through the package's own encoding and ranks it in both directions."""
+"""Encode a split of a benchmark and rank it in both directions."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, r
 
 
 TEXTS_PER_BLOCK = 512
-MAX_POOLED_VALUES = 2**24  # of a single tower, which pools each video anew for each text: 64 MB in float32
+MAX_POOLED_VALUES = 2**24  # for `single_tower`, which pools each video for each text: 64 MB in float32
 
 
 def evaluate(
@@ -30,27 +30,29 @@ def evaluate(
     num_bootstrap: int = 0,
     seed: int = 0,
 ) -> dict:
-    """Text-to-video and video-to-text retrieval over a split: every caption is a query, every video a candidate.
+    """Evaluate text-to-video and video-to-text retrieval: every caption is a query, every video a candidate.
 
     Args:
         split (`Iterable[dict]`): rows with `video_id`, `video` (path; empty where the file is missing), `captions`
             (list of sentences), and optionally `start` and `end`, the part of the file in seconds. Rows may share a
             file.
-        batch_size (`int`): videos a forward pass.
-        num_threads (`int`, *optional*): files decoded at a time; by default one a core.
+        batch_size (`int`): videos per forward pass.
+        num_threads (`int`, *optional*): files decoded at a time; by default one per core.
         ties (`str`): how tied scores are ranked, see [`ranks_of_targets`].
-        max_text_tokens (`int`, *optional*): cut longer captions here; by default at the tokenizer's own limit.
-        progress (`bool`): show a bar while videos are encoded.
+        max_text_tokens (`int`, *optional*): maximum number of tokens per caption; longer captions are truncated.
+            Defaults to the limit of the tokenizer.
+        progress (`bool`): show a progress bar while videos are encoded.
         dual_softmax (`bool`): also rank by dual softmax, see [`ranks_in_both_directions`]. It uses all queries at
-            once, which a search does not have: its figures stand beside the plain ones, under names of their own. A
+            once, which a search does not have: its metrics are reported beside the plain ones, under separate names. A
             `single_tower` model computes its scores twice for it.
-        num_bootstrap (`int`): samples for 95 % intervals, see [`bootstrap_intervals`]; 0 for none.
-        seed (`int`): of the bootstrap.
+        num_bootstrap (`int`): number of bootstrap samples for 95 % intervals, see [`bootstrap_intervals`]; 0
+            computes none.
+        seed (`int`): seed of the bootstrap.
 
     Returns:
         `dict`: `text_to_video` and `video_to_text` (R@1, R@5, R@10, R@50 in per cent, MdR, MnR); with dual softmax
         also `text_to_video_dual_softmax` and `video_to_text_dual_softmax`; with bootstrap `intervals_95` ([low, high]
-        of each figure of each of these), `num_bootstrap` and `seed`; `recall_curve` (R@k of each of these over k, see
+        of each metric of each of these), `num_bootstrap` and `seed`; `recall_curve` (R@k of each of these over k, see
         [`recall_curves`]); `num_queries`, `num_videos` of `num_videos_in_split`, `ties`, and `failures`. A video that
         is missing or cannot be decoded leaves the gallery together with its captions, and is named there.
 

@@ -1,4 +1,4 @@
-"""Ranks of the right answers from scores in blocks of queries, the metrics of retrieval over them, their intervals."""
+"""Compute ranks of the correct results from scores in blocks of queries, retrieval metrics, and their intervals."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -12,11 +12,11 @@ DUAL_SOFTMAX_SCALE = 100.0  # the factor that published figures with dual softma
 
 
 def ranks_of_targets(scores: torch.Tensor, targets: torch.Tensor, ties: TiePolicy = "expected") -> np.ndarray:
-    """Rank of each query's target among all candidates, from 1; every query counts once.
+    """Rank each query's target among all candidates, from 1.
 
     Args:
         scores (`torch.Tensor` of shape `(queries, candidates)`): higher is better.
-        targets (`torch.Tensor` of shape `(queries,)`): the right candidate of each query.
+        targets (`torch.Tensor` of shape `(queries,)`): the correct candidate of each query.
         ties (`str`): a target that shares its score with others gets the rank that it has on average under random
             order (`"expected"`: 1 + better ones + half of the equal ones), at best or at worst.
 
@@ -48,12 +48,12 @@ def ranks_in_both_directions(
     dual_softmax: bool = False,
     block_size: int = 512,
 ) -> dict[str, np.ndarray]:
-    """Text-to-video ranks, one a text, and video-to-text ranks, one a video, without the whole matrix of scores.
+    """Rank per text (text-to-video) and per video (video-to-text), without the whole matrix of scores.
 
     Held at a time are one block of (block_size, videos) and, for video-to-text, one or two (videos, videos) matrices.
 
-    With several texts a video, video-to-text ranks videos by their best text: a video's score for the texts of another
-    is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all videos.
+    With several texts per video, video-to-text ranks videos by their best text: a video's score for the texts of
+    another is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all videos.
 
     Dual softmax multiplies each score with softmax(100 x score) over all queries of its direction: of text-to-video
     over all texts for each video, of video-to-text over all videos for each text, before the highest of a video's
@@ -69,7 +69,7 @@ def ranks_in_both_directions(
         num_videos (`int`): all videos.
         ties (`str`): see [`ranks_of_targets`].
         dual_softmax (`bool`): rank by dual softmax as well.
-        block_size (`int`): texts a block.
+        block_size (`int`): texts per block.
 
     Returns:
         `dict[str, np.ndarray]`: `text_to_video` of shape `(texts,)`, `video_to_text` of shape `(videos,)`; with dual
@@ -110,12 +110,12 @@ def ranks_in_both_directions(
 
 
 def _keep_best(best: torch.Tensor, owners: torch.Tensor, scores: torch.Tensor) -> None:
-    """Raises each owner's row of `best` to the highest of its texts' rows in `scores`, in place."""
+    """Raise each owner's row of `best` to the maximum over its texts' rows in `scores`, in place."""
     best.scatter_reduce_(0, owners[:, None].expand_as(scores), scores, reduce="amax")
 
 
 def retrieval_metrics(ranks: np.ndarray, at: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
-    """R@k in per cent for each k, median rank (MdR) and mean rank (MnR)."""
+    """Return R@k in per cent for each k, median rank (MdR) and mean rank (MnR)."""
     recalls = {f"R@{k}": _recall(ranks, k) for k in at}
     return {**recalls, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}
 
@@ -125,7 +125,7 @@ def _recall(ranks: np.ndarray, k: int) -> float:
 
 
 def recall_curves(ranks: Mapping[str, np.ndarray], num_videos: int) -> dict[str, list]:
-    """R@k in per cent over k, from the first place to the whole gallery.
+    """Return R@k in per cent over k, from 1 to the size of the gallery.
 
     Args:
         ranks (`Mapping[str, np.ndarray]`): from [`ranks_in_both_directions`].
@@ -143,7 +143,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], num_videos: int) -> dict[str,
 def bootstrap_intervals(
     ranks: np.ndarray, video_of_query: np.ndarray, num_samples: int, seed: int = 0, level: float = 0.95
 ) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals of each of [`retrieval_metrics`]: how far the choice of test videos moves them.
+    """Return percentile bootstrap intervals of [`retrieval_metrics`]: their variation with the choice of test videos.
 
     Videos are drawn with replacement, each with all its queries (a cluster bootstrap). The captions of one video are
     found or missed together, so that drawing them one by one would take twenty captions of one video for twenty
@@ -153,7 +153,7 @@ def bootstrap_intervals(
         ranks (`np.ndarray` of shape `(queries,)`): from [`ranks_in_both_directions`].
         video_of_query (`np.ndarray` of shape `(queries,)`): the video that each query belongs to, from 0.
         num_samples (`int`): samples drawn; 1,000 give the ends of a 95 % interval to about a tenth of its width.
-        seed (`int`): the same seed, the same intervals.
+        seed (`int`): equal seeds give equal intervals.
         level (`float`): the share of samples inside.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: written aside, moved into place when whole, the newest found again, old ones removed."""
+"""Write checkpoints atomically, find the newest one to resume from, and remove old ones."""
 
 import json
 import os
@@ -20,7 +20,7 @@ STATE_FILE = "progress.json"
 
 @dataclass
 class Progress:
-    """Where a run is: what of its state is in no model, optimiser, schedule, scaler or random number generator."""
+    """Progress of a run: the state outside model, optimiser, schedule, scaler and random number generators."""
 
     step: int = 0  # optimiser steps done or skipped
     epoch: int = 1  # the current one, from 1
@@ -46,14 +46,15 @@ class Checkpoints:
         self.total_limit = total_limit
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, if there is one."""
+        """Return the newest complete checkpoint, or `None`."""
         return max(self._whole(), default=None)
 
     def save(self, progress: Progress) -> bool:
-        """Writes a checkpoint, then removes the oldest beyond the limit.
+        """Write a checkpoint, then remove the oldest ones beyond the limit.
 
         Returns:
-            `bool`: False if it could not be written (a full disk, say): it is reported, and the older ones are kept.
+            `bool`: False if it could not be written (for example on a full disk): a warning says so, and older
+                checkpoints are kept.
         """
         # The end of an epoch comes after its evaluation: it is newer than a checkpoint of the same step before that.
         target = self.folder / f"step_{progress.step:08d}{'_evaluated' if progress.step_in_epoch == 0 else ''}"
@@ -90,10 +91,10 @@ class Checkpoints:
         return not problems
 
     def load(self, checkpoint: Path) -> Progress:
-        """Restores the state of a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            ValueError: it is damaged, or was written by another number of processes.
+            ValueError: the checkpoint is damaged, or was written by another number of processes.
         """
         damage = f"{checkpoint} is damaged: remove it, and --resume goes on from the one before it"
         try:
@@ -117,7 +118,7 @@ class Checkpoints:
 
 
 def _flush(folder: Path) -> None:
-    """Waits until everything in a folder is on the disk, so that a machine that loses power has no half of it."""
+    """Flush a folder to the disk, so that a power failure leaves no incomplete checkpoint."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

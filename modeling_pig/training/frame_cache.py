@@ -1,4 +1,4 @@
-"""Decoded and resized frames on disk, so that a video is decoded once and not in every epoch."""
+"""Cache decoded and resized frames on disk, so that each video is decoded once and not in every epoch."""
 
 import hashlib
 import os
@@ -17,28 +17,28 @@ from ..video_decoding_pig import decode_video
 
 logger = logging.get_logger(__name__)
 
-# Entries are evicted down to this share of the bound, so that not every write has to look for room.
+# Entries are evicted down to this share of the bound, so that not every write has to scan the folder.
 FILL_AFTER_EVICTION = 0.9
-# Each process may use up this part of the room that it found before it looks again.
+# Each process may fill this share of the free bytes before it scans the folder again.
 MAX_PROCESSES = 64
 
 
 class FrameCache:
     """Evenly spaced frames of each video, resized to what the model reads, as `.npy` files in a folder.
 
-    Training with a cache is not quite that without: jittered frames are drawn from `num_frames` evenly spaced ones of
-    a video (all of them, if it has no more), instead of from all.
+    Training with a cache differs slightly from training without: jittered frames are drawn from `num_frames` evenly
+    spaced ones of a video (all of them, if it has no more), instead of from all.
 
     Any number of processes may share a folder: entries appear whole or not at all, and one that vanished or is damaged
-    is decoded anew. An entry belongs to a path with a size and a time of last change; those of files that have changed
-    are left to eviction. Frames that are replaced within a folder of frames go unnoticed.
+    is decoded again. An entry belongs to a path with a size and a time of last change; those of files that have
+    changed are left to eviction. Frames that are replaced within a folder of frames go unnoticed.
 
     Args:
         folder (`str` or `os.PathLike`): where the entries are; made if it is not there. Other files are left alone.
         max_bytes (`int`): their size together; those unused for longest go first. Processes that write at the same
             time can exceed it by an entry each, for a moment. A frame has 3 x height x width bytes.
         video_processor (`PigVideoProcessor`): resizes the frames.
-        num_frames (`int`): frames a video.
+        num_frames (`int`): frames per video.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FrameCache:
             raise ValueError(f"data.frame_cache, {self.folder}, cannot be made: {error.strerror}.") from error
 
     def load(self, path: str | os.PathLike, start: float | None = None, end: float | None = None) -> np.ndarray:
-        """The frames of a video, or of its part from `start` to before `end` in seconds, out of the cache if possible.
+        """Return the frames of a video or of its segment [`start`, `end`) in seconds, from the cache if possible.
 
         Returns:
             `np.ndarray` of shape `(N, 3, height, width)`: uint8; N is `num_frames`, or less in a shorter video.
@@ -76,7 +76,7 @@ class FrameCache:
         return frames
 
     def _entry(self, path: str | os.PathLike, start: float | None, end: float | None) -> Path | None:
-        """The file of a video's frames; none for a video that is not there, of which the decoder will say so."""
+        """Return the cache file of a video, or `None` if the video does not exist (the decoder reports it)."""
         try:
             status = os.stat(path)
         except OSError:
@@ -107,7 +107,7 @@ class FrameCache:
             logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror or error}.")
 
     def _make_room(self, size: int) -> bool:
-        """Evicts what has not been used for longest if there is no room for `size` bytes; false if there never is."""
+        """Evict the least recently used entries until `size` bytes fit; return False if they exceed the limit."""
         size += 128  # the header of an .npy file
         if size > self.max_bytes:
             return False
@@ -134,7 +134,7 @@ class FrameCache:
 
 
 def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Tensor:
-    """uint8 frames (T, height, width, 3) in the size that the model reads: uint8 (T, 3, height, width)."""
+    """Resize uint8 frames (T, height, width, 3) to the model's input size: uint8 (T, 3, height, width)."""
     channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)  # as it lies in memory: resized faster so
     inputs = video_processor(
         channels_first, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
@@ -143,7 +143,7 @@ def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Ten
 
 
 def _read(entry: Path) -> np.ndarray | None:
-    """The frames of an entry, which counts as used now; none if it is not there, or was damaged and is removed."""
+    """Read an entry and mark it as used; return `None` if it does not exist, or is damaged and was removed."""
     try:
         frames = np.load(entry, allow_pickle=False)
         if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
