@@ -1,8 +1,8 @@
-"""The app's web server: the page, and the few addresses that the page asks.
+"""Web server of the app: serves the page and answers its requests.
 
-It hands out no file but the page's own and the videos that a search in the index has found, named by an id that the
-server made up: no path ever comes from a client. What is uploaded lies in a file without a name, which the system
-removes with its last reader, however the server ends.
+The server serves only the page's files and the videos that a search has found. Clients name a video by an opaque id;
+no path comes from a client. An upload is kept in an unnamed file, which the operating system removes when it is
+closed, even if the server is killed.
 """
 
 import asyncio
@@ -44,41 +44,43 @@ from .service import SearchService
 HERE = Path(__file__).parent
 PAGE_FILES = {"page.html": "text/html", "style.css": "text/css", "script.js": "text/javascript"}
 EXAMPLES = ("a dog runs on a beach", "two people talk at a table", "someone cuts vegetables in a kitchen")
-NUM_EXAMPLES = 4  # of the captions, where there are any
+NUM_EXAMPLES = 4  # captions offered as example queries
 MAX_RESULTS = 96
-MAX_OTHERS = 8  # further windows of a file
-MAX_TEXT = 1000  # characters of a sentence or of a filter
-MAX_UPLOADS = 8  # at a time; they are looked at one after the other
-MAX_RECEIVING = 600.0  # seconds in which an upload must have come, or its place goes to another
-MAX_EXPLANATIONS = 8  # at a time: each holds one of the 40 threads that answer everything else as well
-MAX_KNOWN = 50_000  # clips whose id is remembered; whoever looks at an older page searches again
-# That a file is in the index is believed for so long: a player asks for a video many times, and each look scans paths.
+MAX_OTHERS = 8  # further segments per file
+MAX_TEXT = 1000  # characters per query or filter
+MAX_UPLOADS = 8  # concurrent uploads; their videos are encoded one at a time
+MAX_RECEIVING = 600.0  # seconds to receive an upload; a slower upload is rejected
+MAX_EXPLANATIONS = 8  # concurrent explanations: each holds one of the 40 threads that answer all requests
+MAX_KNOWN = 50_000  # segments whose id is kept; an older page must search again
+# How long a lookup in the index stays valid: a player requests a video many times, and each lookup scans paths.
 TRUSTED_FOR = 10.0  # seconds
-# Of a video that is asked for from some place to its end, so much is sent at a time. A browser asks for the rest when
-# it needs it; the dozen connections that clips would hold open otherwise leave it none to search with.
+# Bytes per response to an open range ("from byte N on"). A browser requests the rest when it needs it. Without this
+# limit, a dozen videos would hold all of the browser's connections, and a search would have to wait.
 PART_BYTES = 4 * 1024 * 1024
 VIDEO_TYPES = {".avi": "video/x-msvideo", ".mkv": "video/x-matroska", ".mov": "video/quicktime", ".webm": "video/webm"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 USER_ERRORS = (ImportError, OSError, ValueError)
-INTERNAL = "Something went wrong in the server; its terminal says what."
-UNREADABLE = "The index or the model cannot be read; the server's terminal says why."
-TOO_MANY = "Too many videos are being looked at: try again in a while."
+INTERNAL = "The server failed: see the error in its terminal."
+UNREADABLE = "The index or the model cannot be read: see the error in the server's terminal."
+TOO_MANY = "Too many videos are being encoded: try again later."
 
 logger = logging.getLogger(__name__)
 
 
 class AppServer:
-    """The app over a [`SearchService`]. `AppServer(...).asgi` is an ASGI application, and [`make_server`] runs it.
+    """Serve the app over a [`SearchService`]. `AppServer(...).asgi` is an ASGI application; [`make_server`] runs it.
 
     Args:
-        service (`SearchService`): what answers.
-        max_upload_bytes (`int`): of an uploaded video.
-        examples (`Sequence[str]`): sentences to begin with; by default a few of the captions, if there are any.
-        is_public (`bool`): whether other machines may ask. The folders of the videos are not told then, nor can a
-            filter ask for them.
-        host_names (`Collection[str]`): names by which the server may be asked besides this machine's own. Others are
-            refused: a site that makes its name point here could read the videos through a visitor's browser.
-        frame_ancestors (`str`): sites that may show the page in a frame, as in the header of that name.
+        service (`SearchService`): service that searches and explains.
+        max_upload_bytes (`int`, *optional*, defaults to 200,000,000): largest accepted upload in bytes.
+        examples (`Sequence[str]`, *optional*): example queries; by default some of the captions.
+        is_public (`bool`, *optional*, defaults to `False`): whether other machines may send requests. A public server
+            hides the folders of the videos and rejects filters on `path`.
+        host_names (`Collection[str]`, *optional*): accepted host names besides those of this machine. Requests with
+            other names are rejected: a site whose name resolves to this machine could otherwise read the videos
+            through a visitor's browser (DNS rebinding).
+        frame_ancestors (`str`, *optional*, defaults to `"'self'"`): sites that may show the page in a frame; value of
+            the directive of the same name in `Content-Security-Policy`.
     """
 
     def __init__(
@@ -93,13 +95,12 @@ class AppServer:
     ):
         self.service = service
         self.max_upload_bytes = max_upload_bytes
-        self.examples = list(examples or _short_ones(service.captions) or EXAMPLES)
+        self.examples = list(examples or _shortest_captions(service.captions) or EXAMPLES)
         self.is_public = is_public
-        self._known: OrderedDict[str, tuple[VideoSegment, float]] = (
-            OrderedDict()
-        )  # by id, the latest last; with the time
-        self._lock = threading.Lock()  # around it
-        self._id_key = secrets.token_bytes(32)  # without it an id would confirm a guess of the path
+        # id -> segment and time of its last lookup in the index; the latest lookup is last
+        self._known: OrderedDict[str, tuple[VideoSegment, float]] = OrderedDict()
+        self._lock = threading.Lock()  # guards `_known`
+        self._id_key = secrets.token_bytes(32)  # without a secret key, an id would confirm a guessed path
         self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
         self._explanations = threading.BoundedSemaphore(MAX_EXPLANATIONS)
         routes = [Route(f"/{name}", functools.partial(_page_file, name)) for name in PAGE_FILES]
@@ -116,6 +117,7 @@ class AppServer:
         self.asgi = _Guard(inner, {name.lower() for name in host_names}, is_public, frame_ancestors)
 
     def about(self, request: Request) -> Response:
+        """Return the facts that the page shows: number of entries, model, examples and limits."""
         return JSONResponse(
             {
                 "clips": self.service.num_clips(),
@@ -129,42 +131,44 @@ class AppServer:
         )
 
     def search(self, request: Request) -> Response:
+        """Return the best files for the query `text`."""
         text, k, where = _text(request, "text"), _count(request), self._where(request)
         try:
             results = self.service.search(text, k, where)
         except USER_ERRORS as error:
-            raise _answer_to(error) from error
-        return JSONResponse({"results": self._described(results)})
+            raise _http_error(error) from error
+        return JSONResponse({"results": self._to_json(results)})
 
     def video(self, request: Request) -> Response:
-        path = self._clip(request.path_params["id"]).path
+        """Return the file, or the requested byte range, of a video that a search has found."""
+        path = self._segment(request.path_params["id"]).path
         try:
             status = os.stat(path)
         except OSError:
             status = None
         if status is None or not stat.S_ISREG(status.st_mode):
-            raise HTTPException(404, "The file of this video is gone.")
+            raise HTTPException(404, "The file of this video no longer exists.")
         media_type = VIDEO_TYPES.get(Path(path).suffix.lower(), "video/mp4")
         headers = {"Cache-Control": "private, no-cache"}
         return _VideoResponse(path, headers=headers, media_type=media_type, stat_result=status)
 
     def why(self, request: Request) -> Response:
-        clip, text = self._clip(request.query_params.get("id", "")), _text(request, "text")
+        """Explain why the query `text` found the segment `id`."""
+        segment, text = self._segment(request.query_params.get("id", "")), _text(request, "text")
         if not self._explanations.acquire(blocking=False):
             raise HTTPException(503, TOO_MANY)
         try:
-            return JSONResponse(self.service.explain(clip, text))
+            return JSONResponse(self.service.explain(segment, text))
         except USER_ERRORS as error:
-            raise _answer_to(error) from error
+            raise _http_error(error) from error
         finally:
             self._explanations.release()
 
     async def upload(self, request: Request) -> Response:
-        """Answers with lines of JSON: `{"stage": ...}` for each stage of the work, then `results`, `captions` or
-        `error`."""
+        """Receive a video and stream JSON lines: `{"stage": ...}` per stage, then `results`, `captions` or `error`."""
         want, k, where = request.query_params.get("want", "videos"), _count(request), self._where(request)
         if want not in ("videos", "captions"):
-            raise HTTPException(400, f"want is {want!r}; expected videos or captions.")
+            raise HTTPException(400, f"want is {want!r}: pass videos or captions.")
         if not self._uploads.acquire(blocking=False):
             raise HTTPException(503, TOO_MANY)
         try:
@@ -175,36 +179,36 @@ class AppServer:
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-        def tell(message: dict[str, Any] | None) -> None:
+        def send(message: dict[str, Any] | None) -> None:
             loop.call_soon_threadsafe(messages.put_nowait, message)
 
-        def tell_stage(stage: str) -> None:
-            tell({"stage": stage})
+        def report_stage(stage: str) -> None:
+            send({"stage": stage})
 
-        def look() -> None:  # goes on to its end if the client leaves
+        def encode_and_search() -> None:  # runs to its end even if the client disconnects
             message: dict[str, Any] = {"error": INTERNAL}
             try:
-                with file:  # which is gone before the answer comes
+                with file:  # the upload is removed before the last line is sent
                     if want == "captions":
-                        message = {"captions": self.service.fitting_captions(_path_of(file), k, tell_stage)}
+                        message = {"captions": self.service.fitting_captions(_path_of(file), k, report_stage)}
                     else:
-                        results = self.service.like(_path_of(file), k, where, tell_stage)
-                        message = {"results": self._described(results)}
+                        results = self.service.like(_path_of(file), k, where, report_stage)
+                        message = {"results": self._to_json(results)}
             except USER_ERRORS as error:
                 message = {"error": _one_line(error)}
             finally:
-                tell(message)
-                tell(None)
+                send(message)
+                send(None)
 
         async def lines() -> AsyncIterator[str]:
             while (message := await messages.get()) is not None:
                 yield json.dumps(message) + "\n"
 
-        loop.run_in_executor(None, look).add_done_callback(lambda _: self._uploads.release())
+        loop.run_in_executor(None, encode_and_search).add_done_callback(lambda _: self._uploads.release())
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def _receive(self, request: Request) -> IO[bytes]:
-        """The body of a request in a file that no folder names."""
+        """Write the body of a request to an unnamed file."""
         limit = self.max_upload_bytes
         too_large = HTTPException(413, f"The file is too large: at most {limit / 1e6:g} MB can be uploaded.")
         if int(request.headers.get("content-length", 0)) > limit:
@@ -221,10 +225,10 @@ class AppServer:
                 raise HTTPException(400, "The file is empty: choose a video.")
         except ClientDisconnect as error:
             file.close()
-            raise HTTPException(400, "The upload was broken off.") from error
+            raise HTTPException(400, "The connection closed before the upload was complete.") from error
         except TimeoutError as error:
             file.close()
-            reason = f"The video did not come within {MAX_RECEIVING:g} s: send a smaller one."
+            reason = f"The upload took longer than {MAX_RECEIVING:g} s: send a smaller video."
             raise HTTPException(408, reason, {"Connection": "close"}) from error
         except OSError as error:
             file.close()
@@ -234,42 +238,47 @@ class AppServer:
             raise
         return file
 
-    def _described(self, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
-        """Results for the page, which may ask for these clips from now on."""
+    def _to_json(self, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
+        """Convert results to JSON objects, and remember their segments so that the page may request them."""
         described = []
         for result in results:
-            clip = VideoSegment(result.path, result.start, result.end)
-            clip_id = hashlib.blake2b(repr(clip).encode(), key=self._id_key, digest_size=16).hexdigest()
-            self._remember(clip_id, clip)
+            segment = VideoSegment(result.path, result.start, result.end)
+            segment_id = hashlib.blake2b(repr(segment).encode(), key=self._id_key, digest_size=16).hexdigest()
+            self._remember(segment_id, segment)
             folder, name = os.path.split(result.path)
             facts = {key: getattr(result, key) for key in ("rank", "score", "duration", "start", "end")}
-            facts |= {"id": clip_id, "name": name, "folder": "" if self.is_public else folder}
-            described.append({**facts, "others": self._described(getattr(result, "others", ())[:MAX_OTHERS])})
+            facts |= {"id": segment_id, "name": name, "folder": "" if self.is_public else folder}
+            described.append({**facts, "others": self._to_json(getattr(result, "others", ())[:MAX_OTHERS])})
         return described
 
-    def _remember(self, clip_id: str, clip: VideoSegment) -> None:
-        """Keeps a clip that is in the index now."""
+    def _remember(self, segment_id: str, segment: VideoSegment) -> None:
+        """Remember a segment that the index holds now."""
         with self._lock:
-            self._known[clip_id] = clip, time.monotonic()
-            self._known.move_to_end(clip_id)
+            self._known[segment_id] = segment, time.monotonic()
+            self._known.move_to_end(segment_id)
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
-    def _clip(self, clip_id: str) -> VideoSegment:
+    def _segment(self, segment_id: str) -> VideoSegment:
+        """Return the segment of an id.
+
+        Raises:
+            HTTPException: no search has found the segment, or the index no longer holds its file (404).
+        """
         with self._lock:
-            known = self._known.get(clip_id)
+            known = self._known.get(segment_id)
         if known is None:
-            raise HTTPException(404, "No search has found such a video: search again.")
-        clip, seen = known
+            raise HTTPException(404, "No search has found a video with this id: search again.")
+        segment, seen = known
         if time.monotonic() - seen > TRUSTED_FOR:
             try:
-                is_held = self.service.holds(clip.path)
+                is_held = self.service.holds(segment.path)
             except USER_ERRORS as error:
-                raise _answer_to(error) from error
+                raise _http_error(error) from error
             if not is_held:
                 raise HTTPException(404, "This video is no longer in the index: search again.")
-            self._remember(clip_id, clip)
-        return clip
+            self._remember(segment_id, segment)
+        return segment
 
     def _where(self, request: Request) -> str | None:
         where = _text(request, "where")
@@ -278,25 +287,26 @@ class AppServer:
         try:
             fields = set(_fields(parse_where(where)))
         except ValueError as error:
-            raise _answer_to(error) from error
-        if self.is_public and "path" in fields:  # "like" would tell it letter by letter
-            raise HTTPException(400, "This server tells no folders, so path is no filter here: filter by name.")
+            raise _http_error(error) from error
+        if self.is_public and "path" in fields:  # `like` would reveal the path letter by letter
+            raise HTTPException(400, "This server hides folders and accepts no filter on path: filter by name.")
         return where
 
 
-def _short_ones(captions: Sequence[str]) -> list[str]:
-    """The shortest caption of each part of the list, so that they differ."""
+def _shortest_captions(captions: Sequence[str]) -> list[str]:
+    """Split the captions into `NUM_EXAMPLES` runs and return the shortest of each run, so that examples differ."""
     size = -(-len(captions) // NUM_EXAMPLES) or 1
     return [min(captions[first : first + size], key=len) for first in range(0, len(captions), size)]
 
 
 def _fields(condition: Condition) -> Iterator[str]:
+    """Iterate over the fields that a condition names."""
     match condition:
         case Not(negated):
             yield from _fields(negated)
         case And(conditions) | Or(conditions):
-            for part in conditions:
-                yield from _fields(part)
+            for operand in conditions:
+                yield from _fields(operand)
         case _:
             yield condition.field
 
@@ -308,33 +318,35 @@ def _page_file(name: str, request: Request) -> Response:
 def _text(request: Request, name: str) -> str:
     text = request.query_params.get(name, "").strip()
     if len(text) > MAX_TEXT:
-        raise HTTPException(400, f"{name} has {len(text)} characters; at most {MAX_TEXT} are read.")
+        raise HTTPException(400, f"{name} has {len(text)} characters: shorten it to at most {MAX_TEXT}.")
     return text
 
 
 def _count(request: Request) -> int:
     k = request.query_params.get("k", "12")
     if not (re.fullmatch("[0-9]{1,4}", k) and 1 <= int(k) <= MAX_RESULTS):
-        raise HTTPException(400, f"k is {k[:20]!r}; expected a number from 1 to {MAX_RESULTS}.")
+        raise HTTPException(400, f"k is {k[:20]!r}; expected an integer from 1 to {MAX_RESULTS}.")
     return int(k)
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError):  # no fault of who asks, and it names places of this machine
+    """Return the message for the client; log errors whose message would reveal paths or faults of the server."""
+    if isinstance(error, OSError):  # not the client's fault, and it names paths of this machine
         logger.error("%s", error)
         return UNREADABLE
-    if isinstance(error, ImportError) and error.name:  # by the import system: one of ours says what to install
+    # Raised by the import system: our own ImportErrors have no name and say what to install.
+    if isinstance(error, ImportError) and error.name:
         logger.error("%s", error)
         return INTERNAL
-    # Not imported here: that loads transformers, which searching does without. One that was raised has done so.
+    # Importing the class would load transformers, which searching does not need. If one was raised, it is loaded.
     decoding_error = getattr(sys.modules.get("modeling_pig.video_decoding_pig"), "VideoDecodingError", ())
-    # The reason alone: the path of an upload means nothing, that of a video need not be told to everyone.
+    # Only the reason: the path of an upload means nothing to the client, and paths of videos may be hidden.
     return error.reason if isinstance(error, decoding_error) else str(error)
 
 
-def _answer_to(error: BaseException) -> HTTPException:
-    told = _one_line(error)
-    return HTTPException(500 if told in (UNREADABLE, INTERNAL) else 400, told)
+def _http_error(error: BaseException) -> HTTPException:
+    message = _one_line(error)
+    return HTTPException(500 if message in (UNREADABLE, INTERNAL) else 400, message)
 
 
 def _refused(request: Request, error: HTTPException) -> Response:
@@ -349,7 +361,7 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 def _unnamed_file() -> IO[bytes]:
-    """A file to write and read that is gone when it is closed, or when the process ends, even by force."""
+    """Open a temporary file that is removed when it is closed, or when the process ends (on Linux, even if killed)."""
     if os.path.isdir("/proc/self/fd"):
         return tempfile.TemporaryFile()
     return tempfile.NamedTemporaryFile()  # a decoder needs a path
@@ -360,21 +372,21 @@ def _path_of(file: IO[bytes]) -> str:
 
 
 class _VideoResponse(FileResponse):
-    """A file of which a part is sent where the rest of it is asked for, see `PART_BYTES`."""
+    """File response that limits open ranges (`bytes=N-`) to `PART_BYTES`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = MutableHeaders(raw=list(scope["headers"]))
-        if asked := re.fullmatch(r"\s*bytes\s*=([0-9]{1,18})-", headers.get("range", ""), re.IGNORECASE):
-            first = int(asked[1])
+        if open_range := re.fullmatch(r"\s*bytes\s*=([0-9]{1,18})-", headers.get("range", ""), re.IGNORECASE):
+            first = int(open_range[1])
             headers["range"] = f"bytes={first}-{first + PART_BYTES - 1}"
         await super().__call__({**scope, "headers": headers.raw}, receive, send)
 
 
-# --- who may ask
+# --- access
 
 
 class _Guard:
-    """Refuses requests by other names of this machine or from other sites, and tells browsers what the page may do."""
+    """Reject requests with unknown host names or from other sites, and add the security headers."""
 
     def __init__(self, app: ASGIApp, names: set[str], is_public: bool, frame_ancestors: str):
         self.app = app
@@ -413,31 +425,35 @@ class _Guard:
 
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_ours(_host_name(host)):
-            error = f"This server does not answer to the name {host!r}. Started with --allow-host NAME, pig app does."
+        if not self._is_allowed(_host_name(host)):
+            error = f"This server rejects the host name {host!r}: start pig app with --allow-host NAME to accept it."
             await JSONResponse({"error": error}, 421)(scope, receive, send_guarded)
         elif origin and not self._is_same_site(origin, host):
-            await JSONResponse({"error": "Another site may not ask this server."}, 403)(scope, receive, send_guarded)
+            await JSONResponse({"error": "This server rejects requests from other sites."}, 403)(
+                scope, receive, send_guarded
+            )
         else:
             await self.app(scope, receive, send_guarded)
 
     def _is_same_site(self, origin: str, host: str) -> bool:
-        """By name and port, as another port of this machine is another site. Of a name that was allowed by hand the
-        port does not count: a proxy that has this name may put another one into `Host`."""
+        """Return whether an origin is this server's: same name and port, as another port is another site.
+
+        The port of a name from `host_names` is ignored: a proxy with this name may send another port in `Host`.
+        """
         return origin.partition("//")[2].lower() == host.lower() or _host_name(origin) in self.allowed
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_allowed(self, name: str) -> bool:
         if name in self.names:
             return True
         try:
             ipaddress.ip_address(name)
         except ValueError:
             return False
-        return self.is_public  # a name can be made to point here, an address cannot
+        return self.is_public  # a foreign name can resolve to this machine, an address cannot be forged so
 
 
 def _host_name(address: str) -> str:
-    """The name in `name:port`, or in an origin, `https://name:port`."""
+    """Return the host name of `name:port` or of an origin (`https://name:port`)."""
     try:
         return (urlsplit(address if "//" in address else f"//{address}").hostname or "").lower()
     except ValueError:
@@ -448,10 +464,10 @@ def _host_name(address: str) -> str:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there; a `port` of 0 takes any that is free.
+    """Open a listening socket on an address; port 0 selects a free port.
 
     Raises:
-        OSError: one line on what is wrong with the address.
+        OSError: the address is unknown or in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -465,18 +481,19 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise OSError(
-            f"The app cannot listen on {host}, port {port} ({error.strerror}): choose another one."
+            f"The app cannot listen on {host}, port {port} ({error.strerror}): choose another address or port."
         ) from error
     return listener
 
 
 def is_loopback(listener: socket.socket) -> bool:
+    """Return whether only this machine can reach a listening socket."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
-    """What runs the app: `make_server(app).run(sockets=[listener])` answers until it is interrupted."""
-    # No log of requests: it would keep what people looked for.
+    """Create the server: `make_server(app).run(sockets=[listener])` serves until it is interrupted."""
+    # No access log: it would record the queries of users.
     config = uvicorn.Config(
         app,
         log_level="warning",
