@@ -53,7 +53,8 @@ def ranks_in_both_directions(
     Held at a time are one block of (block_size, videos) and, for video-to-text, one or two (videos, videos) matrices.
 
     With several texts per video, video-to-text ranks videos by their best text: a video's score for the texts of
-    another is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all videos.
+    another is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all
+    videos.
 
     Dual softmax multiplies each score with softmax(100 x score) over all queries of its direction: of text-to-video
     over all texts for each video, of video-to-text over all videos for each text, before the highest of a video's
