@@ -74,9 +74,9 @@ def test_processes_share_the_same_batches_of_each_row_once(num_rows, batch_size,
     for sampler in (whole, *ranks):
         sampler.set_epoch(3)
         assert len(list(sampler)) == len(sampler) == sampler.steps_per_epoch
-    batches = [[item.rows[item.place] for item in batch] for batch in whole]
+    batches = [[item.rows[item.position] for item in batch] for batch in whole]
     for batch, *parts in zip(batches, *ranks, strict=False):
-        assert [item.rows[item.place] for part in parts for item in part] == batch
+        assert [item.rows[item.position] for part in parts for item in part] == batch
         sizes = [len(part) for part in parts]
         assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
         assert {item.epoch for part in parts for item in part} == {3}

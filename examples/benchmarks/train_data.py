@@ -113,7 +113,7 @@ def benchmark_data(num_files: int, seconds: int, num_frames: int, repeats: int) 
 
         # Check that the plans decode the same frames as the training dataset.
         dataset = VideoTextDataset(rows, processor.video_processor, SEED)
-        items = sorted(chain.from_iterable(sampler), key=lambda item: item.rows[item.place])
+        items = sorted(chain.from_iterable(sampler), key=lambda item: item.rows[item.position])
         rngs = [np.random.default_rng([SEED, EPOCH, number]) for number in range(num_files)]
         indices = [decode_video(p, num_frames, rng)[1].frames_indices for p, rng in zip(paths, rngs, strict=True)]
         plans = [plan_decoding(path, chosen) for path, chosen in zip(paths, indices, strict=True)]

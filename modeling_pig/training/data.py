@@ -1,5 +1,7 @@
-"""Training batches: who reads which rows, one random caption and jittered frames of each, and what stands in for a
-video that cannot be decoded. The same for the same seed and epoch, whatever the number of workers and processes."""
+"""Training batches: split rows among processes, draw a caption and jittered frames per row, replace failed videos.
+
+Batches depend on seed and epoch only, not on the number of workers and processes.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,20 +20,31 @@ from .frame_cache import FrameCache, resized
 
 
 class BatchItem(NamedTuple):
-    """One place in a batch: `rows` are those of the batch of all processes together, `rows[place]` is the one meant.
+    """
+    Position in a batch.
 
-    The rest of the batch goes along so that what replaces a broken video is not in it already, and the epoch because
-    workers that live on do not learn of a new one otherwise.
+    Attributes:
+        epoch (`int`): current epoch. Persistent workers do not learn of a new epoch otherwise.
+        rows (`tuple[int, ...]`): rows of the batch of all processes together, so that the replacement of a failed
+            video is not in the batch already.
+        position (`int`): index into `rows`: the sample is read from `rows[position]`.
     """
 
     epoch: int
     rows: tuple[int, ...]
-    place: int
+    position: int
 
 
 class Sample(NamedTuple):
-    """One video: `frames` uint8 of shape (T, 3, height, width) in the model's size, one of its captions, and
-    (video_id, reason) of each video that should have been here and cannot be decoded."""
+    """
+    Frames of a video with one of its captions.
+
+    Attributes:
+        frames (`torch.Tensor` of shape `(T, 3, height, width)`): uint8, in the size that the model reads.
+        caption (`str`): randomly chosen caption.
+        video_id (`str`): identifier of the video.
+        failures (`list[tuple[str, str]]`): (video_id, reason) of each failed video that this sample replaces.
+    """
 
     frames: torch.Tensor
     caption: str
@@ -40,19 +53,19 @@ class Sample(NamedTuple):
 
 
 class GlobalBatchSampler(Sampler[list[BatchItem]]):
-    """Shuffles the rows anew in each epoch and hands every process its part of every batch: the `batch_sampler` of a
+    """Shuffle the rows in each epoch and give every process its share of every batch: the `batch_sampler` of a
     `DataLoader` of a [`VideoTextDataset`].
 
     The batches are those of all processes together, and do not depend on how many share them.
 
     Args:
         num_rows (`int`): rows of the dataset.
-        batch_size (`int`): rows a step, of all processes together; their parts differ by one row at most.
+        batch_size (`int`): rows per step, of all processes together; their shares differ by one row at most.
         seed (`int`): seed of the order, together with the epoch.
-        rank (`int`): which process this is.
+        rank (`int`): index of this process.
         world_size (`int`): number of processes.
         drop_last (`bool`): leave out the rows that do not fill a batch. Otherwise they are a last, smaller one, left
-            out only if there is not a row for each process.
+            out only if it has fewer rows than there are processes.
 
     Attributes:
         steps_per_epoch (`int`): batches of a whole epoch.
@@ -75,7 +88,7 @@ class GlobalBatchSampler(Sampler[list[BatchItem]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the order of an epoch, and the step from which to go on in it.
+        """Set the epoch, which determines the order of the rows, and its first step.
 
         Raises:
             ValueError: a step that the epoch does not have.
@@ -85,7 +98,7 @@ class GlobalBatchSampler(Sampler[list[BatchItem]]):
         self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
-        """Batches that are left of the epoch."""
+        """Return the number of remaining batches of the epoch."""
         return self.steps_per_epoch - self.start_step
 
     def __iter__(self) -> Iterator[list[BatchItem]]:
@@ -93,15 +106,15 @@ class GlobalBatchSampler(Sampler[list[BatchItem]]):
         for step in range(self.start_step, self.steps_per_epoch):
             rows = tuple(order[step * self.batch_size : (step + 1) * self.batch_size].tolist())
             first, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
-            yield [BatchItem(self.epoch, rows, place) for place in range(first, stop)]
+            yield [BatchItem(self.epoch, rows, position) for position in range(first, stop)]
 
 
 class VideoTextDataset(Dataset[Sample]):
-    """Rows of a split -> frames and captions. A video is one sample an epoch, whatever its number of captions.
+    """Rows of a split -> frames and captions. A video is one sample per epoch, whatever its number of captions.
 
     Which caption and which frames depends on seed, epoch and row alone. A video that cannot be decoded is replaced by
-    one from outside the batch, which depends on the batch and the place in it alone: no two places share candidates,
-    so that no video comes twice, though no process knows what another one replaces. Only if none of a place's
+    one from outside the batch, which depends on the batch and the position alone: no two positions share candidates,
+    so that no video comes twice, though no process knows what another one replaces. Only if none of a position's
     candidates can be decoded, as may be in a dataset of one or two batches, another sample of the batch is repeated,
     with the same caption and so the same `caption_ids`.
 
@@ -131,13 +144,13 @@ class VideoTextDataset(Dataset[Sample]):
         return len(self.present)
 
     def __getitem__(self, item: BatchItem) -> Sample:
-        """The sample at a place in a batch.
+        """Read the sample at a position of a batch.
 
         Raises:
             ValueError: neither the video nor one of those that may stand in for it can be decoded.
         """
         failures = []
-        for index in chain([item.rows[item.place]], self._replacements(item)):
+        for index in chain([item.rows[item.position]], self._replacements(item)):
             row = self.rows[self.present[index]]
             try:
                 frames, caption = self._read(row, np.random.default_rng([self.seed, item.epoch, index]))
@@ -150,12 +163,12 @@ class VideoTextDataset(Dataset[Sample]):
         )
 
     def _replacements(self, item: BatchItem) -> Iterator[int]:
-        """Rows that may stand in for one, in turn: those from outside the batch are candidates for this place only."""
-        rng = np.random.default_rng([self.seed, item.epoch, item.rows[0], 1])  # the same for all places
+        """Yield replacements of a failed video; those from outside the batch belong to this position only."""
+        rng = np.random.default_rng([self.seed, item.epoch, item.rows[0], 1])  # the same for all positions
         others = rng.permutation(len(self))
         others = others[~np.isin(others, item.rows)]
-        yield from others[item.place :: len(item.rows)].tolist()
-        yield from item.rows[item.place + 1 :] + item.rows[: item.place]
+        yield from others[item.position :: len(item.rows)].tolist()
+        yield from item.rows[item.position + 1 :] + item.rows[: item.position]
 
     def _read(self, row: dict, rng: np.random.Generator) -> tuple[torch.Tensor, str]:
         path, start, end, captions = row["video"], row.get("start"), row.get("end"), row["captions"]
@@ -171,11 +184,11 @@ class VideoTextDataset(Dataset[Sample]):
 
 
 class TrainingCollator:
-    """Samples -> one batch; runs in the workers.
+    """Collate samples into one batch, within the workers.
 
     Args:
-        processor (`PigProcessor`): its tokenizer makes the model's texts.
-        max_text_tokens (`int`): cut longer captions here.
+        processor (`PigProcessor`): tokenizes the captions.
+        max_text_tokens (`int`): maximum number of tokens per caption; longer captions are truncated.
 
     Returns:
         `BatchFeature` with `input_ids` and `attention_mask` (B, tokens), `pixel_values_videos`
@@ -199,10 +212,10 @@ class TrainingCollator:
         return batch
 
 
-def normalised(pixels: torch.Tensor, video_processor: PigVideoProcessor) -> torch.Tensor:
-    """The model's pixel values of uint8 frames, (B, T, 3, height, width), computed on their device."""
+def normalised(frames: torch.Tensor, video_processor: PigVideoProcessor) -> torch.Tensor:
+    """Convert uint8 frames (B, T, 3, height, width) to normalised `pixel_values_videos`, on their device."""
     return video_processor.rescale_and_normalize(
-        pixels,
+        frames,
         video_processor.do_rescale,
         video_processor.rescale_factor,
         video_processor.do_normalize,
@@ -212,20 +225,20 @@ def normalised(pixels: torch.Tensor, video_processor: PigVideoProcessor) -> torc
 
 
 def caption_id(caption: str) -> int:
-    """63 bits that are equal for captions that differ in case and white space at most, in every process and run."""
+    """Return a 63-bit hash of a caption, the same in every process and run; case and white space do not count."""
     normalised = " ".join(caption.lower().split())
     return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "big") >> 1
 
 
 class FailureLog:
-    """Which videos cannot be decoded, each once, and the end of a run in which they are too many.
+    """Collect failed videos, each once, and stop a run in which too many fail.
 
     Args:
         limit_share (`float`): the share of the videos that may fail, from 0 to 1.
         num_videos (`int`): number of videos that the run reads.
 
     Attributes:
-        reasons (`dict[str, str]`): why each of them failed, by `video_id`.
+        reasons (`dict[str, str]`): `video_id` -> reason of the failure.
     """
 
     def __init__(self, limit_share: float, num_videos: int):
@@ -233,10 +246,10 @@ class FailureLog:
         self.reasons: dict[str, str] = {}
 
     def add(self, failures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Takes (video_id, reason) of videos that failed, and returns those that had not failed before.
+        """Add failures as (video_id, reason); return those of videos that had not failed before.
 
         Raises:
-            ValueError: more videos have failed by now than may.
+            ValueError: the share of failed videos exceeds the limit.
         """
         new = {video_id: reason for video_id, reason in failures if video_id not in self.reasons}
         self.reasons |= new
