@@ -1,4 +1,4 @@
-"""The scripts that make model folders: the authors' checkpoints converted, and models started from CLIP."""
+"""Model folders from the authors' checkpoints (`pig convert`) and from CLIP (`pig init`); the scripts."""
 
 import json
 import os
@@ -12,11 +12,13 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from hub_scripts import convert_reference_checkpoint, init_from_clip
-from hub_scripts.convert_reference_checkpoint import convert
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
+from modeling_pig.publishing.convert_checkpoint import convert_reference_checkpoint
+from modeling_pig.publishing.init_from_clip import init_from_clip
 from modeling_pig.training.reference_checkpoint import convert_state_dict, our_name, read_checkpoint
 
+
+pytest_plugins = ["tests.hub_server"]
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests/golden"
@@ -26,13 +28,13 @@ GENERATOR = "generator.clip_reconstructor."
 
 @pytest.fixture
 def first_release() -> dict[str, torch.Tensor]:
-    """A checkpoint as the authors' first release writes it."""
+    """Checkpoint of the authors' first release."""
     return torch.load(GOLDEN / "model_best.pt", weights_only=True)
 
 
 @pytest.fixture
 def second_release(first_release) -> dict[str, torch.Tensor]:
-    """The same as their second release would hold it: the ends are rows of a token table, no text projection."""
+    """The same weights in the format of the second release: the ends are rows of a token table; no text projection."""
     state = dict(first_release)
     table = torch.randn(99, 32, generator=torch.Generator().manual_seed(0))
     table[97], table[98] = state.pop("generator.bos_tokens"), state.pop("generator.query_tokens")
@@ -42,7 +44,7 @@ def second_release(first_release) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def clip_vip(first_release) -> dict[str, torch.Tensor]:
-    """The video and text tower as CLIP-ViP writes them."""
+    """Both towers in the format of CLIP-ViP."""
     return {n.removeprefix("encoder."): v for n, v in first_release.items() if n.startswith("encoder.clipmodel.")}
 
 
@@ -54,21 +56,6 @@ def clip_config() -> CLIPConfig:
 def saved(state, path: Path) -> Path:
     torch.save(state, path)
     return path
-
-
-def run_script(script: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "hub_scripts" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def error_of(script, monkeypatch, *arguments) -> str:
-    """The one line with which a script's `main` gives up."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_info:
-        script.main()
-    message = exit_info.value.code
-    assert message.startswith("error: ") and "\n" not in message
-    return message
 
 
 def model_of(state, clip_config, **settings) -> PigForRetrieval:
@@ -85,33 +72,50 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": input_ids, "pixel_values_videos": torch.randn(2, 4, 3, 32, 32, generator=generator)}
 
 
-# --- convert_reference_checkpoint
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("push_model", ["push", "model"]),
+        ("push_benchmark", ["push", "benchmark"]),
+        ("push_space", ["push", "space"]),
+        ("export_remote_code", ["export-code"]),
+        ("init_from_clip", ["init"]),
+        ("convert_reference_checkpoint", ["convert"]),
+    ],
+)
+def test_a_script_is_its_command(run_pig, script, command):
+    arguments = [sys.executable, ROOT / f"hub_scripts/{script}.py", "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: pig {' '.join(command)} [OPTIONS]" in done.stdout
 
 
-@pytest.mark.parametrize("dialect", ["first_release", "second_release", "clip_vip"])
-def test_the_script_writes_a_folder_that_loads_and_runs(request, tmp_path, dialect):
-    state = request.getfixturevalue(dialect)
+# --- pig convert
+
+
+@pytest.mark.parametrize("source", ["first_release", "second_release", "clip_vip"])
+def test_a_converted_checkpoint_loads_and_runs(request, run_pig, tmp_path, source):
+    state = request.getfixturevalue(source)
     output = tmp_path / "model"
-    done = run_script(
-        "convert_reference_checkpoint.py",
+    printed = run_pig(
+        "convert",
         *("--checkpoint", saved(state, tmp_path / "checkpoint.pt"), "--clip", TINY_CLIP, "--output", output),
         *("--num-selected-patches", "5", "--head-reduction", "mean"),
     )
-    assert done.returncode == 0, done.stderr
     model, processor = PigForRetrieval.from_pretrained(output).eval(), PigProcessor.from_pretrained(output)
-    framework = "two_tower" if dialect == "clip_vip" else "hybrid"
+    framework = "two_tower" if source == "clip_vip" else "hybrid"
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert done.stdout.startswith(f"{framework}: {count:,} parameters") and done.stdout.count("\n") == 1
-    assert "4 frames of 32 pixels in patches of 8" in done.stdout and done.stdout.endswith(f"{output}\n")
+    assert printed.startswith(f"{framework}: {count:,} parameters") and printed.count("\n") == 1
+    assert "4 frames of 32 pixels in patches of 8" in printed and printed.endswith(f"{output}\n")
     assert model.config.selector_head_reduction == "mean" and model.config.num_selected_patches == 5
 
     converted = model.state_dict()
-    renamed = {our_name(name if dialect != "clip_vip" else f"encoder.{name}"): v for name, v in state.items()}
+    renamed = {our_name(name if source != "clip_vip" else f"encoder.{name}"): v for name, v in state.items()}
     for name, value in renamed.items():
         if not name.endswith("position_ids") and name != "generator.token_embedding.weight":
             assert torch.equal(converted.pop(name), value), name
     ends = {"generator.bos_embedding", "generator.eos_embedding"}
-    assert converted.keys() == (ends if dialect == "second_release" else set())
+    assert converted.keys() == (ends if source == "second_release" else set())
 
     video = np.random.default_rng(0).integers(0, 256, (9, 40, 50, 3), dtype=np.uint8)
     inputs = processor(text=["the cat", "a man is cooking"], videos=[video], return_tensors="pt")
@@ -122,7 +126,7 @@ def test_the_script_writes_a_folder_that_loads_and_runs(request, tmp_path, diale
 
 
 def test_second_release_equals_weights_set_by_hand(first_release, second_release, clip_config, tiny_batch):
-    seen = model_of(second_release, clip_config)
+    converted = model_of(second_release, clip_config)
     expected = PigForRetrieval(
         PigConfig.from_clip_config(
             clip_config,
@@ -139,13 +143,13 @@ def test_second_release_equals_weights_set_by_hand(first_release, second_release
                 tensor.copy_(by_our_name[name])
         expected.generator.bos_embedding.copy_(first_release["generator.bos_tokens"])
         expected.generator.eos_embedding.copy_(first_release["generator.query_tokens"])
-        # The same function as the first release with an identity for its projection.
+        # The first release with an identity as its projection computes the same function.
         first = model_of({**first_release, f"{GENERATOR}text_projection.weight": torch.eye(32)}, clip_config)
-        outputs = [model(**tiny_batch) for model in (seen, expected, first)]
+        outputs = [model(**tiny_batch) for model in (converted, expected, first)]
     assert torch.equal(outputs[0].video_embeds, outputs[1].video_embeds)
     assert torch.equal(outputs[0].pseudo_query_embeds, outputs[1].pseudo_query_embeds)
     torch.testing.assert_close(outputs[0].video_embeds, outputs[2].video_embeds, atol=1e-5, rtol=1e-5)
-    trained = {name for name, _ in seen.named_parameters() if name.startswith("generator.")}
+    trained = {name for name, _ in converted.named_parameters() if name.startswith("generator.")}
     assert not trained & {"generator.bos_embedding", "generator.eos_embedding", "generator.text_projection.weight"}
 
 
@@ -159,14 +163,14 @@ def test_second_release_reads_the_ends_of_a_clip_with_the_early_token_ids(second
 
 
 def test_without_bos(first_release, second_release, clip_config):
-    """Both releases hold the vector also when it was not used."""
+    """Both releases store the bos vector even if the training did not use it."""
     for state in (first_release, second_release):
         config, converted = convert_state_dict(state, clip_config, num_selected_patches=5, generator_use_bos=False)
         assert not config.generator_use_bos and "generator.bos_embedding" not in converted
         assert torch.equal(converted["generator.eos_embedding"], first_release["generator.query_tokens"])
 
 
-def test_every_size_is_read_off_the_shapes(first_release, clip_config):
+def test_every_size_is_read_from_the_shapes(first_release, clip_config):
     clip_config.text_config.num_attention_heads, clip_config.vision_config.hidden_act = 8, "gelu"
     first_release["encoder.clipmodel.vision_model.embeddings.temporal_embedding"] = torch.ones(1, 7, 48)
     first_release["encoder.clipmodel.vision_model.embeddings.added_cls"] = torch.ones(2, 48)
@@ -177,7 +181,7 @@ def test_every_size_is_read_off_the_shapes(first_release, clip_config):
     assert config.vision_config.num_frames == 7 and config.vision_config.num_global_tokens == 2
     assert config.generator_max_position_embeddings == 40 and config.generator_num_hidden_layers == 1
     assert config.generator_learnable_ends and config.generator_use_projection and config.generator_use_bos
-    # What no shape tells is CLIP's.
+    # Settings that no shape holds come from CLIP.
     assert config.text_config.num_attention_heads == 8 and config.vision_config.hidden_act == "gelu"
     assert all(value.dtype == torch.float32 for value in converted.values())
 
@@ -202,7 +206,9 @@ def test_clip_vip_without_frame_tokens(clip_vip, clip_config, tiny_batch):
 def test_restore_file_in_half_precision(first_release, tmp_path):
     half = {name: value.half() if value.is_floating_point() else value for name, value in first_release.items()}
     nested = {"model_state_dict": half, "optimizer": {"state": {0: {"step": torch.tensor(3)}}}, "epoch": 3}
-    summary = convert(saved(nested, tmp_path / "restore.pt"), TINY_CLIP, tmp_path / "model", num_selected_patches=5)
+    summary = convert_reference_checkpoint(
+        saved(nested, tmp_path / "restore.pt"), TINY_CLIP, tmp_path / "model", num_selected_patches=5
+    )
     assert summary.startswith("hybrid: ")
     state = PigForRetrieval.from_pretrained(tmp_path / "model").state_dict()
     for name, value in half.items():
@@ -211,27 +217,17 @@ def test_restore_file_in_half_precision(first_release, tmp_path):
             assert torch.equal(state[our_name(name)], value.float()), name
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_written(first_release, tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_are_named_and_nothing_is_written(first_release, tmp_path, run_pig):
     del first_release["fusioner.cross_attn.k_proj.bias"]
     del first_release["encoder.clipmodel.vision_model.embeddings.cls_in_frames"]
     del first_release["generator.bos_tokens"]
-    first_release["generator.layers.0.mlp.fc1.weight"] = torch.ones(64, 32)  # our name is none of theirs
+    first_release["generator.layers.0.mlp.fc1.weight"] = torch.ones(64, 32)  # a name of our code
     first_release["logit_scale"] = torch.tensor(1.0)
-    first_release[f"{GENERATOR}embeddings.token_embedding.weight"] = torch.ones(99, 32)  # with vectors of their own
+    first_release[f"{GENERATOR}embeddings.token_embedding.weight"] = torch.ones(99, 32)  # and separate ends
     first_release["fusioner.layer_norm2.weight"] = torch.ones(31)
-    message = error_of(
-        convert_reference_checkpoint,
-        monkeypatch,
-        *(
-            "--checkpoint",
-            saved(first_release, tmp_path / "a.pt"),
-            "--clip",
-            TINY_CLIP,
-            "--output",
-            tmp_path / "model",
-        ),
-        *("--num-selected-patches", "5"),
-    )
+    checkpoint = saved(first_release, tmp_path / "a.pt")
+    arguments = ["--clip", TINY_CLIP, "--output", tmp_path / "model", "--num-selected-patches", "5"]
+    message = run_pig("convert", "--checkpoint", checkpoint, *arguments)
     for problem in (
         "missing fusioner.cross_attn.k_proj.bias;",
         "missing encoder.clipmodel.vision_model.embeddings.cls_in_frames;",
@@ -291,7 +287,7 @@ def test_another_clip_is_refused_with_both_numbers(first_release, clip_config):
 
 
 class Malicious:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -301,19 +297,19 @@ class Malicious:
 
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, monkeypatch, writer):
+def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, run_pig, writer):
     trace, path = tmp_path / "trace", tmp_path / "model_best.pt"
     content = first_release | {"encoder.clipmodel.extra": Malicious(trace)}
     if writer == "torch":
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    with path.open("rb") as file:  # it is what it says it is
+    with path.open("rb") as file:  # the pickle does run its code if it is unpickled
         torch.load(file, weights_only=False) if writer == "torch" else pickle.load(file)
     trace.rmdir()
 
     arguments = ("--checkpoint", path, "--clip", TINY_CLIP, "--output", tmp_path / "model")
-    assert "could run code" in error_of(convert_reference_checkpoint, monkeypatch, *arguments)
+    assert "could run code" in run_pig("convert", *arguments)
     assert not trace.exists() and not (tmp_path / "model").exists()
 
 
@@ -330,7 +326,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, monk
         ({"model_state_dict": {"visual.proj": torch.ones(2)}}, "it holds visual.proj"),
     ],
 )
-def test_files_that_are_no_checkpoint_are_one_line(tmp_path, content, message):
+def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "model_best.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -341,20 +337,20 @@ def test_files_that_are_no_checkpoint_are_one_line(tmp_path, content, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_output_folder_must_be_empty(tmp_path, monkeypatch):
+def test_an_output_folder_must_be_empty(tmp_path, run_pig):
     output = tmp_path / "model"
     output.mkdir()
     arguments = ("--checkpoint", GOLDEN / "model_best.pt", "--clip", TINY_CLIP, "--output", output)
     (output / "notes.txt").write_text("mine")
-    assert "not an empty folder" in error_of(convert_reference_checkpoint, monkeypatch, *arguments)
+    assert "not an empty folder" in run_pig("convert", *arguments)
     assert [file.name for file in output.iterdir()] == ["notes.txt"]
     (output / "notes.txt").unlink()
-    convert(GOLDEN / "model_best.pt", TINY_CLIP, output)
+    convert_reference_checkpoint(GOLDEN / "model_best.pt", TINY_CLIP, output)
     assert (output / "model.safetensors").is_file()
 
 
-def test_what_is_written_is_read_back(tmp_path, monkeypatch):
-    """A bit that changes on its way to the disk is noticed."""
+def test_written_weights_are_compared(tmp_path, monkeypatch):
+    """One changed bit on the disk is an error."""
     write = PigForRetrieval.save_pretrained
 
     def write_another_bit(model, folder):
@@ -363,34 +359,29 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
         write(model, folder)
 
     monkeypatch.setattr(PigForRetrieval, "save_pretrained", write_another_bit)
-    with pytest.raises(ValueError, match="does not read back the same: logit_scale.$"):
-        convert(GOLDEN / "model_best.pt", TINY_CLIP, tmp_path / "model")
+    with pytest.raises(ValueError, match="does not read back the same: logit_scale. "):
+        convert_reference_checkpoint(GOLDEN / "model_best.pt", TINY_CLIP, tmp_path / "model")
 
 
-SCRIPTS = {
-    "convert": (convert_reference_checkpoint, ("--checkpoint", GOLDEN / "model_best.pt")),
-    "init": (init_from_clip, ("--num-frames", "4")),
-}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_folder_that_is_no_clip_checkpoint_is_one_line(monkeypatch, tmp_path, name, model_folder):
-    script, arguments = SCRIPTS[name]
+@pytest.mark.parametrize(
+    "command", [("convert", "--checkpoint", GOLDEN / "model_best.pt"), ("init", "--num-frames", "4")]
+)
+def test_other_folders_than_clip_checkpoints_are_refused(run_pig, tmp_path, command, model_folder):
     output = tmp_path / "model"
     missing = tmp_path / "missing"
-    assert str(missing) in error_of(script, monkeypatch, *arguments, "--clip", missing, "--output", output)
-    message = error_of(script, monkeypatch, *arguments, "--clip", model_folder, "--output", output)
-    assert f"{model_folder} is no CLIP checkpoint" in message
+    assert str(missing) in run_pig(*command, "--clip", missing, "--output", output)
+    message = run_pig(*command, "--clip", model_folder, "--output", output)
+    assert f"{model_folder} is not a CLIP checkpoint" in message
     without_tokenizer = tmp_path / "clip"
     CLIPModel.from_pretrained(TINY_CLIP).save_pretrained(without_tokenizer)
-    message = error_of(script, monkeypatch, *arguments, "--clip", without_tokenizer, "--output", output)
-    assert "no tokenizer that fits" in message and "97 and 98 in the configuration" in message
+    message = run_pig(*command, "--clip", without_tokenizer, "--output", output)
+    assert "no tokenizer that fits" in message and "expected 97 and 98" in message
     assert not output.exists()
 
 
-# --- init_from_clip
+# --- pig init
 
-# Keys of configurations on the Hub that older versions wrote, without meaning for the model.
+# Keys that older versions of transformers wrote into configurations; they have no meaning for the model.
 OLD_KEYS = {
     "_name_or_path": "",
     "add_cross_attention": False,
@@ -409,17 +400,17 @@ OLD_KEYS = {
 }
 
 
-def tower(width: int, heads: int = 4, **fields) -> dict:
+def tower(hidden_size: int, heads: int = 4, **fields) -> dict:
     return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
+        "hidden_size": hidden_size,
+        "intermediate_size": 4 * hidden_size,
         "num_attention_heads": heads,
         "num_hidden_layers": 2,
         **fields,
     }
 
 
-# The structures of OpenAI's and LAION's checkpoints, small: widths that differ from each other or from the joint one.
+# Small versions of OpenAI's and LAION's checkpoints: hidden sizes differ from each other or from the projection.
 CLIPS = {
     "openai": {
         "text_config": tower(32, projection_dim=32, bos_token_id=0, eos_token_id=2, pad_token_id=1, **OLD_KEYS),
@@ -434,7 +425,7 @@ CLIPS = {
         "projection_dim": 40,
         "torch_dtype": "float32",
     },
-    "recent": {  # with the ids of its tokenizer; they are filled in
+    "recent": {  # with the token ids of its tokenizer, filled in below
         "text_config": tower(64, heads=8, layer_norm_eps=1e-6, projection_dim=64),
         "vision_config": tower(32, image_size=48, patch_size=16, layer_norm_eps=1e-6, projection_dim=64),
         "projection_dim": 64,
@@ -445,7 +436,7 @@ CLIPS = {
 
 @pytest.fixture(scope="module")
 def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
-    """A folder for each of CLIPS, with random weights: whole, in shards, in half precision."""
+    """One folder per entry of CLIPS, with random weights: in one file, in shards, in half precision."""
     folders = {}
     for name, written in CLIPS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -455,7 +446,7 @@ def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
             fields["text_config"] |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         torch.manual_seed(4)
         model = CLIPModel(CLIPConfig.from_dict(fields))
-        for parameter in model.parameters():  # away from the zeros and ones of a fresh start
+        for parameter in model.parameters():  # so that no parameter is all zeros or ones
             parameter.data += 0.05 * torch.randn_like(parameter)
         model = model.half() if name == "recent" else model
         model.save_pretrained(folder, **({"max_shard_size": "100KB"} if name == "laion" else {}))
@@ -468,10 +459,10 @@ def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_started_model_is_clip_on_single_frames(clip_folders, tokenizer, tmp_path, name):
+def test_an_initialised_model_equals_clip_on_single_frames(clip_folders, tokenizer, tmp_path, name):
     clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32).eval()
     settings = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
-    init_from_clip.init_from_clip(str(clip_folders[name]), tmp_path / "model", framework="two_tower", **settings)
+    init_from_clip(str(clip_folders[name]), tmp_path / "model", framework="two_tower", **settings)
     model = PigForRetrieval.from_pretrained(tmp_path / "model").eval()
     texts = tokenizer(["a small red circle", "a star"], padding=True, return_tensors="pt")
     side = clip.config.vision_config.image_size
@@ -485,10 +476,10 @@ def test_a_started_model_is_clip_on_single_frames(clip_folders, tokenizer, tmp_p
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_started_hybrid_uses_every_weight_of_clip(clip_folders, tokenizer, tmp_path, name):
+def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tokenizer, tmp_path, name):
     clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32)
     folder = tmp_path / "model"
-    init_from_clip.init_from_clip(str(clip_folders[name]), folder, num_frames=3, num_selected_patches=4)
+    init_from_clip(str(clip_folders[name]), folder, num_frames=3, num_selected_patches=4)
     model, processor = PigForRetrieval.from_pretrained(folder).eval(), PigProcessor.from_pretrained(folder)
     state = model.state_dict()
     for weight, value in clip.state_dict().items():
@@ -511,15 +502,14 @@ def test_a_started_hybrid_uses_every_weight_of_clip(clip_folders, tokenizer, tmp
     assert model(**inputs).video_embeds.shape == (1, clip.config.projection_dim)
 
 
-def test_the_script_starts_a_model(clip_folders, tmp_path):
+def test_the_command_initialises_a_model(clip_folders, run_pig, tmp_path):
     output = tmp_path / "model"
-    done = run_script(
-        "init_from_clip.py",
+    printed = run_pig(
+        "init",
         *("--clip", clip_folders["openai"], "--output", output, "--num-frames", "4", "--framework", "single_tower"),
         *("num_global_tokens=2", "use_frame_tokens=false", "interaction_dropout=0.2"),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("single_tower: ") and done.stdout.endswith(f"joint width 32: {output}\n")
+    assert printed.startswith("single_tower: ") and printed.endswith(f"embedding dimension 32: {output}\n")
     config = PigConfig.from_pretrained(output)
     assert config.framework == "single_tower" and config.interaction_dropout == 0.2
     assert config.vision_config.num_frames == 4 and config.vision_config.num_global_tokens == 2
@@ -527,13 +517,13 @@ def test_the_script_starts_a_model(clip_folders, tmp_path):
     assert PigProcessor.from_pretrained(output).video_processor.num_frames == 4
 
 
-def test_a_tokenizer_without_a_length_gets_that_of_the_text_tower(clip_folders, tmp_path):
+def test_a_tokenizer_without_maximum_length_gets_the_length_of_the_text_tower(clip_folders, tmp_path):
     tokenizer = CLIPTokenizer.from_pretrained(clip_folders["openai"])
-    tokenizer.model_max_length = int(1e30)  # what transformers sets where no file tells
+    tokenizer.model_max_length = int(1e30)  # the default of transformers if no file sets it
     clip = tmp_path / "clip"
     CLIPModel.from_pretrained(clip_folders["openai"]).save_pretrained(clip)
     tokenizer.save_pretrained(clip)
-    init_from_clip.init_from_clip(str(clip), tmp_path / "model", num_frames=2)
+    init_from_clip(str(clip), tmp_path / "model", num_frames=2)
     processor = PigProcessor.from_pretrained(tmp_path / "model")
     assert processor(text="a star " * 200, return_tensors="pt")["input_ids"].shape == (1, 77)
 
@@ -549,21 +539,21 @@ def test_a_tokenizer_without_a_length_gets_that_of_the_text_tower(clip_folders, 
         (["projection_dim=16"], "projection_dim is 16; it must be CLIP's own, 32"),
     ],
 )
-def test_fields_that_cannot_be_are_one_line(clip_folders, tmp_path, monkeypatch, fields, message):
+def test_invalid_fields_are_one_line(clip_folders, tmp_path, run_pig, fields, message):
     output = tmp_path / "model"
     arguments = ("--clip", clip_folders["openai"], "--output", output, *fields)
-    assert message in error_of(init_from_clip, monkeypatch, *arguments)
+    assert message in run_pig("init", *arguments)
     assert not output.exists()
 
 
-def test_a_start_does_not_overwrite(clip_folders, tmp_path, monkeypatch):
+def test_a_full_output_folder_is_unchanged(clip_folders, tmp_path, run_pig):
     (tmp_path / "notes.txt").write_text("mine")
     arguments = ("--clip", clip_folders["openai"], "--output", tmp_path)
-    assert "not an empty folder" in error_of(init_from_clip, monkeypatch, *arguments)
+    assert "not an empty folder" in run_pig("init", *arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-# Name, text width and layers, vision width and layers, patch, pixels, joint width, parameters as published.
+# Name, hidden size and layers of the text tower and of the vision tower, patch, pixels, projection, parameters.
 PUBLISHED = [
     ("ViT-B/32", 512, 12, 768, 12, 32, 224, 512, 151_277_313),
     ("ViT-B/16", 512, 12, 768, 12, 16, 224, 512, 149_620_737),
@@ -575,11 +565,11 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("shape", PUBLISHED, ids=lambda shape: shape[0])
 def test_real_shapes_hold_every_weight(shape):
-    name, text, text_layers, vision, vision_layers, patch, pixels, joint, published = shape
+    name, text, text_layers, vision, vision_layers, patch, pixels, projection, published = shape
     clip_config = CLIPConfig(
         text_config=tower(text, heads=text // 64, num_hidden_layers=text_layers),
         vision_config=tower(vision, heads=16, num_hidden_layers=vision_layers, patch_size=patch, image_size=pixels),
-        projection_dim=joint,
+        projection_dim=projection,
     )
     with torch.device("meta"):
         clip = CLIPModel(clip_config)
@@ -587,9 +577,9 @@ def test_real_shapes_hold_every_weight(shape):
     assert clip.num_parameters() == published
     parameters = dict(model.named_parameters())
     assert all(parameters[name].shape == value.shape for name, value in clip.named_parameters())
-    tokens = (3 + 1 + 12) * vision  # globals, the frame token, the temporal embedding
+    tokens = (3 + 1 + 12) * vision  # global tokens, frame token, temporal embedding
     layer = 12 * text**2 + 13 * text
-    generator = joint * text + text + (2 + 77) * text + text_layers * layer + 2 * text + text * joint
-    interaction = 5 * (joint**2 + joint) + 3 * 2 * joint
+    generator = projection * text + text + (2 + 77) * text + text_layers * layer + 2 * text + text * projection
+    interaction = 5 * (projection**2 + projection) + 3 * 2 * projection
     assert model.num_parameters() == published + tokens + generator + interaction
     assert model.config.generator_length(12) == 34

@@ -1,20 +1,19 @@
-"""A benchmark as a dataset folder, and pushed to a local Hub: what `load_dataset` reads back, what the card says."""
+"""`pig push benchmark`: the dataset folder, its card, and the push to a local Hub."""
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
-import push_benchmark
 import pytest
 from datasets import Video, load_dataset
 from huggingface_hub import DatasetCard, HfApi
-from push_benchmark import escape, write_benchmark
 
 from modeling_pig import __version__
 from modeling_pig.benchmarks import load_benchmark
+from modeling_pig.publishing import push_benchmark
+from modeling_pig.publishing.markdown import escape
+from modeling_pig.publishing.push_benchmark import write_benchmark
 
 from .benchmark_stand_ins import DIDEMO, MSVD, WRITERS, write_didemo, write_msvd
 from .hub_server import TOKEN
@@ -22,9 +21,8 @@ from .hub_server import TOKEN
 
 pytest_plugins = ["tests.hub_server"]
 
-SCRIPT = Path(push_benchmark.__file__)
 REPO = "org/msvd"
-FURTHER = {"msrvtt_1k": {"validation": 2}}  # options of a stand-in
+OPTIONS = {"msrvtt_1k": {"validation": 2}}  # benchmark -> options for its small stand-in
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def msvd(tmp_path) -> dict[str, Path]:
 
 
 def read_both_ways(folder: Path, tmp_path: Path) -> list:
-    """The folder as `load_dataset` reads it by its name, and by its parquet files."""
+    """Load a dataset folder by its name, and by its Parquet files."""
     files = {
         split: sorted(map(str, folder.glob(f"data/{split}-*.parquet"))) for split in ("train", "validation", "test")
     }
@@ -45,12 +43,12 @@ def read_both_ways(folder: Path, tmp_path: Path) -> list:
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_it_reads_back_equal(tmp_path, name):
+def test_a_written_benchmark_reads_back_equal(tmp_path, name):
     WRITERS[name](tmp_path / name)
     files = {"annotations": tmp_path / name / "annotations", "videos": tmp_path / name / "videos"}
-    summary = write_benchmark(name, output=tmp_path / "out", **files, **FURTHER.get(name, {}))
+    summary = write_benchmark(name, output=tmp_path / "out", **files, **OPTIONS.get(name, {}))
     assert summary.startswith(f"{name}: train ") and summary.endswith(" MB")
-    original = load_benchmark(name, cache_dir=tmp_path / "other", **files, **FURTHER.get(name, {}))
+    original = load_benchmark(name, cache_dir=tmp_path / "other", **files, **OPTIONS.get(name, {}))
     for back in read_both_ways(tmp_path / "out", tmp_path):
         assert list(back) == list(original)
         for split, rows in original.items():
@@ -59,7 +57,7 @@ def test_it_reads_back_equal(tmp_path, name):
             assert not any(os.path.isabs(path) for path in back[split]["video"])
 
 
-def test_the_bytes_of_the_videos(msvd, tmp_path, monkeypatch):
+def test_videos_in_the_table(msvd, tmp_path, monkeypatch):
     (msvd["videos"] / f"{MSVD['train'][1]}.avi").unlink()
     (msvd["videos"] / f"{MSVD['test'][0]}.avi").write_bytes(b"junk")
     size = max(path.stat().st_size for path in msvd["videos"].iterdir())
@@ -104,8 +102,8 @@ def test_the_card(msvd, tmp_path):
         "chosen by",
         f"modeling\\_pig {__version__}",
         "captions\\_msvd.json",
-        f"Missing in test, or not to be opened, 1 videos: {escape(MSVD['test'][0])}",
-        "Who publishes it must hold the rights to do so.",
+        f"1 videos of test are missing or do not open: {escape(MSVD['test'][0])}",
+        "Whoever publishes this dataset must hold the rights to do so.",
     ):
         assert part in card.text
     protocol = load_benchmark("msvd", **msvd, lists=lists)["test"].info.description.splitlines()[0]
@@ -143,7 +141,7 @@ def test_escape(text, expected):
     assert escape(text) == expected
 
 
-def test_frames_cannot_be_embedded(tmp_path):
+def test_folders_of_frames_cannot_be_put_into_the_table(tmp_path):
     write_didemo(tmp_path / "didemo")
     files = {"annotations": tmp_path / "didemo/annotations", "videos": tmp_path / "didemo/videos"}
     with pytest.raises(ValueError, match=f"{DIDEMO['test'][0]} is a folder of frames"):
@@ -151,43 +149,39 @@ def test_frames_cannot_be_embedded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["didemo"]
 
 
-def test_the_command(tmp_path, monkeypatch):
-    arguments = ["moving_shapes", "--videos", tmp_path / "videos", "--output", tmp_path / "out", "--with-videos"]
-    arguments += ["--option", "train=2", "--option", "validation=1", "--option", "test=1"]
-    command = [str(SCRIPT), *map(str, arguments)]
-    result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("moving_shapes: train 2, validation 1, test 1 videos, 0 of them missing, ")
-    assert result.stdout.strip().endswith(f" MB: {tmp_path}/out")
+def test_the_command_writes_a_folder_and_leaves_the_same_folder_unchanged(tmp_path, run_pig):
+    command = ["push", "benchmark", "moving_shapes", "--videos", tmp_path / "videos", "--output", tmp_path / "out"]
+    command += ["--with-videos", "--option", "train=2", "--option", "validation=1", "--option", "test=1"]
+    printed = run_pig(*command)
+    assert printed.startswith("moving_shapes: train 2, validation 1, test 1 videos, 0 of them missing, ")
+    assert printed.endswith(f" MB: {tmp_path}/out\n")
     back = read_both_ways(tmp_path / "out", tmp_path)[0]
     assert back["test"][0]["video"]["path"] == "test/test_0000.mp4"
     assert back["test"][0]["video"]["bytes"] == (tmp_path / "videos/test/test_0000.mp4").read_bytes()
 
-    monkeypatch.setattr(sys, "argv", command)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    push_benchmark.main()  # what is there already is left as it is
+    run_pig(*command)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     (tmp_path / "out/README.md").write_text("mine")
-    with pytest.raises(SystemExit, match="error: The output .*/out is neither an empty folder nor this dataset"):
-        push_benchmark.main()
+    assert "/out is neither an empty folder nor this dataset" in run_pig(*command)
     assert (tmp_path / "out/README.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize("place", ["full", "file"])
-def test_an_output_with_other_content(msvd, tmp_path, place):
+@pytest.mark.parametrize("output", ["full", "file"])
+def test_an_output_with_other_content_is_refused(msvd, tmp_path, output):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is neither an empty folder nor this dataset"):
-        write_benchmark("msvd", output=tmp_path / place, **msvd)
+        write_benchmark("msvd", output=tmp_path / output, **msvd)
     assert (tmp_path / "full/mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_output_in_a_file(msvd, tmp_path):
+def test_an_output_in_a_file_is_refused(msvd, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for place in ("file/out", "file/deep/out"):
-        with pytest.raises(ValueError, match=f"{place} lies in a file, not in a folder: give a folder"):
-            write_benchmark("msvd", output=tmp_path / place, **msvd)
+    for output in ("file/out", "file/deep/out"):
+        with pytest.raises(ValueError, match=f"{output} lies in a file, not in a folder: give a folder"):
+            write_benchmark("msvd", output=tmp_path / output, **msvd)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -195,14 +189,13 @@ def test_an_output_in_a_file(msvd, tmp_path):
 
 
 @pytest.fixture
-def push(msvd, run_script):
+def push(msvd, run_pig):
     files = ["msvd", "--annotations", msvd["annotations"], "--videos", msvd["videos"]]
-    return partial(run_script, push_benchmark, *files)
+    return partial(run_pig, "push", "benchmark", *files)
 
 
 def commits(hub, ref: str = "main") -> list:
-    repository = hub.repository(REPO, "dataset")
-    return list(repository.commits[repository.refs[repository.ref(ref)]].history())
+    return list(hub.repository(REPO, "dataset").resolve(ref).history())
 
 
 def pushed(hub, ref: str = "main") -> dict:
@@ -217,8 +210,8 @@ def test_a_benchmark_is_pushed_in_one_private_commit_and_read_back_equal(hub, ms
     printed = push(*arguments)
     assert "one commit, 4 files changed: org/msvd (private), " in printed
     assert "all rows are equal (train 4, validation 2, test 3)" in printed
-    assert hub.repository(REPO, "dataset").private and len(commits(hub)) == 2  # the first is that of the creation
-    assert not (tmp_path / "home/hub").exists()  # nothing was read from, or left in, the client's own cache
+    assert hub.repository(REPO, "dataset").private and len(commits(hub)) == 2  # the first commit is empty
+    assert not (tmp_path / "home/hub").exists()  # the cache of the client is not used
 
     files = pushed(hub)
     names = {f"data/{split}-00000-of-00001.parquet" for split in MSVD}
@@ -244,20 +237,20 @@ def test_a_benchmark_is_pushed_in_one_private_commit_and_read_back_equal(hub, ms
     assert "no commit" in push(*(arguments[:2] + arguments[4:])) and len(commits(hub)) == 2  # without a folder
 
 
-def test_a_change_is_one_commit_and_parts_of_an_earlier_push_go(hub, msvd, push, monkeypatch):
+def test_a_change_is_one_commit_that_deletes_files_of_an_earlier_push(hub, msvd, push, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(push_benchmark, "SHARD_BYTES", 1)
         push("--repo-id", REPO, "--with-videos")
     assert "data/train-00003-of-00004.parquet" in pushed(hub)
     HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="data/mine.txt", repo_id=REPO, repo_type="dataset")
-    printed = push("--repo-id", REPO, "--public", "--message", "Names alone")
+    printed = push("--repo-id", REPO, "--public", "--message", "Without videos")
     assert "(private)" in printed and "all rows are equal" in printed
-    assert len(commits(hub)) == 4 and commits(hub)[0].title == "Names alone"
-    parts = {f"data/{split}-00000-of-00001.parquet" for split in MSVD}
-    assert pushed(hub).keys() == parts | {"README.md", ".gitattributes", "data/mine.txt"}
+    assert len(commits(hub)) == 4 and commits(hub)[0].title == "Without videos"
+    names = {f"data/{split}-00000-of-00001.parquet" for split in MSVD}
+    assert pushed(hub).keys() == names | {"README.md", ".gitattributes", "data/mine.txt"}
 
 
-def test_a_dry_run_lists_all_keeps_nothing_and_asks_nobody(hub, push, tmp_path, monkeypatch):
+def test_a_dry_run_prints_all_files_and_sends_no_request(hub, push, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     before = sorted(tmp_path.rglob("*"))
     printed = push("--repo-id", REPO, "--output", tmp_path / "out", "--dry-run")
@@ -272,68 +265,40 @@ def test_a_dry_run_lists_all_keeps_nothing_and_asks_nobody(hub, push, tmp_path, 
     assert card.strip() == files["README.md"].decode().strip()
 
 
-def test_branches_and_pull_requests_leave_main_alone(hub, push):
+def test_branches_and_pull_requests_leave_main_unchanged(hub, push):
     HfApi().create_repo(REPO, repo_type="dataset")
     assert "all rows are equal" in push("--repo-id", REPO, "--revision", "next")
     assert "no commit" in push("--repo-id", REPO, "--revision", "next")
     assert "all rows are equal" in push("--repo-id", REPO, "--create-pr")
-    assert "pull request 1 of org/msvd (public) proposes all of it already" in push("--repo-id", REPO, "--create-pr")
+    assert "pull request 1 of org/msvd (public) already proposes all changes" in push("--repo-id", REPO, "--create-pr")
     assert len(commits(hub)) == 1 and len(hub.repository(REPO, "dataset").discussions) == 1
     assert "README.md" in pushed(hub, "next") and "README.md" in pushed(hub, "refs/pr/1")
-
-
-def test_a_connection_that_is_cut_leaves_no_half_commit_and_is_resumed(hub, push, tmp_path):
-    arguments = ["--repo-id", REPO, "--output", tmp_path / "out", "--with-videos"]
-    hub.cut(after_bytes=1000, method="PUT", next=50)
-    message = push(*arguments)
-    assert message.startswith("error: The connection failed") and "Run it again" in message
-    assert len(commits(hub)) == 1 and pushed(hub).keys() == {".gitattributes"}
-    hub.heal()
-
-    hub.cut(path_contains="/commit/main", method="POST")  # all is uploaded, the commit is not made
-    assert "Run it again" in push(*arguments) and len(commits(hub)) == 1
-    uploads = len(hub.requested("PUT"))
-    assert "one commit" in push(*arguments) and len(commits(hub)) == 2
-    assert len(hub.requested("PUT")) == uploads  # what had arrived was not sent twice
-
-
-def test_tokens_that_do_not_do(hub, push, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", hub.add_user("eve", "hf_reads", rights="read", organizations=["org"]))
-    assert "The token may not write to org/msvd (403)" in push("--repo-id", REPO)
-    monkeypatch.setenv("HF_TOKEN", hub.add_user("bob", "hf_bob"))
-    assert "The token may not write to org/msvd (403)" in push("--repo-id", REPO)
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    message = push("--repo-id", REPO)
-    assert "The Hub does not know the token (401)" in message and "hf_wrong" not in message
-    monkeypatch.delenv("HF_TOKEN")
-    assert push("--repo-id", REPO) == "error: There is no token: log in with `hf auth login`, or set HF_TOKEN."
-    assert not hub.repositories
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Give --output for a folder, --repo-id for a repository on the Hub, or both."),
-        (["--output", "out", "--public"], "are of a push: give --repo-id"),
+        (["--output", "out", "--public"], "are options of a push: give --repo-id"),
         (["--repo-id", "msvd"], "organisation/name; got 'msvd'"),
         (["--repo-id", REPO, "--create-pr", "--revision", "x"], "leave out --revision"),
         (["--repo-id", REPO, "--create-pr"], "There is no dataset repository org/msvd that this token may see"),
     ],
 )
-def test_what_cannot_be_pushed_is_one_line(hub, push, arguments, message, tmp_path, monkeypatch):
+def test_errors_are_one_line(hub, push, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in push(*arguments)
     assert not hub.repositories and not Path("out").exists()
 
 
-def test_a_download_that_differs_is_loud(hub, msvd, push, tmp_path):
+def test_a_download_that_differs_is_an_error(hub, msvd, push, tmp_path):
     push("--repo-id", REPO)
     sha = commits(hub)[0].sha
     captions = json.loads((msvd["annotations"] / "captions_msvd.json").read_text())
     captions[MSVD["test"][0]][0] = "another sentence"
     (msvd["annotations"] / "captions_msvd.json").write_text(json.dumps(captions))
     write_benchmark("msvd", output=tmp_path / "out", **msvd)
-    with pytest.raises(ValueError, match=f"{sha} does not hold the rows of .*/out in test. Push again"):
+    with pytest.raises(ValueError, match=f"{sha} does not hold the rows of .*/out in test: push again"):
         push_benchmark.compare_download(tmp_path / "out", REPO, sha)
 
     HfApi().upload_file(

@@ -59,8 +59,7 @@ def push(run_pig):
 
 
 def commits(hub, ref: str = "main") -> list:
-    repository = hub.repository(REPO)
-    return list(repository.commits[repository.refs[repository.ref(ref)]].history())
+    return list(hub.repository(REPO).resolve(ref).history())
 
 
 def pushed(hub, ref: str = "main") -> dict[str, bytes]:

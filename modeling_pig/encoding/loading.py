@@ -43,7 +43,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
         if model_type not in (PigConfig.model_type, config_class.model_type):
             raise ValueError(
                 f"it is not a PIG model (model_type is {model_type!r}). Create a PIG model from CLIP's weights with "
-                "hub_scripts/init_from_clip.py"
+                "`pig init`"
             )
         loaded: Any = model_class.from_pretrained(name_or_folder, output_loading_info=True)
         model, info = loaded

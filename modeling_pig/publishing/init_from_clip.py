@@ -49,7 +49,9 @@ def load_clip_config(clip: str) -> CLIPConfig:
         OSError: `clip` is neither a folder nor on the Hub.
     """
     if CLIPConfig.get_config_dict(clip)[0].get("model_type") != "clip":
-        raise ValueError(f"{clip} is no CLIP checkpoint: it has no config.json with model_type clip.")
+        raise ValueError(
+            f"{clip} is not a CLIP checkpoint: it has no config.json with model_type clip. Give one in Hugging Face format."
+        )
     return CLIPConfig.from_pretrained(clip)
 
 
