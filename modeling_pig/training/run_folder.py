@@ -1,4 +1,4 @@
-"""The folder of a run: its recipe, what it was run with, its figures as lines and as a picture, its best model."""
+"""Read and write the folder of a run: recipe, environment, metrics, curves and the best model."""
 
 import csv
 import fcntl
@@ -17,6 +17,7 @@ import torch
 
 import modeling_pig
 
+from ..files import write_text
 from .recipe import Recipe
 
 
@@ -34,10 +35,10 @@ FREE_TO_CHANGE = {
 
 
 class RunFolder:
-    """Only the main process writes to it, but for the checkpoints.
+    """Folder of a run. Only the main process writes to it, except for the checkpoints.
 
-    `recipe.yaml`, `environment.json` (versions, git revision, command line, processes; an entry each time the run is
-    started), `metrics.jsonl` (a line every few steps and every evaluation), `curves.png`, `model/` (the best by
+    `recipe.yaml`, `environment.json` (versions, git revision, command line, processes; one entry per start of the
+    run), `metrics.jsonl` (one line every few steps and per evaluation), `curves.png`, `model/` (the best by
     validation, with its processor), `test.json` with `ranks.png`, `checkpoints/`, `nonfinite/` (the videos of batches
     without a finite loss), `unreadable.csv`.
     """
@@ -51,10 +52,10 @@ class RunFolder:
         self.finished_file = self.path / ".finished"
 
     def start(self, recipe: Recipe, resume: bool) -> None:
-        """Refuses a folder that a run cannot use.
+        """Check that a run can use the folder.
 
         Raises:
-            ValueError: a folder with a run in it that is not to be resumed, or with a run of another recipe.
+            ValueError: the folder holds a run and `resume` is false, or a run of another recipe.
         """
         recipe_file = self.path / "recipe.yaml"
         if recipe_file.exists() or self.model.exists():
@@ -69,10 +70,10 @@ class RunFolder:
                 raise ValueError(f"{self.path} holds a run of another recipe: {'; '.join(differences)}.")
 
     def lock(self) -> None:
-        """Keeps other trainings out of the folder until this process ends.
+        """Lock the folder against other trainings until this process ends.
 
         Raises:
-            ValueError: another one is in it.
+            ValueError: another process trains in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
@@ -84,33 +85,33 @@ class RunFolder:
             pass
 
     def restore_model(self) -> None:
-        """Puts the best model back in its place, if a kill fell between taking it away and putting in a better one."""
+        """Restore the best model if the process was killed while a better one replaced it."""
         old = self._beside_model("old")
         if old.exists() and not self.model.exists():
             old.replace(self.model)
 
     def write_start(self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool) -> None:
-        """Notes what runs here, and forgets the figures of what is to be done again: the steps after `step`, and its
+        """Write recipe and environment, and remove metrics of repeated steps: those after `step`, and its
         evaluation unless `is_evaluated`."""
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self.path / "recipe.yaml")
         file = self.path / "environment.json"
         starts = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else []
         starts.append({"step": step, "num_processes": num_processes, "seed": recipe.training.seed, **environment()})
-        _write_aside(file, json.dumps(starts, indent=2) + "\n")
+        write_text(file, json.dumps(starts, indent=2) + "\n")
         kept = [
             json.dumps(record) + "\n"
             for record in self.metrics()
             if record["step"] < step or (record["step"] == step and ("validation" not in record or is_evaluated))
         ]
-        _write_aside(self.metrics_file, "".join(kept))
+        write_text(self.metrics_file, "".join(kept))
 
     def log(self, record: dict[str, Any]) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict]:
-        """The lines of `metrics.jsonl`; a last one that was cut off by a kill is left out."""
+        """Return the lines of `metrics.jsonl`, without an incomplete last line."""
         records = []
         if self.metrics_file.exists():
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
@@ -126,7 +127,7 @@ class RunFolder:
         draw_curves(self.metrics(), self.path / "curves.png")
 
     def save_model(self, model: Any, processor: Any, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes aside and moves into place, so that the folder never holds half a model."""
+        """Write the model atomically, so that the folder never holds an incomplete model."""
         aside, old = self._beside_model("part"), self._beside_model("old")
         shutil.rmtree(aside, ignore_errors=True)
         model.save_pretrained(aside, state_dict=state_dict)
@@ -140,14 +141,14 @@ class RunFolder:
         return self.path / f".model.{ending}"
 
     def unreadable(self) -> dict[str, str]:
-        """The videos of `unreadable.csv`, that could not be decoded, and why."""
+        """Return the failed videos of `unreadable.csv`: `video_id` -> reason."""
         if not self.unreadable_file.exists():
             return {}
         with self.unreadable_file.open(newline="", encoding="utf-8") as lines:
             return {row["video_id"]: row["reason"] for row in csv.DictReader(lines)}
 
     def log_unreadable(self, failures: list[tuple[str, str]]) -> None:
-        """Adds videos that could not be decoded, with the reason, once each."""
+        """Add failed videos with their reasons, once each."""
         rows = dict(failures) | self.unreadable()
         with self.unreadable_file.open("w", newline="", encoding="utf-8") as lines:
             csv.writer(lines).writerows([("video_id", "reason"), *sorted(rows.items())])
@@ -156,15 +157,15 @@ class RunFolder:
         file = self.path / "nonfinite" / f"step_{step:08d}.json"
         file.parent.mkdir(exist_ok=True)
         record = {"step": step, "loss": str(loss), "gradient_norm": str(gradient_norm), "video_ids": video_ids}
-        _write_aside(file, json.dumps(record, indent=2) + "\n")
+        write_text(file, json.dumps(record, indent=2) + "\n")
         return file
 
     def write_test(self, record: dict[str, Any]) -> None:
-        _write_aside(self.path / "test.json", json.dumps(record, indent=2) + "\n")
+        write_text(self.path / "test.json", json.dumps(record, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision, machine and command line of this process."""
+    """Return versions, git revision, machine and command line of this process."""
     packages = {}
     for package in ("torch", "transformers", "accelerate", "datasets", "av", "numpy", "peft"):
         try:
@@ -184,7 +185,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The CPU as the system calls it."""
+    """Return the system's name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -192,7 +193,7 @@ def processor_name() -> str:
 
 
 def _git_revision() -> str | None:
-    """The commit of the checkout that the package runs from, with a plus sign if files differ from it."""
+    """Return the commit of the checkout that the package runs from, with a plus sign if files differ from it."""
     root = Path(modeling_pig.__file__).parent.parent
     if not (root / ".git").exists():
         return None
@@ -203,12 +204,6 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changes.strip() else "")
-
-
-def _write_aside(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
 
 
 __all__ = ["RunFolder", "environment", "processor_name"]
