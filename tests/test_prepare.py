@@ -387,7 +387,7 @@ def test_the_command_lists_videos_that_fail(pig_prepare, videos):
     (videos / "test/test_0001.mp4").write_bytes(b"junk")
     status, output, error = pig_prepare()
     assert status == 3 and output.startswith("prepared 5 of 6 videos, 10 s of video, 0.1 MB in ")
-    (line,) = [line for line in error.splitlines() if line.startswith("set aside: ")]
+    (line,) = [line for line in error.splitlines() if line.startswith("failed: ")]
     assert "test_0001.mp4: not a video file" in line
 
 
@@ -502,7 +502,7 @@ def test_an_interrupted_run_resumes(tmp_path, output, stop, request):
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert error.splitlines()[-1].startswith("stopped; what is done is kept, and the same command goes on")
+        assert error.splitlines()[-1].startswith("interrupted; finished work is kept: run the same command again")
         assert "Traceback" not in error
     assert not (output / "manifest.jsonl").exists()
     done = {path: path.stat().st_mtime_ns for path in (output / "videos").glob("[!.]*.mp4")}
