@@ -84,12 +84,12 @@ def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, sh
         entries = make_entries(file)
         assert [entry.start for entry in entries] == [n / 2 for n in range(len(entries))]
         assert len(entries) == (8 if file.path == str(long) else 4)
-        for entry, embed in zip(entries, file.embeddings, strict=True):
+        for entry, embedding in zip(entries, file.embeddings, strict=True):
             frames, metadata = decode_video(entry.path, 4, start=entry.start, end=entry.end)
             inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
             with torch.inference_mode():
                 alone = torch.nn.functional.normalize(model(**inputs).video_embeds[0], dim=-1)
-            torch.testing.assert_close(embed, alone, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(embedding, alone, atol=1e-5, rtol=1e-5)
             assert entry.duration == metadata.duration and entry.size == os.path.getsize(entry.path)
 
 

@@ -20,6 +20,7 @@ from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.text_encoder import TextEncoder
 from modeling_pig.encoding.texts import encode_texts
 from modeling_pig.retrieval import search
+from modeling_pig.stores.conditions import parse_where
 from modeling_pig.stores.index import IndexInfo, VideoEntry
 
 
@@ -230,7 +231,7 @@ def test_searcher_uses_the_model_that_made_the_index(indexed, model_folder, shap
 def test_several_indexes_are_ranked_as_one(make_searcher):
     vectors = unit_vectors(40)
     entries = [VideoEntry(f"/v/{number:02}.mp4", duration=float(number)) for number in range(40)]
-    first, second = (dict(zip(entries[part], vectors[part], strict=True)) for part in (slice(25), slice(20, 40)))
+    first, second = (dict(zip(entries[rows], vectors[rows], strict=True)) for rows in (slice(25), slice(20, 40)))
     searcher = make_searcher(first, second)  # five videos are in both indexes
     query = searcher.text_encoder(["a red circle"])[0]
     scores = as_stored(vectors) @ query
@@ -245,6 +246,7 @@ def test_several_indexes_are_ranked_as_one(make_searcher):
     assert len(searcher.search("a red circle", k=3, min_score=lowest - 1e-5)) == 3
     found = searcher.search("a red circle", k=100, where="duration < 23")
     assert {result.duration for result in found} == set(map(float, range(23))) and len(found) == 23
+    assert searcher.search("a red circle", k=100, where=parse_where("duration < 23")) == found
 
 
 def test_segments_are_grouped_by_file(make_searcher):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 # Shared by all models of the process. While one thread imports transformers, another thread that imports it too may
-# see its modules half initialised, and fail. So only one thread at a time imports transformers: here.
+# see partly initialised modules, and fail. So one thread at a time imports transformers, while it holds this lock.
 _IMPORT_LOCK = threading.Lock()
 
 

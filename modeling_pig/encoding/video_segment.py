@@ -1,4 +1,4 @@
-"""The part of a video file that a model reads."""
+"""Identify a segment of a video file."""
 
 from typing import NamedTuple
 

@@ -73,8 +73,9 @@ class FoundVideos:
 def find_videos(sources: str | bytes | os.PathLike | Iterable[str | bytes | os.PathLike]) -> FoundVideos:
     """Find the video files in folders and their subfolders, the files that match patterns, and single files.
 
-    Files are recognised by their extension, but for a file that is itself a source. Hidden files and folders are
-    skipped. Links are followed. A file with several paths is listed once, if possible by a path without links.
+    Videos are recognised by their extension; a file that is itself a source always counts as a video. Hidden files
+    and folders are skipped. Links are followed. A file with several paths is listed once, if possible by a path
+    without links.
 
     Args:
         sources (`str`, `os.PathLike` or several): folders, files, or patterns such as `"clips/**/*.mp4"`, where `**`
