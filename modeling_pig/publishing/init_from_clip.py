@@ -50,7 +50,8 @@ def load_clip_config(clip: str) -> CLIPConfig:
     """
     if CLIPConfig.get_config_dict(clip)[0].get("model_type") != "clip":
         raise ValueError(
-            f"{clip} is not a CLIP checkpoint: it has no config.json with model_type clip. Give one in Hugging Face format."
+            f"{clip} is not a CLIP checkpoint: it has no config.json with model_type clip. Give a checkpoint in "
+            "Hugging Face format."
         )
     return CLIPConfig.from_pretrained(clip)
 
