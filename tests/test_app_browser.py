@@ -1,6 +1,6 @@
-"""`pig app` in headless Chromium, as a user meets it: with the mouse, with the keyboard, dark and light.
+"""`pig app` in headless Chromium: with the mouse, with the keyboard, light and dark.
 
-Screenshots go to the folder that PIG_TEST_OUTPUT names, or to the test's own.
+Screenshots go to the folder PIG_TEST_OUTPUT, or else to the temporary folder of the test.
 """
 
 import json
@@ -22,7 +22,7 @@ from .test_app import CAPTIONS, HOSTILE_NAME, make_index, pig_app
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")
 expect = playwright.expect
-expect.set_options(timeout=120_000)  # milliseconds, of which a busy machine needs many
+expect.set_options(timeout=120_000)  # milliseconds; a busy machine is slow
 
 HOSTILE_CAPTION = "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
 
@@ -45,7 +45,7 @@ def address(shape_videos, model_folder, tmp_path_factory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        # Without its sandbox, which a container does not allow; it opens our own page only.
+        # A container does not allow Chromium's sandbox. The browser opens only this page.
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -53,7 +53,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """The page, opened. Nothing in it may ask another host, fail, or run what is only text."""
+    """The open page. It must not request another host, fail, or run text as code."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     problems: list[str] = []
     page.on("request", lambda request: None if is_ours(request.url, address) else problems.append(request.url))
@@ -78,7 +78,7 @@ def screenshot(page, tmp_path):
     def take(name: str) -> None:
         path = folder / f"app_{name}.png"
         page.screenshot(path=path)
-        assert path.stat().st_size > 10_000  # of an empty page: less
+        assert path.stat().st_size > 10_000  # an empty page is smaller
 
     return take
 
@@ -92,7 +92,7 @@ def test_from_a_search_to_its_explanation(page, screenshot):
     search(page, "a red circle moves left")
     cards = page.get_by_role("listitem").filter(has=page.locator("video"))
     expect(cards).to_have_count(5)
-    expect(page.get_by_role("status").first).to_have_text(re.compile(r"^5 clips for “a red circle moves left”"))
+    expect(page.get_by_role("status").first).to_have_text(re.compile(r"^5 results for “a red circle moves left”"))
     for number in range(5):
         expect(cards.nth(number)).to_contain_text(re.compile(r"score -?\d\.\d{3}"))
         assert cards.nth(number).locator("video").evaluate("video => video.muted && video.controls")
@@ -107,7 +107,7 @@ def test_from_a_search_to_its_explanation(page, screenshot):
     )
     screenshot("search")
 
-    page.get_by_role("button", name="Pause clips").click()
+    page.get_by_role("button", name="Pause videos").click()
     expect(first).to_have_js_property("paused", True)
 
     page.get_by_role("button", name=re.compile("^Why")).first.click()
@@ -122,7 +122,7 @@ def test_from_a_search_to_its_explanation(page, screenshot):
     expect(dialog).to_be_hidden()
 
 
-def test_a_window_plays_its_span(page):
+def test_a_segment_plays_in_a_loop(page):
     search(page, "a star")
     card = page.get_by_role("listitem").filter(has_text="video_4.mp4")
     card.get_by_role("button", name="0:01–0:02").click()
@@ -134,7 +134,7 @@ def test_a_window_plays_its_span(page):
             const times = [];
             video.addEventListener("timeupdate", () => {
                 times.push(video.currentTime);
-                if (times.length > 3 && times.at(-1) < times.at(-2)) done(times);  // it has begun anew
+                if (times.length > 3 && times.at(-1) < times.at(-2)) done(times);  // restarted
             });
             video.play();
         })"""
@@ -157,7 +157,7 @@ def test_with_the_keyboard_alone(page):
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("img")).to_be_visible()
-    for _ in range(4):  # the focus stays in the dialog, or goes to the browser's own controls
+    for _ in range(4):  # the focus stays in the dialog, or moves to the controls of the browser
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.closest('dialog') || document.activeElement === document.body")
     page.keyboard.press("Escape")
@@ -165,7 +165,7 @@ def test_with_the_keyboard_alone(page):
     expect(why.first).to_be_focused()
     assert outline != "none"
     assert "text=a+star" in page.url
-    page.reload()  # the address holds the search
+    page.reload()  # the address holds the query
     expect(why).to_have_count(5)
 
 
@@ -182,10 +182,10 @@ def test_every_control_has_a_name(page):
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-def test_what_is_only_text_stays_text(page):
+def test_text_is_never_run_as_html(page):
     search(page, HOSTILE_CAPTION)
     expect(page.get_by_role("heading", name=HOSTILE_NAME)).to_be_visible()
-    page.get_by_role("button", name=f"Why? Clip {rank_of(page, HOSTILE_NAME)}: {HOSTILE_NAME}").click()
+    page.get_by_role("button", name=f"Why? Result {rank_of(page, HOSTILE_NAME)}: {HOSTILE_NAME}").click()
     expect(page.get_by_role("dialog").get_by_role("img")).to_have_count(1)
     page.keyboard.press("Escape")
     upload(page, "video_1.mp4", Path(__file__).read_bytes()[:10])
@@ -213,15 +213,15 @@ def test_uploads(page, shape_videos, screenshot):
     screenshot("broken_upload")
 
     upload(page, "mine.mp4", shape_videos[2].read_bytes())
-    expect(page.get_by_role("status").first).to_have_text("5 clips like mine.mp4")
+    expect(page.get_by_role("status").first).to_have_text("5 results like mine.mp4")
     expect(error).to_be_empty()
     expect(page.locator(".card h3").first).to_have_text("video_2.mp4")
-    expect(page.get_by_role("button", name=re.compile("^Why"))).to_have_count(0)  # no sentence, no reason
+    expect(page.get_by_role("button", name=re.compile("^Why"))).to_have_count(0)  # without query, no explanation
 
-    upload(page, "mine.mp4", shape_videos[2].read_bytes(), "sentences that fit it")
-    expect(page.locator("#sentences li")).to_have_count(len(CAPTIONS) + 1)
+    upload(page, "mine.mp4", shape_videos[2].read_bytes(), "captions that fit it")
+    expect(page.locator("#captions li")).to_have_count(len(CAPTIONS) + 1)
     expect(page.locator(".card")).to_have_count(0)
-    screenshot("sentences")
+    screenshot("captions")
 
     upload(page, "large.mp4", b"0" * 100_001)
     expect(error).to_contain_text("at most 0.1 MB")
@@ -229,50 +229,50 @@ def test_uploads(page, shape_videos, screenshot):
     expect(error).to_contain_text("empty")
 
 
-def test_errors_are_told(page):
+def test_errors_are_shown(page):
     search(page, " ")
     error = page.get_by_role("alert").first
-    expect(error).to_have_text("Say what to look for.")
+    expect(error).to_have_text("Write what to search for.")
     page.get_by_text("Filter", exact=True).click()
-    page.get_by_label("Only clips for which").fill("duration <")
+    page.get_by_label("Condition on the results").fill("duration <")
     search(page, "a star")
     expect(error).to_contain_text("column")
-    page.get_by_label("Only clips for which").fill("name = 'video_1.mp4'")
+    page.get_by_label("Condition on the results").fill("name = 'video_1.mp4'")
     search(page, "a star")
     expect(page.locator(".card")).to_have_count(1)
     expect(error).to_be_empty()
-    page.get_by_label("Only clips for which").fill("name = 'nothing'")
+    page.get_by_label("Condition on the results").fill("name = 'nothing'")
     search(page, "a star")
-    expect(page.get_by_role("status").first).to_have_text("No clip for “a star”.")
+    expect(page.get_by_role("status").first).to_have_text("No results for “a star”.")
 
 
-def test_more_is_more_of_what_is_shown(page):
-    """Whatever stands in the box by then."""
-    asked = []
+def test_show_more_continues_the_shown_query(page):
+    """The text in the box has changed meanwhile."""
+    requests = []
 
-    def answer(route) -> None:
+    def respond(route) -> None:
         parameters = parse_qs(urlsplit(route.request.url).query)
-        asked.append([*parameters["text"], *parameters.get("where", []), *parameters["k"]])
+        requests.append([*parameters["text"], *parameters.get("where", []), *parameters["k"]])
         clip = {"score": 0.5, "duration": 2, "start": None, "end": None, "folder": "", "others": []}
         count = min(int(parameters["k"][0]), 15)
         results = [{**clip, "rank": n + 1, "id": str(n), "name": f"{n}.mp4"} for n in range(count)]
         route.fulfill(content_type="application/json", body=json.dumps({"results": results}))
 
-    page.route("**/search?*", answer)
+    page.route("**/search?*", respond)
     page.get_by_text("Filter", exact=True).click()
-    page.get_by_label("Only clips for which").fill("duration < 9")
+    page.get_by_label("Condition on the results").fill("duration < 9")
     search(page, "a star")
     expect(page.locator(".card")).to_have_count(12)
     page.get_by_label("Describe what happens").fill("a red circle")
-    page.get_by_label("Only clips for which").fill("")
+    page.get_by_label("Condition on the results").fill("")
     page.get_by_role("button", name="Show more").click()
     expect(page.locator(".card")).to_have_count(15)
     expect(page.get_by_role("status").first).to_have_text(re.compile("“a star”"))
-    assert asked == [["a star", "duration < 9", "12"], ["a star", "duration < 9", "24"]]
+    assert requests == [["a star", "duration < 9", "12"], ["a star", "duration < 9", "24"]]
 
 
-def test_a_search_that_an_upload_aborts(page, shape_videos):
-    page.route("**/search?*", lambda route: None)  # no answer comes
+def test_an_upload_aborts_a_search(page, shape_videos):
+    page.route("**/search?*", lambda route: None)  # the response never comes
     search(page, "a star")
     gallery = page.locator("#results")
     expect(gallery).to_have_attribute("aria-busy", "true")
@@ -283,7 +283,7 @@ def test_a_search_that_an_upload_aborts(page, shape_videos):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(page, screenshot, scheme):
-    """Text on its ground has a contrast of 4.5 or more (WCAG 2.2, 1.4.3)."""
+    """The contrast of text and background is 4.5 or more (WCAG 2.2, 1.4.3)."""
     page.emulate_media(color_scheme=scheme)
     page.get_by_text("Filter", exact=True).click()
     upload(page, "broken.mp4", b"junk")
@@ -298,7 +298,7 @@ def test_contrast(page, screenshot, scheme):
     screenshot(scheme)
 
 
-# text -> its contrast to the nearest ground that is not transparent
+# text -> contrast to the nearest background that is not transparent
 CONTRASTS = """() => {
     const parse = (colour) => {
         const [red, green, blue, alpha = 1] = colour.match(/[\\d.]+/g).map(Number);
@@ -308,7 +308,7 @@ CONTRASTS = """() => {
         const [r, g, b] = rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const ground = (element) => {
+    const background = (element) => {
         for (; element; element = element.parentElement) {
             const { rgb, alpha } = parse(getComputedStyle(element).backgroundColor);
             if (alpha > 0.5) return rgb;
@@ -319,7 +319,7 @@ CONTRASTS = """() => {
     for (const element of document.querySelectorAll("body *")) {
         const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((n) => n.data.trim()).join("");
         if (!text || !element.checkVisibility()) continue;
-        const pair = [luminance(parse(getComputedStyle(element).color).rgb), luminance(ground(element))];
+        const pair = [luminance(parse(getComputedStyle(element).color).rgb), luminance(background(element))];
         found[text] = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
     }
     return found;

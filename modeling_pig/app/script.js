@@ -1,46 +1,46 @@
-// What the page does. Whatever comes from the server is put in as text, never as HTML.
+// Behaviour of the page. Strings from the server are inserted as text, never as HTML.
 
 const PAGE_SIZE = 12;
 const byId = (id) => document.getElementById(id);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 let about = { max_upload_bytes: 0 };
-let asked = null; // what the gallery answers: {text, where, k}, text null for an uploaded video
-let searching = null; // aborts the search under way
+let shownQuery = null; // query of the shown results: {text, where, k}; text is null for an uploaded video
+let searching = null; // AbortController of the current search
 
-// --- asking the server
+// --- requests
 
-async function ask(address, options) {
+async function request(address, options) {
   let response;
   try {
     response = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer: is it still running?");
+    throw new Error("The server does not respond: check that it is running.");
   }
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`);
-  return answer;
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? `The server failed with status ${response.status}.`);
+  return body;
 }
 
-function say(text) { byId("status").textContent = text; }
+function setStatus(text) { byId("status").textContent = text; }
 
-function fail(message) {
-  say("");
+function showError(message) {
+  setStatus("");
   byId("error").textContent = message;
 }
 
 function clear() {
   byId("error").textContent = "";
   byId("results").replaceChildren();
-  byId("results").removeAttribute("aria-busy"); // of a search that was aborted
-  byId("sentences").replaceChildren();
-  byId("sentences").hidden = byId("more").hidden = byId("pause").hidden = true;
+  byId("results").removeAttribute("aria-busy"); // an aborted search has set it
+  byId("captions").replaceChildren();
+  byId("captions").hidden = byId("more").hidden = byId("pause").hidden = true;
 }
 
-// --- searching with a sentence
+// --- search by query
 
-function typed() { return { text: byId("text").value.trim(), where: byId("where").value.trim() }; }
+function enteredQuery() { return { text: byId("text").value.trim(), where: byId("where").value.trim() }; }
 
 async function search({ text, where }, k = PAGE_SIZE) {
   upload?.abort();
@@ -49,30 +49,30 @@ async function search({ text, where }, k = PAGE_SIZE) {
   const { signal } = searching;
   if (!text) {
     clear();
-    fail("Say what to look for.");
+    showError("Write what to search for.");
     byId("text").focus();
     return;
   }
   const isMore = k > PAGE_SIZE;
   if (!isMore) clear();
   byId("error").textContent = "";
-  say("Searching …");
+  setStatus("Searching …");
   byId("results").setAttribute("aria-busy", "true");
   const parameters = new URLSearchParams({ text, k });
   if (where) parameters.set("where", where);
   try {
     const started = performance.now();
-    const { results } = await ask(`search?${parameters}`, { signal });
-    asked = { text, where, k };
+    const { results } = await request(`search?${parameters}`, { signal });
+    shownQuery = { text, where, k };
     history.replaceState(null, "", `?${new URLSearchParams(where ? { text, where } : { text })}`);
     show(results, isMore);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    say(results.length ? `${count(results.length, "clip")} for “${text}” in ${seconds} s` : `No clip for “${text}”.`);
+    setStatus(results.length ? `${count(results.length, "result")} for “${text}” in ${seconds} s` : `No results for “${text}”.`);
     byId("more").hidden = results.length < k || k >= about.max_results;
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!isMore) clear();
-    fail(error.message);
+    showError(error.message);
   } finally {
     if (!signal.aborted) byId("results").removeAttribute("aria-busy");
   }
@@ -105,59 +105,60 @@ function card(file) {
   item.querySelector(".rank").textContent = file.rank;
   item.querySelector(".name").textContent = file.name;
   video.muted = true; // the attribute of a template's clone does not mute
-  let clip = file; // the part of the file that is shown
+  let segment = file; // shown segment of the file, or the whole file
 
-  function showClip(chosen) {
-    clip = chosen;
-    const facts = [`score ${clip.score.toFixed(3)}`];
-    if (clip.start !== null) facts.unshift(span(clip));
-    else if (clip.duration !== null) facts.unshift(clock(clip.duration));
+  function showSegment(selected) {
+    segment = selected;
+    const facts = [`score ${segment.score.toFixed(3)}`];
+    if (segment.start !== null) facts.unshift(span(segment));
+    else if (segment.duration !== null) facts.unshift(clock(segment.duration));
     item.querySelector(".facts").textContent = facts.join(" · ");
-    video.setAttribute("aria-label", `Clip ${file.rank}: ${file.name}${clip.start === null ? "" : `, ${span(clip)}`}`);
+    const time = segment.start === null ? "" : `, ${span(segment)}`;
+    video.setAttribute("aria-label", `Result ${file.rank}: ${file.name}${time}`);
     video.hidden = false;
     item.querySelector(".unplayable").hidden = true;
-    video.loop = clip.start === null; // `loop` goes back to the beginning of the file
-    video.src = `video/${clip.id}${clip.start === null ? "" : `#t=${clip.start},${clip.end}`}`;
+    video.loop = segment.start === null; // `loop` restarts at the start of the file
+    video.src = `video/${segment.id}${segment.start === null ? "" : `#t=${segment.start},${segment.end}`}`;
     if (inView.has(video) && !isPaused()) play(video);
   }
   const rewind = () => {
-    if (clip.start === null || video.seeking) return;
-    video.currentTime = clip.start;
+    if (segment.start === null || video.seeking) return;
+    video.currentTime = segment.start;
     if (inView.has(video) && !isPaused()) play(video);
   };
-  video.addEventListener("timeupdate", () => { if (video.currentTime >= clip.end - 0.05) rewind(); });
+  video.addEventListener("timeupdate", () => { if (video.currentTime >= segment.end - 0.05) rewind(); });
   video.addEventListener("ended", rewind);
   video.addEventListener("error", () => {
     video.hidden = true;
     item.querySelector(".unplayable").hidden = false;
   });
-  showClip(file);
+  showSegment(file);
   watcher.observe(video);
 
   const folder = item.querySelector(".folder");
   folder.textContent = folder.title = file.folder;
   folder.hidden = !file.folder;
 
-  const parts = item.querySelector(".parts");
-  parts.hidden = !file.others.length;
-  const chips = [file, ...file.others].map((part) => {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    chip.textContent = file.others.length ? span(part) : "";
-    chip.setAttribute("aria-pressed", String(part === file));
-    chip.addEventListener("click", () => {
-      for (const other of chips) other.setAttribute("aria-pressed", String(other === chip));
-      showClip(part);
+  const segments = item.querySelector(".segments");
+  segments.hidden = !file.others.length;
+  const buttons = (file.others.length ? [file, ...file.others] : []).map((found) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = span(found);
+    button.setAttribute("aria-pressed", String(found === file));
+    button.addEventListener("click", () => {
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      showSegment(found);
     });
-    return chip;
+    return button;
   });
-  if (file.others.length) parts.append(...chips);
+  segments.append(...buttons);
 
   const why = item.querySelector(".explain");
-  if (asked.text) {
-    const { text } = asked;
-    why.setAttribute("aria-label", `Why? Clip ${file.rank}: ${file.name}`);
-    why.addEventListener("click", () => explain(clip, text));
+  if (shownQuery.text) {
+    const { text } = shownQuery;
+    why.setAttribute("aria-label", `Why? Result ${file.rank}: ${file.name}`);
+    why.addEventListener("click", () => explain(segment, text));
   } else {
     why.remove();
   }
@@ -166,7 +167,7 @@ function card(file) {
 
 function span({ start, end }) { return `${clock(start)}–${clock(end)}`; }
 
-// Clips play while they can be seen.
+// Videos play while they are visible.
 const inView = new Set();
 const watcher = new IntersectionObserver((changes) => {
   for (const { target, isIntersecting } of changes) {
@@ -180,7 +181,7 @@ const watcher = new IntersectionObserver((changes) => {
   }
 }, { threshold: 0.4 });
 
-function play(video) { video.play().catch(() => {}); } // a browser may refuse; the controls remain
+function play(video) { video.play().catch(() => {}); } // a browser may block playback; the controls remain
 
 function isPaused() { return byId("pause").getAttribute("aria-pressed") === "true"; }
 
@@ -190,7 +191,7 @@ byId("pause").addEventListener("click", () => {
   for (const video of inView) isPaused() ? video.pause() : play(video);
 });
 
-// --- why?
+// --- explanation of a result
 
 let explaining = null;
 
@@ -202,20 +203,20 @@ async function explain(result, text) {
   byId("why-heading").textContent = `Why ${result.name}?`;
   byId("why-error").textContent = "";
   byId("why-body").replaceChildren();
-  byId("why-status").textContent = "Looking into the model; the first time this loads it …";
+  byId("why-status").textContent = "Computing the explanation; the first one loads the model …";
   dialog.showModal();
   try {
-    const answer = await ask(`why?${new URLSearchParams({ id: result.id, text })}`, { signal });
-    byId("why-status").textContent = `“${text}”: score ${answer.score.toFixed(3)}`;
+    const explanation = await request(`why?${new URLSearchParams({ id: result.id, text })}`, { signal });
+    byId("why-status").textContent = `“${text}”: score ${explanation.score.toFixed(3)}`;
     const picture = document.createElement("img");
-    picture.src = answer.picture;
-    picture.alt = answer.description;
+    picture.src = explanation.picture;
+    picture.alt = explanation.description;
     byId("why-body").append(picture);
-    if (answer.captions.length) {
+    if (explanation.captions.length) {
       const heading = document.createElement("h3");
       heading.textContent =
-        `What the model expected to be asked: nearest of ${count(about.captions, "sentence")} to its pseudo-query`;
-      byId("why-body").append(heading, sentenceList(document.createElement("ol"), answer.captions));
+        `Captions nearest to the pseudo-query of the video, of ${count(about.captions, "caption")}`;
+      byId("why-body").append(heading, fillCaptions(document.createElement("ol"), explanation.captions));
     }
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -227,9 +228,9 @@ async function explain(result, text) {
 byId("close").addEventListener("click", () => byId("why").close());
 byId("why").addEventListener("close", () => explaining?.abort());
 
-function sentenceList(list, sentences) {
-  list.className = "sentences";
-  for (const { text, score } of sentences) {
+function fillCaptions(list, captions) {
+  list.className = "captions";
+  for (const { text, score } of captions) {
     const item = document.createElement("li");
     const number = document.createElement("span");
     number.className = "quiet";
@@ -240,67 +241,67 @@ function sentenceList(list, sentences) {
   return list;
 }
 
-// --- searching with a video
+// --- search by video
 
-let upload = null; // the request under way
+let upload = null; // the current request
 
-function lookAt(file) {
+function searchByVideo(file) {
   const want = new FormData(byId("upload")).get("want");
   const where = byId("where").value.trim();
   searching?.abort();
   upload?.abort();
   clear();
   if (file.size > about.max_upload_bytes) {
-    fail(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(about.max_upload_bytes)} can be uploaded.`);
+    showError(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(about.max_upload_bytes)} can be uploaded.`);
     return;
   }
   const parameters = new URLSearchParams({ want, k: PAGE_SIZE });
   if (where && want === "videos") parameters.set("where", where);
-  const request = new XMLHttpRequest(); // `fetch` does not tell how much has been sent
-  upload = request;
-  request.open("POST", `upload?${parameters}`);
-  request.setRequestHeader("Content-Type", "application/octet-stream");
+  const sending = new XMLHttpRequest(); // `fetch` does not report the progress of an upload
+  upload = sending;
+  sending.open("POST", `upload?${parameters}`);
+  sending.setRequestHeader("Content-Type", "application/octet-stream");
   const progress = byId("progress");
   byId("working").hidden = false;
   progress.value = 0;
-  say(`Sending ${file.name} …`);
-  request.upload.addEventListener("progress", ({ loaded, total }) => { progress.value = loaded / total; });
-  request.upload.addEventListener("load", () => progress.removeAttribute("value"));
-  let numRead = 0; // lines
-  request.addEventListener("progress", () => {
-    const lines = request.responseText.split("\n").slice(0, -1);
+  setStatus(`Sending ${file.name} …`);
+  sending.upload.addEventListener("progress", ({ loaded, total }) => { progress.value = loaded / total; });
+  sending.upload.addEventListener("load", () => progress.removeAttribute("value"));
+  let numRead = 0; // lines of the response
+  sending.addEventListener("progress", () => {
+    const lines = sending.responseText.split("\n").slice(0, -1);
     for (; numRead < lines.length; numRead++) {
       const { stage } = JSON.parse(lines[numRead]);
-      if (stage) say(`${stage} …`);
+      if (stage) setStatus(`${stage} …`);
     }
   });
-  request.addEventListener("load", () => {
-    let answer = {};
+  sending.addEventListener("load", () => {
+    let last = {}; // message of the last line
     try {
-      answer = JSON.parse(request.responseText.trim().split("\n").at(-1));
-    } catch { /* no answer of ours */ }
-    if (answer.results) {
-      asked = { text: null };
+      last = JSON.parse(sending.responseText.trim().split("\n").at(-1));
+    } catch { /* not a response of this server */ }
+    if (last.results) {
+      shownQuery = { text: null };
       history.replaceState(null, "", location.pathname);
-      show(answer.results);
-      say(`${count(answer.results.length, "clip")} like ${file.name}`);
-    } else if (answer.captions) {
-      byId("sentences").hidden = false;
-      sentenceList(byId("sentences"), answer.captions);
-      say(`${count(answer.captions.length, "sentence")} that ${answer.captions.length === 1 ? "fits" : "fit"} ${file.name}`);
+      show(last.results);
+      setStatus(`${count(last.results.length, "result")} like ${file.name}`);
+    } else if (last.captions) {
+      byId("captions").hidden = false;
+      fillCaptions(byId("captions"), last.captions);
+      setStatus(`${count(last.captions.length, "caption")} for ${file.name}`);
     } else {
-      fail(answer.error ?? `The server answered ${request.status}.`);
+      showError(last.error ?? `The server failed with status ${sending.status}.`);
     }
   });
-  request.addEventListener("error", () => fail("The connection was lost before the answer: try again."));
-  request.addEventListener("abort", () => say("Cancelled."));
-  request.addEventListener("loadend", () => {
-    if (upload === request) {
+  sending.addEventListener("error", () => showError("The connection was lost before the results came: try again."));
+  sending.addEventListener("abort", () => setStatus("Cancelled."));
+  sending.addEventListener("loadend", () => {
+    if (upload === sending) {
       upload = null;
       byId("working").hidden = true;
     }
   });
-  request.send(file);
+  sending.send(file);
 }
 
 function megabytes(bytes) { return `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`; }
@@ -309,19 +310,21 @@ function megabytes(bytes) { return `${(bytes / 1e6).toLocaleString("en", { maxim
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  search(typed());
+  search(enteredQuery());
 });
-// More of what is shown, whatever stands in the box by now.
-byId("more").addEventListener("click", () => search(asked, Math.min(asked.k + PAGE_SIZE, about.max_results)));
+// More results of the shown query, not of the text that is in the box now.
+byId("more").addEventListener("click", () => {
+  search(shownQuery, Math.min(shownQuery.k + PAGE_SIZE, about.max_results));
+});
 byId("upload").addEventListener("submit", (event) => {
   event.preventDefault();
-  lookAt(byId("file").files[0]);
+  searchByVideo(byId("file").files[0]);
 });
 byId("cancel").addEventListener("click", () => upload?.abort());
 
 try {
-  about = await ask("about");
-  byId("about").textContent = `${count(about.clips, "clip")}, ranked by ${about.model}`;
+  about = await request("about");
+  byId("about").textContent = `${about.clips.toLocaleString("en")} ${about.clips === 1 ? "entry" : "entries"}, ranked by ${about.model}`;
   byId("limit").textContent = megabytes(about.max_upload_bytes);
   byId("want").hidden = !about.captions;
   byId("path-help").hidden = about.is_public;
@@ -331,7 +334,7 @@ try {
     button.textContent = example;
     button.addEventListener("click", () => {
       byId("text").value = example;
-      search(typed());
+      search(enteredQuery());
     });
     byId("examples").append(button);
   }
@@ -339,7 +342,7 @@ try {
   byId("text").value = address.get("text") ?? "";
   byId("where").value = address.get("where") ?? "";
   byId("more-options").open = address.has("where");
-  if (address.has("text")) search(typed());
+  if (address.has("text")) search(enteredQuery());
 } catch (error) {
-  fail(error.message);
+  showError(error.message);
 }
