@@ -141,7 +141,7 @@ def test_the_protocol_stands_beside_the_results(records, model):
     text = make_model_card(records, model, "org/name").text
     assert "24 queries, 6 of 7 videos; captions are cut at 77 tokens." in text
     assert "left out with their captions: 1." in text
-    assert "gets the mean rank under random order of the tied videos" in text
+    assert "gets the mean rank of the tied results under random order" in text
     assert "95 % interval over the choice of test videos (1,000 bootstrap samples, seed 0)" in text
     assert "Two thirds of the test videos are near-twins" in text
     for ties, words in (("optimistic", "the best rank of the tied"), ("pessimistic", "the worst rank of the tied")):

@@ -28,9 +28,9 @@ IDEAS = {
     "single_tower": "Each sentence takes part in pooling the tokens of each video (`single_tower`).",
 }
 TIES = {
-    "expected": "the mean rank under random order of the tied videos",
-    "optimistic": "the best rank of the tied videos",
-    "pessimistic": "the worst rank of the tied videos",
+    "expected": "the mean rank of the tied results under random order",
+    "optimistic": "the best rank of the tied results",
+    "pessimistic": "the worst rank of the tied results",
 }
 PYTHON = """\
 import torch
@@ -259,7 +259,7 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
         "split": test.split,
         "counts": counts,
         "tables": tables,
-        "ties": f"A correct video that shares its score with other videos gets {TIES[test.ties]}.",
+        "ties": f"A correct result that shares its score with other results gets {TIES[test.ties]}.",
         "intervals": intervals,
         "protocol": [part for part in re.split(r"\n\s*\n(?:- )?|(?:^|\n)- ", test.protocol) if part.strip()],
         "conditions": f"{test.device} in {test.dtype} with {versions}, {test.date}",
