@@ -603,7 +603,7 @@ class _Handler(BaseHTTPRequestHandler):
         if is_cut and request.method != "GET":
             self.rfile.read(min(fault.after_bytes, int(headers.get("content-length", 0))))
             return self._hang_up()
-        request.body = self._read_body(headers)
+        request.body = self.rfile.read(int(headers.get("content-length", 0)))
         reply = fault.reply if fault and fault.reply else hub.answer(request)
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         kind = "application/octet-stream" if isinstance(reply.body, bytes) else "application/json"
@@ -619,16 +619,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
-
-    def _read_body(self, headers: dict[str, str]) -> bytes:
-        if headers.get("transfer-encoding") != "chunked":
-            return self.rfile.read(int(headers.get("content-length", 0)))
-        chunks = []
-        while size := int(self.rfile.readline(), 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -47,7 +47,7 @@ NUM_WARMUP_RUNS = 3
 
 
 class CollectedFiles(NamedTuple):
-    """Files of a repository (path in the repository -> content), and notes on files that are left out or replaced."""
+    """Files of a repository by path, and notes on the files of a model folder that are left out or replaced."""
 
     files: dict[str, Content]
     notes: list[str]
