@@ -1,8 +1,8 @@
-"""Hold the files that travel to the Hub with a model to the rules that transformers has for its own model files.
+"""Check the exported files with the rules of transformers for its own model files.
 
     python hub_scripts/lint_exported_files.py
 
-Runs transformers-mlinter over `modeling_pig/*_pig.py`; the rules that we leave aside, and why, stand in EXCEPTIONS.
+Runs transformers-mlinter over `modeling_pig/*_pig.py`. `EXCEPTIONS` lists the rules that do not apply, with reasons.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 
 
 EXCEPTIONS = {
-    "TRF041": "a branch on a configuration names the checkpoints that take it: none of ours is published yet",
-    "TRF057": "@auto_docstring fills in from transformers' own tables; our docstrings give the shapes by hand",
+    "TRF041": "branches on a configuration must name checkpoints that take them, but no checkpoint is published yet",
+    "TRF057": "@auto_docstring inserts text from transformers' tables, but our docstrings give the shapes themselves",
 }
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         print(f"{finding['path']}:{finding['line']}: {finding['message']}")
     stale = EXCEPTIONS.keys() - {finding["rule"] for finding in findings}
     if stale:
-        print(f"EXCEPTIONS no longer needed: {', '.join(sorted(stale))}")
+        print(f"remove from EXCEPTIONS, no file breaks them: {', '.join(sorted(stale))}")
     sys.exit(1 if broken or stale else 0)
 
 

@@ -23,7 +23,8 @@ from .repository import PushOptions, check_target, one_line_errors, print_files,
 
 SHARD_BYTES = 500_000_000  # bytes of videos per Parquet file
 NUM_LISTED = 20  # missing videos that the card names
-OWNED = ["data/*-?????-of-?????.parquet"]  # see [`push`]
+# Patterns of the paths that only pushes of this kind write, see [`push`].
+OWNED = ["data/*-?????-of-?????.parquet"]
 COLUMNS = {
     "video_id": "id of the video in the annotations",
     "video": "path of the video file, relative to the folder of the videos; empty if the video is missing",

@@ -37,7 +37,7 @@ from .run_records import RunRecords, dump_record, read_run
 
 PACKAGE = Path(modeling_pig.__file__).parent
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-# See [`push`].
+# Patterns of the paths that only pushes of this kind write, see [`push`].
 OWNED = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_pig.py", "recipe.yaml"]
 OWNED += ["environment.json", "metrics.jsonl", "test.json", "efficiency.json", ".eval_results/pig_*.yaml"]
 OWNED += [*FIGURES, *SENTENCE_TRANSFORMERS_FILES]

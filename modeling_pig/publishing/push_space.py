@@ -38,7 +38,7 @@ CODE_SUFFIXES = {".py", ".html", ".css", ".js"}
 EXTRAS = ("search", "app")
 PORT = 7860
 FILES_PER_BATCH = 1000  # files whose entries are in memory
-# See [`push`].
+# Patterns of the paths that only pushes of this kind write, see [`push`].
 OWNED = ["index.parquet", "model/*", "modeling_pig/*", "modeling_pig/*/*", *("videos" + "/*" * n for n in range(1, 9))]
 
 

@@ -1,6 +1,6 @@
 """Push files to a repository on the Hub in one commit, and explain errors of the Hub in one line.
 
-The token is the one of `huggingface_hub` (`hf auth login`, or `HF_TOKEN`). No output and no error shows it.
+The token is the token of `huggingface_hub` (`hf auth login`, or `HF_TOKEN`). It is never printed.
 """
 
 import hashlib
