@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -112,3 +113,39 @@ def shape_videos(tmp_path_factory) -> list[Path]:
     for index, path in enumerate(paths):
         write_video(make_scene("train", index), path)
     return paths
+
+
+@pytest.fixture
+def video_folder(shape_videos, tmp_path) -> Path:
+    """A folder of five videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in shape_videos:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def pig(tmp_path, monkeypatch):
+    """Run a `pig` command in a temporary folder; return exit status, standard output and standard error."""
+    from typer.testing import CliRunner
+
+    from modeling_pig.cli import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def index(pig, video_folder, model_folder) -> str:
+    """An index of the five videos."""
+    status, _, error = pig("index", video_folder, "--model", model_folder, "--index", "v.lance")
+    assert status == 0, error
+    return "v.lance"

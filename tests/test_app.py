@@ -1,4 +1,4 @@
-"""The app's server over real connections: searching, serving, explaining, uploading, and who and what it refuses."""
+"""The server of the app over real connections: search, videos, explanations, uploads, and rejected requests."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ from modeling_pig.stores.conditions import FIELDS
 from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.visualization.tokens import explain_video
 
-from .cli_helpers import assert_one_line_error, pig  # noqa: F401 - a fixture
+from .cli_helpers import assert_one_line_error
 
 
 CAPTIONS = ["a red circle moves left", "a blue star spins", "a small green square", "a ring <b>moves</b> up", "a star"]
@@ -47,7 +47,7 @@ HOSTILE_NAME = '<img src=x onerror=alert(1)>&amp;".mp4'
 
 
 def make_index(uri, model_folder: str, segments: list[VideoSegment], duration: float = 2.0) -> VideoIndex:
-    """An index of whole files and windows of files."""
+    """Build an index of whole files and segments of files."""
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     info = IndexInfo(model_folder, model_fingerprint(model_folder), model.config.projection_dim)
     index = VideoIndex(uri, info)
@@ -61,7 +61,7 @@ def make_index(uri, model_folder: str, segments: list[VideoSegment], duration: f
 
 
 class Client:
-    """Asks a server on the loopback, which may be one in this process."""
+    """Client of a server on this machine, in this process or another one."""
 
     def __init__(self, port: int, server: AppServer | None = None):
         self.port = port
@@ -109,7 +109,7 @@ def running(service: SearchService, **options) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def videos(shape_videos, tmp_path_factory) -> list[Path]:
-    """The five videos, one of them by a name that is markup."""
+    """The five videos; the name of the first is HTML."""
     folder = tmp_path_factory.mktemp("app videos")
     names = [HOSTILE_NAME, *(path.name for path in shape_videos[1:])]
     for path, name in zip(shape_videos, names, strict=True):
@@ -134,7 +134,7 @@ def client(service) -> Iterator[Client]:
 
 @pytest.fixture
 def temporary_folder(tmp_path, monkeypatch) -> Path:
-    """Where temporary files go, to see that none stays."""
+    """Folder for temporary files, to check that all are removed."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -142,12 +142,12 @@ def temporary_folder(tmp_path, monkeypatch) -> Path:
 
 
 def open_without_name(folder: Path) -> list[str]:
-    """Files in a folder that this process has open, though no name leads to them."""
+    """Return the files of a folder that this process has open, also those without a name."""
     links = []
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        except OSError:  # the one of the listing itself
+        except OSError:  # the descriptor of the listing is closed
             pass
     return [link for link in links if link.startswith(str(folder))]
 
@@ -155,7 +155,7 @@ def open_without_name(folder: Path) -> list[str]:
 # --- the page
 
 
-def test_the_page_asks_no_other_site(client):
+def test_the_page_requests_no_other_site(client):
     for path, kind in (("/", "html"), ("/style.css", "css"), ("/script.js", "javascript")):
         answer = client.ask(path)
         assert answer.status == 200 and kind in answer.headers["Content-Type"]
@@ -166,7 +166,7 @@ def test_the_page_asks_no_other_site(client):
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_what_the_page_is_told(client, model_folder):
+def test_about(client, model_folder):
     about = client.json("/about")
     assert about["clips"] == 6 and about["captions"] == len(CAPTIONS) and about["max_upload_bytes"] == 200_000_000
     assert about["model"] == "/".join(Path(model_folder).parts[-2:])
@@ -181,24 +181,24 @@ def test_the_page_names_every_field_of_a_filter(client):
 # --- searching
 
 
-def test_it_finds_what_the_searcher_finds(client, service, videos):
+def test_results_are_those_of_the_searcher(client, service, videos):
     found = client.search(k=3)
     expected = service.searcher.search("a red circle", k=3, group=True)
-    assert [(clip["rank"], clip["name"], clip["start"], clip["end"]) for clip in found] == [
+    assert [(result["rank"], result["name"], result["start"], result["end"]) for result in found] == [
         (result.rank, Path(result.path).name, result.start, result.end) for result in expected
     ]
-    assert [clip["score"] for clip in found] == pytest.approx([result.score for result in expected])
-    assert {clip["folder"] for clip in found} == {str(videos[0].parent)}
+    assert [result["score"] for result in found] == pytest.approx([result.score for result in expected])
+    assert {result["folder"] for result in found} == {str(videos[0].parent)}
     everything = client.search(k=96)
-    assert len(everything) == 5 and len({clip["id"] for clip in everything}) == 5
-    (in_windows,) = [clip for clip in everything if clip["name"] == videos[4].name]
-    (other,) = in_windows["others"]
-    assert {(clip["start"], clip["end"]) for clip in (in_windows, other)} == {(0.0, 1.0), (1.0, 2.0)}
-    assert in_windows["id"] != other["id"]
+    assert len(everything) == 5 and len({result["id"] for result in everything}) == 5
+    (in_segments,) = [result for result in everything if result["name"] == videos[4].name]
+    (other,) = in_segments["others"]
+    assert {(result["start"], result["end"]) for result in (in_segments, other)} == {(0.0, 1.0), (1.0, 2.0)}
+    assert in_segments["id"] != other["id"]
 
 
 def test_a_filter(client, videos):
-    assert [clip["name"] for clip in client.search(where="name like '<img%'")] == [HOSTILE_NAME]
+    assert [result["name"] for result in client.search(where="name like '<img%'")] == [HOSTILE_NAME]
     assert len(client.search(where="end is null")) == 4
 
 
@@ -219,7 +219,7 @@ def test_a_filter(client, videos):
         ({"k": "²"}, "from 1 to 96"),
     ],
 )
-def test_a_search_that_is_none(client, parameters, part):
+def test_invalid_searches(client, parameters, part):
     assert part in client.json("/search", 400, **{"text": "a star", **parameters})["error"]
 
 
@@ -227,13 +227,14 @@ def test_a_search_that_is_none(client, parameters, part):
 
 
 @pytest.fixture(scope="module")
-def clip(client, videos) -> tuple[str, bytes]:
+def served_video(client, videos) -> tuple[str, bytes]:
+    """Request path of a video, and its content."""
     (found,) = client.search(where=f"name = '{videos[1].name}'")
     return f"/video/{found['id']}", videos[1].read_bytes()
 
 
-def test_a_video_whole_and_in_parts(client, clip, monkeypatch):
-    path, content = clip
+def test_a_video_and_its_byte_ranges(client, served_video, monkeypatch):
+    path, content = served_video
     answer = client.ask(path)
     assert (answer.status, answer.body) == (200, content)
     assert answer.headers["Content-Type"] == "video/mp4" and answer.headers["Accept-Ranges"] == "bytes"
@@ -255,7 +256,7 @@ def test_a_video_whole_and_in_parts(client, clip, monkeypatch):
     assert answer.headers["Content-Range"] == f"bytes 10-73/{len(content)}"
 
 
-def test_nothing_but_videos_of_the_index(client, videos, tmp_path):
+def test_only_videos_of_the_index_are_served(client, videos, tmp_path):
     outside = tmp_path / "secret.mp4"
     outside.write_bytes(b"secret")
     addresses = [str(outside), str(videos[0]), "/etc/passwd", "page.html", "server.py", "a" * 32, "", "%00", "💥"]
@@ -270,18 +271,18 @@ def test_nothing_but_videos_of_the_index(client, videos, tmp_path):
     assert client.ask("/video/x", "POST").status == 405
 
 
-def test_a_video_that_left_the_index_or_the_disk(model_folder, shape_videos, tmp_path, monkeypatch):
+def test_a_video_that_was_deleted_from_the_index_or_the_disk(model_folder, shape_videos, tmp_path, monkeypatch):
     paths = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4")]
     for path, source in zip(paths, shape_videos, strict=False):
         path.write_bytes(source.read_bytes())
     index = make_index(tmp_path / "v.lance", model_folder, [VideoSegment(str(path)) for path in paths])
     with running(SearchService(VideoSearcher.from_pretrained(None, tmp_path / "v.lance"))) as client:
-        ids = {clip["name"]: clip["id"] for clip in client.search()}
-        assert all(client.ask(f"/video/{clip_id}").status == 200 for clip_id in ids.values())
+        ids = {result["name"]: result["id"] for result in client.search()}
+        assert all(client.ask(f"/video/{video_id}").status == 200 for video_id in ids.values())
         index.delete([str(paths[0])])
         paths[1].unlink()
         paths[2].unlink()
-        os.mkfifo(paths[2])  # a server that opens it waits for ever
+        os.mkfifo(paths[2])  # a server that opens it would wait forever
         monkeypatch.setattr(app_server, "TRUSTED_FOR", -1)
         for path, reason in zip(
             paths, ("no longer in the index", "no longer exists", "no longer exists"), strict=True
@@ -292,7 +293,7 @@ def test_a_video_that_left_the_index_or_the_disk(model_folder, shape_videos, tmp
         assert "no such file" in client.json("/why", 400, id=ids["b.mp4"], text="a star")["error"].lower()
 
 
-def test_ids_are_forgotten_in_time(service, monkeypatch):
+def test_old_ids_are_forgotten(service, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_KNOWN", 3)
     with running(service) as client:
         (first,) = client.search(where="name = 'video_1.mp4'")
@@ -301,28 +302,28 @@ def test_ids_are_forgotten_in_time(service, monkeypatch):
         assert client.ask(f"/video/{first['id']}").status == 200
         newer += client.search(where="name like '<img%'")
         assert client.ask(f"/video/{first['id']}").status == 404
-        assert [client.ask(f"/video/{clip['id']}").status for clip in newer] == [200] * 3
+        assert [client.ask(f"/video/{result['id']}").status for result in newer] == [200] * 3
 
 
-def test_the_index_is_not_asked_for_each_part(client, service, monkeypatch):
-    asked = []
-    monkeypatch.setattr(service, "holds", lambda path: asked.append(path) or True)
+def test_byte_ranges_do_not_look_up_the_index(client, service, monkeypatch):
+    lookups = []
+    monkeypatch.setattr(service, "holds", lambda path: lookups.append(path) or True)
     (found,) = client.search(where="name = 'video_1.mp4'")
     path = f"/video/{found['id']}"
     for first in range(0, 300, 100):
         assert client.ask(path, Range=f"bytes={first}-").status == 206
-    assert not asked
+    assert not lookups
     monkeypatch.setattr(app_server, "TRUSTED_FOR", -1)
-    assert client.ask(path).status == 200 and len(asked) == 1
+    assert client.ask(path).status == 200 and len(lookups) == 1
     monkeypatch.setattr(service, "holds", lambda path: False)
     assert client.ask(path).status == 404
 
 
-# --- who may ask
+# --- access
 
 
-def test_names_of_this_machine_only(client, clip):
-    path, _ = clip
+def test_other_host_names_are_rejected(client, served_video):
+    path, _ = served_video
     port = client.port
     for host in (f"127.0.0.1:{port}", "localhost", "LOCALHOST:8000", f"[::1]:{port}"):
         assert client.ask(path, Host=host).status == 200
@@ -331,7 +332,7 @@ def test_names_of_this_machine_only(client, clip):
         assert answer.status == 421 and "--allow-host" in json.loads(answer.body)["error"]
 
 
-def test_pages_of_other_sites_may_not_ask(client, shape_videos):
+def test_requests_from_other_sites_are_rejected(client, shape_videos):
     assert client.ask("/about", Origin=f"http://127.0.0.1:{client.port}").status == 200
     content = shape_videos[0].read_bytes()
     other_ports = [f"http://{name}:{client.port % 65535 + 1}" for name in ("localhost", "127.0.0.1", "[::1]")]
@@ -349,7 +350,7 @@ def test_a_public_server(service, videos):
         assert client.ask("/about", Host="10.0.0.1", Origin="https://videos.example").status == 200
         assert client.ask("/about", Host="10.0.0.1", Origin="http://10.0.0.2").status == 403
         assert "frame-ancestors https://a.example" in client.ask("/").headers["Content-Security-Policy"]
-        assert {clip["folder"] for clip in client.search()} == {""}
+        assert {result["folder"] for result in client.search()} == {""}
         assert str(videos[0].parent) not in client.ask("/search?text=a").body.decode()
         for where in ("path like '/%'", "not (duration < 1 or path in ('a', 'b'))", "PATH is null"):
             assert "filter by name" in client.json("/search", 400, text="a star", where=where)["error"]
@@ -357,16 +358,16 @@ def test_a_public_server(service, videos):
         assert len(client.search(where="name like 'path%' or name like 'video%'")) == 4
 
 
-def test_ids_tell_nothing_of_the_path(client, service):
-    """Who guesses a path cannot find out by its id that it is right: another process gives it another one."""
+def test_ids_do_not_reveal_the_path(client, service):
+    """Ids differ between servers: a client cannot check a guessed path by computing its id."""
     with running(service) as other:
-        assert not {clip["id"] for clip in client.search()} & {clip["id"] for clip in other.search()}
+        assert not {result["id"] for result in client.search()} & {result["id"] for result in other.search()}
 
 
-# --- why?
+# --- explanations
 
 
-def test_why_a_clip_was_found(client, service, videos, model_folder, temporary_folder):
+def test_explanation_of_a_file(client, service, videos, model_folder, temporary_folder):
     (found,) = client.search(where=f"name = '{videos[1].name}'")
     answer = client.json("/why", id=found["id"], text="a red circle moves left")
     kind, _, data = answer["picture"].partition(",")
@@ -385,12 +386,12 @@ def test_why_a_clip_was_found(client, service, videos, model_folder, temporary_f
     assert "empty" in client.json("/why", 400, id=found["id"], text="")["error"]
 
 
-def test_why_a_window_was_found(client, videos):
-    """It is the window that is explained: its score is the one that it was found with."""
+def test_explanation_of_a_segment(client, videos):
+    """Only the segment is explained: the explanation has the score of the result."""
     (first,) = client.search(where=f"name = '{videos[4].name}'", text="a star")
-    for window in (first, *first["others"]):
-        answer = client.json("/why", id=window["id"], text="a star")
-        assert answer["score"] == pytest.approx(window["score"], abs=2e-3)  # it is stored in half precision
+    for segment in (first, *first["others"]):
+        answer = client.json("/why", id=segment["id"], text="a star")
+        assert answer["score"] == pytest.approx(segment["score"], abs=2e-3)  # the index stores half precision
     assert first["score"] != pytest.approx(first["others"][0]["score"], abs=1e-6)
 
 
@@ -407,11 +408,11 @@ def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
 
 
 def test_too_many_explanations(service, monkeypatch):
-    """Those that wait leave threads to everything else."""
+    """Waiting explanations leave threads for other requests."""
     monkeypatch.setattr(app_server, "MAX_EXPLANATIONS", 2)
     with running(service) as client, ThreadPoolExecutor(3) as pool:
         address = f"/why?{urlencode({'id': client.search()[0]['id'], 'text': 'a star'})}"
-        with service._encoding:  # held as an upload holds it
+        with service._encoding:  # as while an upload is encoded
             waiting = [pool.submit(client.ask, address) for _ in range(3)]
             done, waiting = wait(waiting, 120, FIRST_COMPLETED)
             assert [future.result().status for future in done] == [503]
@@ -436,16 +437,16 @@ def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_p
 def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
     *stages, last = client.upload(videos[2].read_bytes(), k=3)
     assert {"stage": "Encoding the video"} in stages
-    assert [clip["name"] for clip in last["results"]][0] == videos[2].name and len(last["results"]) == 3
+    assert [result["name"] for result in last["results"]][0] == videos[2].name and len(last["results"]) == 3
     assert last["results"][0]["score"] == pytest.approx(1, abs=1e-3)
     found = client.upload(videos[2].read_bytes(), where="name like '<img%'")[-1]["results"]
-    assert [clip["name"] for clip in found] == [HOSTILE_NAME]
+    assert [result["name"] for result in found] == [HOSTILE_NAME]
     answer = client.ask("/upload?where=no+filter", "POST", videos[2].read_bytes())
     assert answer.status == 400 and "column" in json.loads(answer.body)["error"]
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_sentences_that_fit_an_uploaded_video(client, videos, model_folder):
+def test_captions_that_fit_an_uploaded_video(client, videos, model_folder):
     captions = client.upload(videos[3].read_bytes(), want="captions", k=4)[-1]["captions"]
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     scores = [explain_video(model, processor, videos[3], caption).score for caption in CAPTIONS]
@@ -454,19 +455,19 @@ def test_sentences_that_fit_an_uploaded_video(client, videos, model_folder):
     assert [caption["score"] for caption in captions] == pytest.approx([scores[n] for n in best], abs=1e-5)
 
 
-def test_no_sentences_to_choose_from(client, service, videos, monkeypatch):
+def test_an_app_without_captions(client, service, videos, monkeypatch):
     monkeypatch.setattr(service, "captions", [])
     assert "--captions" in client.upload(videos[0].read_bytes(), want="captions")[-1]["error"]
 
 
-def test_windows_of_a_long_upload(service, videos, monkeypatch):
+def test_segments_of_a_long_upload(service, videos, monkeypatch):
     segmentation = UploadSegmentation()
     for duration in (None, 10.0, 61.0, 1919.0):
         assert segmentation.split(duration) == Segmentation().split(duration)
     for duration in (1921.0, 7200.0, 360_000.0):
-        windows = segmentation.split(duration)
-        assert len(windows) <= 64 and windows[0][0] == 0 and windows[-1][1] == duration
-        assert all(here[1] == following[0] for here, following in zip(windows, windows[1:], strict=False))
+        spans = segmentation.split(duration)
+        assert len(spans) <= 64 and spans[0][0] == 0 and spans[-1][1] == duration
+        assert all(span[1] == following[0] for span, following in zip(spans, spans[1:], strict=False))
 
     monkeypatch.setattr(app_service, "DEFAULT_LENGTH", 0.01)
     monkeypatch.setattr(app_service, "MAX_SEGMENTS", 4)
@@ -479,7 +480,7 @@ def test_windows_of_a_long_upload(service, videos, monkeypatch):
     assert sum(seen) == 4
 
 
-def test_what_is_no_video(client, videos, temporary_folder):
+def test_uploads_that_are_not_videos(client, videos, temporary_folder):
     good = videos[0].read_bytes()
     for content in (b"junk" * 1000, good[: len(good) // 2], b"#EXTM3U\nfile:///etc/passwd\n", b"\0"):
         *_, last = client.upload(content)
@@ -491,21 +492,21 @@ def test_what_is_no_video(client, videos, temporary_folder):
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_what_is_too_large(client, videos, temporary_folder, monkeypatch):
+def test_uploads_that_are_too_large(client, videos, temporary_folder, monkeypatch):
     good = videos[0].read_bytes()
     monkeypatch.setattr(client.server, "max_upload_bytes", len(good))
     assert "results" in client.upload(good)[-1]
-    for body in (good + b"\0", iter([good, b"\0"])):  # with its length announced, and without
+    for body in (good + b"\0", iter([good, b"\0"])):  # with and without Content-Length
         answer = client.ask("/upload", "POST", body)
         assert answer.status == 413 and "at most" in json.loads(answer.body)["error"]
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_an_upload_that_breaks_off(client, videos, temporary_folder):
+def test_an_interrupted_upload(client, videos, temporary_folder):
     with socket.create_connection(("127.0.0.1", client.port)) as connection:
         connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
         wait_until(lambda: open_without_name(temporary_folder))
-        assert not list(temporary_folder.iterdir())  # not even while it is being received
+        assert not list(temporary_folder.iterdir())  # also while it is being received
     wait_until(lambda: not open_without_name(temporary_folder))
     assert "results" in client.upload(videos[0].read_bytes())[-1]
 
@@ -520,13 +521,13 @@ def test_a_full_disk(client, videos, monkeypatch):
     assert answer.status == 507 and "No space left" in json.loads(answer.body)["error"]
 
 
-def test_two_search_while_a_third_uploads(client, service, videos, monkeypatch):
-    started, go_on = threading.Event(), threading.Event()
+def test_searches_during_uploads(client, service, videos, monkeypatch):
+    started, may_load = threading.Event(), threading.Event()
     load = service._load
 
     def load_late(report):
         started.set()
-        assert go_on.wait(120)
+        assert may_load.wait(120)
         return load(report)
 
     monkeypatch.setattr(service, "_load", load_late)
@@ -537,12 +538,12 @@ def test_two_search_while_a_third_uploads(client, service, videos, monkeypatch):
         second = pool.submit(client.upload, videos[1].read_bytes())
         answers = list(pool.map(client.search, CAPTIONS * 8))
         assert not first.done() and not second.done()
-        go_on.set()
+        may_load.set()
         for upload, video in ((first, videos[0]), (second, videos[1])):
             assert upload.result()[-1]["results"][0]["name"] == video.name
         assert {"stage": "Waiting for another video"} in second.result()
     for text, answer in zip(CAPTIONS * 8, answers, strict=True):
-        assert [clip["name"] for clip in answer] == [Path(result.path).name for result in expected[text]]
+        assert [result["name"] for result in answer] == [Path(result.path).name for result in expected[text]]
 
 
 def test_too_many_uploads(service, videos, monkeypatch):
@@ -560,13 +561,13 @@ def test_too_many_uploads(service, videos, monkeypatch):
         wait_until(lambda: not refused(client.ask("/upload", "POST", b"junk")))
 
 
-def test_who_sends_slowly_loses_the_place(service, temporary_folder, monkeypatch):
+def test_a_slow_upload_is_rejected(service, temporary_folder, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_UPLOADS", 1)
     monkeypatch.setattr(app_server, "MAX_RECEIVING", 0.05)
     with running(service) as client:
         with socket.create_connection(("127.0.0.1", client.port), timeout=120) as connection:
             connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\njunk")
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server hangs up
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes the connection
         assert b" 408 " in answer.splitlines()[0] and b"took longer than" in answer
         monkeypatch.setattr(app_server, "MAX_RECEIVING", 600)
         assert client.ask("/upload", "POST", b"junk").status == 200
@@ -580,7 +581,7 @@ def refused(answer):
 @pytest.mark.parametrize(
     "fault", [RuntimeError("a secret of the server"), ImportError("cannot import a secret", name="transformers")]
 )
-def test_a_fault_of_ours_is_not_shown(client, service, videos, monkeypatch, fault):
+def test_internal_errors_are_not_shown(client, service, videos, monkeypatch, fault):
     def fail(*arguments, **options):
         raise fault
 
@@ -590,8 +591,8 @@ def test_a_fault_of_ours_is_not_shown(client, service, videos, monkeypatch, faul
     assert client.upload(videos[0].read_bytes())[-1] == {"error": app_server.INTERNAL}
 
 
-def test_places_of_the_server_are_not_told(client, service, videos, tmp_path, monkeypatch, caplog):
-    clip = client.search()[0]["id"]
+def test_paths_of_the_server_are_not_shown(client, service, videos, tmp_path, monkeypatch, caplog):
+    result_id = client.search()[0]["id"]
 
     def fail(*arguments, **options):
         raise OSError("The index /home/ada/v.lance cannot be searched")
@@ -600,7 +601,7 @@ def test_places_of_the_server_are_not_told(client, service, videos, tmp_path, mo
     monkeypatch.setattr(service.searcher, "name", str(tmp_path / "moved"))
     monkeypatch.setattr(service, "_whole", None)
     assert client.json("/search", 500, text="a star") == {"error": app_server.UNREADABLE}
-    assert client.json("/why", 500, text="a star", id=clip) == {"error": app_server.UNREADABLE}
+    assert client.json("/why", 500, text="a star", id=result_id) == {"error": app_server.UNREADABLE}
     assert client.upload(videos[0].read_bytes())[-1] == {"error": app_server.UNREADABLE}
     assert "/home/ada/v.lance" in caplog.text and str(tmp_path / "moved") in caplog.text
 
@@ -618,7 +619,7 @@ def wait_until(is_so, seconds: float = 120.0):
 
 @contextmanager
 def pig_app(*arguments, **environment: str) -> Iterator[tuple[subprocess.Popen, Client]]:
-    """`pig app` in a process of its own, on a free port."""
+    """Run `pig app` in a separate process on a free port."""
     command = [sys.executable, "-m", "modeling_pig.cli", "app", "--port", "0", *map(str, arguments)]
     process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
     try:
@@ -630,7 +631,7 @@ def pig_app(*arguments, **environment: str) -> Iterator[tuple[subprocess.Popen, 
         process.stdout.close()
 
 
-def test_the_command_ends_without_a_trace(service, videos, tmp_path):
+def test_a_stopped_app_leaves_no_files(service, videos, tmp_path):
     index = service.searcher.indexes[0].uri
     for end, status in ((signal.SIGINT, None), (signal.SIGKILL, -signal.SIGKILL)):
         with pig_app("--index", index, TMPDIR=str(tmp_path)) as (process, client):
@@ -651,7 +652,7 @@ def test_the_command_ends_without_a_trace(service, videos, tmp_path):
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_errors_of_the_command(pig, service, tmp_path, free_port):  # noqa: F811 - the fixture
+def test_errors_of_the_command(pig, service, tmp_path, free_port):
     index = service.searcher.indexes[0].uri
     assert_one_line_error(pig("app", "--index", "nothing.lance", "--port", 0), "nothing.lance")
     assert_one_line_error(pig("app", "--index", index, "--captions", "nothing.txt", "--port", 0), "nothing.txt")
@@ -661,9 +662,9 @@ def test_errors_of_the_command(pig, service, tmp_path, free_port):  # noqa: F811
         num_open = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match="choose another") as caught:
             bind("127.0.0.1", free_port)
-        assert len(os.listdir("/proc/self/fd")) == num_open, caught  # which keeps what is not closed
+        assert len(os.listdir("/proc/self/fd")) == num_open, caught  # `caught` would keep an open socket alive
 
 
-def test_a_warning_where_others_can_ask(service):
+def test_addresses_that_other_machines_can_reach(service):
     with bind("0.0.0.0", 0) as everywhere, bind("127.0.0.1", 0) as here, bind("localhost", 0) as by_name:
         assert [app_server.is_loopback(listener) for listener in (everywhere, here, by_name)] == [False, True, True]

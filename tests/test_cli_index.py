@@ -1,5 +1,4 @@
 """`pig index`, `list`, `delete`, `export` and `import`: output and errors that a user sees."""
-# ruff: noqa: F811 - fixtures are arguments of the same name
 
 import csv
 import json
@@ -15,7 +14,7 @@ import pytest
 
 from modeling_pig import PigConfig, PigForRetrieval, VideoIndex
 
-from .cli_helpers import assert_one_line_error, folder, index, pig  # noqa: F401 - fixtures
+from .cli_helpers import assert_one_line_error
 
 
 HOLDS_FIVE = "v.lance holds 5 entries of 5 videos; search: exact\n"
@@ -33,11 +32,11 @@ def stored_embeddings(index: str) -> dict[str, list[np.ndarray]]:
 
 
 @pytest.fixture
-def index_folder(pig, folder, model_folder):
+def index_folder(pig, video_folder, model_folder):
     """Run `pig index` on the five videos and the index v.lance, with further options."""
 
     def run(*options) -> tuple[int, str, str]:
-        return pig("index", folder, "--model", model_folder, "--index", "v.lance", *options)
+        return pig("index", video_folder, "--model", model_folder, "--index", "v.lance", *options)
 
     return run
 
@@ -51,12 +50,12 @@ def test_output_of_indexing(index_folder):
     assert "5/5" in error and "0 failed" in error  # the progress bar
 
 
-def test_only_new_and_changed_files_are_encoded(index_folder, index, folder):
-    names = sorted(path.name for path in folder.iterdir())
+def test_only_new_and_changed_files_are_encoded(index_folder, index, video_folder):
+    names = sorted(path.name for path in video_folder.iterdir())
     before = stored_embeddings(index)
-    shutil.copy(folder / names[0], folder / names[1])  # other content
-    shutil.copy(folder / names[0], folder / "new.mp4")
-    (folder / names[2]).rename(folder.parent / "elsewhere.mp4")
+    shutil.copy(video_folder / names[0], video_folder / names[1])  # other content
+    shutil.copy(video_folder / names[0], video_folder / "new.mp4")
+    (video_folder / names[2]).rename(video_folder.parent / "elsewhere.mp4")
     status, output, _ = index_folder()
     assert (status, output.splitlines(keepends=True)) == (
         0,
@@ -69,14 +68,14 @@ def test_only_new_and_changed_files_are_encoded(index_folder, index, folder):
     after = stored_embeddings(index)
     for number, path in enumerate(before):
         assert np.allclose(before[path], after[path], atol=1e-3) == (number != 1)
-    assert np.allclose(after[str(folder / names[1])], after[str(folder / "new.mp4")], atol=1e-3)
+    assert np.allclose(after[str(video_folder / names[1])], after[str(video_folder / "new.mp4")], atol=1e-3)
 
     assert index_folder("--prune")[1].startswith(summary(unchanged=5, removed=1))
-    assert str(folder / names[2]) not in stored_embeddings(index)
+    assert str(video_folder / names[2]) not in stored_embeddings(index)
     assert index_folder()[1] == summary(unchanged=5) + HOLDS_FIVE
 
 
-def test_prune_keeps_files_of_other_folders(pig, index, folder, model_folder, shape_videos, tmp_path):
+def test_prune_keeps_files_of_other_folders(pig, index, video_folder, model_folder, shape_videos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(shape_videos[0], other)
@@ -84,10 +83,10 @@ def test_prune_keeps_files_of_other_folders(pig, index, folder, model_folder, sh
     assert status == 0 and output.endswith("holds 6 entries of 6 videos; search: exact\n")
 
 
-def test_several_folders_and_globs(pig, folder, model_folder, tmp_path):
+def test_several_folders_and_globs(pig, video_folder, model_folder, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-    for number, path in enumerate(sorted(folder.iterdir())):
+    for number, path in enumerate(sorted(video_folder.iterdir())):
         path.rename(tmp_path / "abc"[number % 3] / path.name)
     status, output, _ = pig("index", "[ab]/**/*.mp4", "c", "--model", model_folder, "--index", "v.lance")
     assert status == 0 and output.startswith(summary(new=5))
@@ -106,9 +105,9 @@ def test_file_names_are_stored_unchanged(pig, model_folder, shape_videos, tmp_pa
     assert pig(*command)[1].startswith(summary(unchanged=6, removed=1))
 
 
-def test_segments_of_a_video(index_folder, folder):
+def test_segments_of_a_video(index_folder, video_folder):
     assert index_folder("--segment", 0.5, "--overlap", 0.25)[0] == 0  # the videos last 2 s
-    for path in folder.iterdir():
+    for path in video_folder.iterdir():
         entries = [entry for entry, _ in VideoIndex("v.lance").get(str(path))]
         assert [(entry.start, entry.end) for entry in entries] == [(n / 4, n / 4 + 0.5) for n in range(7)]
         assert {entry.duration for entry in entries} == {2.0}
@@ -126,8 +125,8 @@ def test_export_and_import(pig, index):
     assert before.keys() == after.keys() and all(np.array_equal(before[path], after[path]) for path in before)
 
 
-def test_list(pig, index, folder, model_folder):
-    paths = sorted(str(path) for path in folder.iterdir())
+def test_list(pig, index, video_folder, model_folder):
+    paths = sorted(str(path) for path in video_folder.iterdir())
     status, output, _ = pig("list", "--index", index)
     head, *rows, model, holds = output.splitlines(keepends=True)
     assert (status, head, holds) == (0, "entries  file\n", HOLDS_FIVE)
@@ -141,14 +140,14 @@ def test_list(pig, index, folder, model_folder):
         assert file == {"path": file["path"], "entries": 1, "size": size, "modified": modified}
 
 
-def test_delete(pig, index, folder, tmp_path):
-    first, second, *kept = sorted(path.name for path in folder.iterdir())
-    (folder / first).unlink()  # the entries of a deleted file can be deleted, too
-    (tmp_path / "link").symlink_to(folder)
-    status, output, error = pig("delete", folder / first, "link/" + second, "--index", index)
+def test_delete(pig, index, video_folder, tmp_path):
+    first, second, *kept = sorted(path.name for path in video_folder.iterdir())
+    (video_folder / first).unlink()  # the entries of a deleted file can be deleted, too
+    (tmp_path / "link").symlink_to(video_folder)
+    status, output, error = pig("delete", video_folder / first, "link/" + second, "--index", index)
     assert (status, error) == (0, "")
     assert output == "deleted 2 entries of 2 files\nv.lance holds 3 entries of 3 videos; search: exact\n"
-    assert sorted(stored_embeddings(index)) == [str(folder / name) for name in kept]
+    assert sorted(stored_embeddings(index)) == [str(video_folder / name) for name in kept]
 
     status, output, error = pig("delete", "videos/" + kept[0], "none.mp4", "--index", index)
     assert (status, output.splitlines()[0]) == (3, "deleted 1 entries of 1 files")
@@ -160,13 +159,13 @@ def test_delete(pig, index, folder, tmp_path):
 # failed files
 
 
-def test_broken_files_are_listed_and_skipped(index_folder, folder, tmp_path):
-    (folder / "junk.mp4").write_bytes(b"junk" * 100)
-    (folder / "empty.mp4").touch()
-    (folder / "folder.mp4").mkdir()
-    (folder / "nowhere.mp4").symlink_to("missing.mp4")
-    odd = os.fsencode(folder) + b"/\xff\n.mp4"
-    shutil.copy(next(folder.glob("video*")), odd)
+def test_broken_files_are_listed_and_skipped(index_folder, video_folder, tmp_path):
+    (video_folder / "junk.mp4").write_bytes(b"junk" * 100)
+    (video_folder / "empty.mp4").touch()
+    (video_folder / "folder.mp4").mkdir()
+    (video_folder / "nowhere.mp4").symlink_to("missing.mp4")
+    odd = os.fsencode(video_folder) + b"/\xff\n.mp4"
+    shutil.copy(next(video_folder.glob("video*")), odd)
     status, output, error = index_folder("--report", "failed.csv")
     assert (status, output.splitlines(keepends=True)[0]) == (3, summary(new=5, failed=5))
     lines = [line for line in error.splitlines() if line.startswith("failed: ")]
@@ -180,25 +179,25 @@ def test_broken_files_are_listed_and_skipped(index_folder, folder, tmp_path):
     assert all(row["reason"] for row in rows)
 
     for name in names[:4]:
-        path = folder / name
+        path = video_folder / name
         path.rmdir() if path.is_dir() else path.unlink()
     os.unlink(odd)
     assert index_folder("--report", "failed.csv")[:2] == (0, summary(unchanged=5) + HOLDS_FIVE)
     assert (tmp_path / "failed.csv").read_text().splitlines() == ["path,reason"]
 
 
-def test_the_screen_lists_some_failures_and_the_report_all(index_folder, folder, tmp_path):
+def test_the_screen_lists_some_failures_and_the_report_all(index_folder, video_folder, tmp_path):
     for number in range(25):
-        (folder / f"junk_{number}.mp4").touch()
+        (video_folder / f"junk_{number}.mp4").touch()
     assert index_folder()[2].splitlines()[-1] == "failed: 5 more, --report FILE.csv lists all of them"
     error = index_folder("--report", "failed.csv")[2]
     assert error.splitlines()[-1] == "failed: 5 more, see failed.csv"
     assert len((tmp_path / "failed.csv").read_text().splitlines()) == 26
 
 
-def test_file_names_cannot_control_a_terminal(pig, index_folder, folder, model_folder):
+def test_file_names_cannot_control_a_terminal(pig, index_folder, video_folder, model_folder):
     name, shown = "\x1b]0;title\x07\u202egpj.mp4", r"\x1b]0;title\x07\u202egpj.mp4"
-    (folder / name).touch()
+    (video_folder / name).touch()
     _, _, error = index_folder()
     assert f"/{shown}: the file is empty" in error and not {"\x1b", "\x07", "\u202e"} & set(error)
     result = pig("index", f"missing{name}", "--model", model_folder, "--index", "v.lance")
@@ -206,16 +205,16 @@ def test_file_names_cannot_control_a_terminal(pig, index_folder, folder, model_f
     assert not {"\x1b", "\x07", "\u202e"} & set(result[2])
 
 
-def test_prune_keeps_the_files_of_an_unmounted_disk(index_folder, folder, tmp_path):
+def test_prune_keeps_the_files_of_an_unmounted_disk(index_folder, video_folder, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    for number, path in enumerate(sorted(folder.iterdir())[:2]):
+    for number, path in enumerate(sorted(video_folder.iterdir())[:2]):
         path.rename(disk / path.name)
         if number == 0:
             path.symlink_to(disk / path.name)
     (disk / "more").mkdir()
     shutil.copy(next(disk.glob("*1.mp4")), disk / "more")
-    (folder / "more").symlink_to(disk / "more")
+    (video_folder / "more").symlink_to(disk / "more")
     assert index_folder()[1].startswith(summary(new=5))
     disk.rename(tmp_path / "elsewhere")
     for options in ([], ["--prune"]):
@@ -233,8 +232,8 @@ def test_a_folder_of_broken_files_creates_no_index(pig, model_folder, tmp_path):
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_a_video_that_breaks_stays_in_the_index(index_folder, index, folder):
-    path = next(folder.iterdir())
+def test_a_video_that_breaks_stays_in_the_index(index_folder, index, video_folder):
+    path = next(video_folder.iterdir())
     before = stored_embeddings(index)
     path.write_bytes(b"junk")
     status, output, _ = index_folder("--prune")
@@ -257,48 +256,52 @@ def test_sources_without_videos(pig, model_folder, tmp_path, name, message):
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_an_emptied_folder_does_not_empty_the_index(index_folder, index, folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
+def test_an_emptied_folder_does_not_empty_the_index(index_folder, index, video_folder):
+    shutil.rmtree(video_folder)
+    video_folder.mkdir()
     assert_one_line_error(index_folder("--prune"), "holds no videos")
     assert len(stored_embeddings(index)) == 5
 
 
-def test_a_missing_model(pig, folder, tmp_path):
+def test_a_missing_model(pig, video_folder, tmp_path):
     for name in ("runs/missing/model", "./missing", str(tmp_path / "missing")):
-        assert_one_line_error(pig("index", folder, "--model", name, "--index", "v.lance"), "no model folder", name)
+        assert_one_line_error(
+            pig("index", video_folder, "--model", name, "--index", "v.lance"), "no model folder", name
+        )
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_a_model_on_the_hub_that_cannot_be_reached(pig, folder):
-    assert_one_line_error(pig("index", folder, "--model", "org/none", "--index", "v.lance"), "org/none", "cannot be")
+def test_a_model_on_the_hub_that_cannot_be_reached(pig, video_folder):
+    assert_one_line_error(
+        pig("index", video_folder, "--model", "org/none", "--index", "v.lance"), "org/none", "cannot be"
+    )
 
 
-def test_a_folder_without_model(pig, folder):
-    result = pig("index", folder, "--model", folder, "--index", "v.lance")
+def test_a_folder_without_model(pig, video_folder):
+    result = pig("index", video_folder, "--model", video_folder, "--index", "v.lance")
     assert_one_line_error(result, "holds no model")
 
 
-def test_a_model_without_its_processor(pig, folder, model_folder, tmp_path):
+def test_a_model_without_its_processor(pig, video_folder, model_folder, tmp_path):
     PigForRetrieval.from_pretrained(model_folder).save_pretrained(tmp_path / "bare")
-    result = pig("index", folder, "--model", tmp_path / "bare", "--index", "v.lance")
+    result = pig("index", video_folder, "--model", tmp_path / "bare", "--index", "v.lance")
     assert_one_line_error(result, "no processor", "PigProcessor.save_pretrained")
     assert not (tmp_path / "v.lance").exists()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
-def test_paths_that_cannot_be_written(pig, folder, model_folder, tmp_path):
-    command = ("index", folder, "--model", model_folder)
+def test_paths_that_cannot_be_written(pig, video_folder, model_folder, tmp_path):
+    command = ("index", video_folder, "--model", model_folder)
     assert_one_line_error(pig(*command, "--index", "/proc/v.lance"), "/proc/v.lance")
     assert_one_line_error(pig(*command, "--index", "v.lance", "--report", "/proc/failed.csv"), "/proc/failed.csv")
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_a_full_disk(index_folder, index, folder, monkeypatch):
+def test_a_full_disk(index_folder, index, video_folder, monkeypatch):
     def fail(self, rows):
         raise OSError("The index v.lance cannot be written: No space left on device")
 
-    shutil.copy(next(folder.iterdir()), folder / "new.mp4")
+    shutil.copy(next(video_folder.iterdir()), video_folder / "new.mp4")
     with monkeypatch.context() as patch:
         patch.setattr("modeling_pig.stores.lance_store.LanceStore.upsert", fail)
         result = index_folder()
@@ -307,16 +310,16 @@ def test_a_full_disk(index_folder, index, folder, monkeypatch):
     assert index_folder()[0] == 0
 
 
-def test_a_single_tower_model_cannot_be_indexed(pig, folder, make_model, processor, tmp_path):
+def test_a_single_tower_model_cannot_be_indexed(pig, video_folder, make_model, processor, tmp_path):
     make_model(framework="single_tower").save_pretrained(tmp_path / "single")
     processor.save_pretrained(tmp_path / "single")
-    assert_one_line_error(pig("index", folder, "--model", "single", "--index", "v.lance"), "single-tower")
+    assert_one_line_error(pig("index", video_folder, "--model", "single", "--index", "v.lance"), "single-tower")
 
 
-def test_a_configuration_of_another_model_type(pig, folder, tmp_path):
+def test_a_configuration_of_another_model_type(pig, video_folder, tmp_path):
     (tmp_path / "other").mkdir()
     PigConfig().text_config.save_pretrained(tmp_path / "other")
-    assert_one_line_error(pig("index", folder, "--model", "other", "--index", "v.lance"), "other")
+    assert_one_line_error(pig("index", video_folder, "--model", "other", "--index", "v.lance"), "other")
 
 
 @pytest.mark.parametrize(
@@ -351,24 +354,26 @@ def test_required_arguments(pig, arguments):
     assert status == 2 and "Missing" in error
 
 
-def test_missing_indexes(pig, folder, model_folder):
-    for command in (["export", "--output", "v.parquet"], ["list"], ["delete", folder]):
+def test_missing_indexes(pig, video_folder, model_folder):
+    for command in (["export", "--output", "v.parquet"], ["list"], ["delete", video_folder]):
         assert_one_line_error(pig(*command, "--index", "none.lance"), "no index none.lance")
     assert_one_line_error(pig("import", "v.parquet", "--index", "none.lance"), "no file v.parquet")
     for uri in ("milvus://localhost/videos", "s3://bucket/videos"):
-        assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", uri), uri, "names no index")
+        assert_one_line_error(
+            pig("index", video_folder, "--model", model_folder, "--index", uri), uri, "names no index"
+        )
 
 
 # several processes
 
 
-def test_torchrun_shares_the_work(folder, model_folder, tmp_path):
-    videos = sorted(folder.iterdir())
+def test_torchrun_shares_the_work(video_folder, model_folder, tmp_path):
+    videos = sorted(video_folder.iterdir())
     for number in range(20):
-        shutil.copy(videos[number % 5], folder / f"more_{number}.mp4")
-    (folder / "broken.mp4").write_bytes(b"junk")  # a failed file is no crash
+        shutil.copy(videos[number % 5], video_folder / f"more_{number}.mp4")
+    (video_folder / "broken.mp4").write_bytes(b"junk")  # a failed file is no crash
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = ["-m", "modeling_pig.cli", "index", str(folder), "--model", model_folder, "--index", "v.lance"]
+    command = ["-m", "modeling_pig.cli", "index", str(video_folder), "--model", model_folder, "--index", "v.lance"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([*launcher, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

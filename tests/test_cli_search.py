@@ -1,5 +1,4 @@
 """`pig search`: output and errors that a user sees."""
-# ruff: noqa: F811 - fixtures are arguments of the same name
 
 import csv
 import io
@@ -13,10 +12,10 @@ import pytest
 from modeling_pig import PigForRetrieval, VideoIndex
 from modeling_pig.stores.index import VideoEntry
 
-from .cli_helpers import assert_one_line_error, contents, folder, index, pig  # noqa: F401 - fixtures
+from .cli_helpers import assert_one_line_error, contents
 
 
-def test_a_table_of_results(pig, index, folder):
+def test_a_table_of_results(pig, index, video_folder):
     status, output, _ = pig("search", "a red circle moves left", "--index", index, "-k", 3)
     assert status == 0
     rows = [line.split() for line in output.splitlines()]
@@ -24,16 +23,16 @@ def test_a_table_of_results(pig, index, folder):
     assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
     scores = [float(row[1]) for row in rows[1:]]
     assert scores == sorted(scores, reverse=True)
-    assert all(Path(row[2]).is_file() and Path(row[2]).parent == folder for row in rows[1:])
+    assert all(Path(row[2]).is_file() and Path(row[2]).parent == video_folder for row in rows[1:])
 
 
-def test_the_index_finds_its_model_from_another_folder(pig, index, folder, model_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_the_index_finds_its_model_from_another_folder(pig, index, video_folder, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(video_folder)
     assert pig("search", "a", "--index", tmp_path / index)[0] == 0
     assert pig("search", "a", "--index", tmp_path / index, "--model", model_folder)[0] == 0
 
 
-def test_an_index_made_by_another_model(pig, index, folder, model_folder, tmp_path, make_model, processor):
+def test_an_index_made_by_another_model(pig, index, video_folder, model_folder, tmp_path, make_model, processor):
     make_model().save_pretrained(tmp_path / "other")  # the same shape; its weights are changed below
     make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
     before = contents(index)
@@ -45,7 +44,7 @@ def test_an_index_made_by_another_model(pig, index, folder, model_folder, tmp_pa
             changed.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
         wanted = (f"The index {index} was made by the model {model_folder}", "use that model, or another index")
-        assert_one_line_error(pig("index", folder, "--model", name, "--index", index), *wanted)
+        assert_one_line_error(pig("index", video_folder, "--model", name, "--index", index), *wanted)
         assert_one_line_error(pig("search", "a", "--model", name, "--index", index), *wanted)
     assert contents(index) == before
 
@@ -77,12 +76,12 @@ def test_a_missing_index(pig, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["notes.txt", "notes.txt/v.lance", "full"])
-def test_paths_that_cannot_hold_an_index(pig, folder, model_folder, tmp_path, path):
+def test_paths_that_cannot_hold_an_index(pig, video_folder, model_folder, tmp_path, path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     before = contents(tmp_path)
-    assert_one_line_error(pig("index", folder, "--model", model_folder, "--index", path), path)
+    assert_one_line_error(pig("index", video_folder, "--model", model_folder, "--index", path), path)
     assert_one_line_error(pig("search", "a", "--index", path), path)
     assert contents(tmp_path) == before
 
@@ -111,7 +110,7 @@ def table(output: str) -> list[list[str]]:
 # output formats
 
 
-def test_json_is_one_object_per_query(pig, index, folder, tmp_path):
+def test_json_is_one_object_per_query(pig, index, video_folder, tmp_path):
     (tmp_path / "queries.txt").write_text("a red circle\n\n  日本 語 \na red\u2028circle\n", encoding="utf-8-sig")
     command = ("search", "--index", index, "-k", 2, "--json")
     status, output, _ = pig(*command, "--queries", "queries.txt")
@@ -122,21 +121,21 @@ def test_json_is_one_object_per_query(pig, index, folder, tmp_path):
         assert [result["rank"] for result in ranked["results"]] == [1, 2]
         for result in ranked["results"]:
             assert set(result) == {"rank", "score", "path", "duration", "start", "end"}
-            assert Path(result["path"]).parent == folder and result["start"] is None
-    _, output, _ = pig("search", "--video", folder / "video_0.mp4", "--index", index, "--json")
+            assert Path(result["path"]).parent == video_folder and result["start"] is None
+    _, output, _ = pig("search", "--video", video_folder / "video_0.mp4", "--index", index, "--json")
     ranked = json.loads(output)
-    assert ranked["video"] == str(folder / "video_0.mp4")
+    assert ranked["video"] == str(video_folder / "video_0.mp4")
     assert {Path(result["path"]).name for result in ranked["results"]} == {f"video_{n}.mp4" for n in range(1, 5)}
 
 
-def test_csv_holds_unchanged_values(pig, index, folder, tmp_path):
-    shutil.move(folder / "video_0.mp4", folder / 'a,"b"\nc.mp4')
-    assert pig("index", folder, "--model", VideoIndex(index).info.model, "--index", index, "--prune")[0] == 0
+def test_csv_holds_unchanged_values(pig, index, video_folder, tmp_path):
+    shutil.move(video_folder / "video_0.mp4", video_folder / 'a,"b"\nc.mp4')
+    assert pig("index", video_folder, "--model", VideoIndex(index).info.model, "--index", index, "--prune")[0] == 0
     status, output, _ = pig("search", "=red, circle", "--index", index, "--csv", "-")
     assert status == 0
     rows = list(csv.DictReader(io.StringIO(output, newline="")))
     assert list(rows[0]) == ["query", "rank", "score", "path", "start", "end", "duration"]
-    assert {row["path"] for row in rows} == {str(path) for path in folder.iterdir()}
+    assert {row["path"] for row in rows} == {str(path) for path in video_folder.iterdir()}
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"] and {row["query"] for row in rows} == {
         "=red, circle"
     }
@@ -145,14 +144,14 @@ def test_csv_holds_unchanged_values(pig, index, folder, tmp_path):
     assert (tmp_path / "results.csv").read_bytes().decode() == output
 
 
-def test_a_page_with_thumbnails(pig, index, folder, tmp_path):
-    (folder / "video_1.mp4").unlink()  # after it was indexed
+def test_a_page_with_thumbnails(pig, index, video_folder, tmp_path):
+    (video_folder / "video_1.mp4").unlink()  # after it was indexed
     status, output, _ = pig("search", "a red circle", "--index", index, "--html", "page.html")
     assert (status, output) == (0, "written: page.html\n")
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg") == 4 and page.count("no such file") == 1
-    pig("search", "--video", folder / "video_0.mp4", "--index", index, "--html", "page.html", "--json")
-    assert f"Videos like {folder / 'video_0.mp4'}" in (tmp_path / "page.html").read_text()
+    pig("search", "--video", video_folder / "video_0.mp4", "--index", index, "--html", "page.html", "--json")
+    assert f"Videos like {video_folder / 'video_0.mp4'}" in (tmp_path / "page.html").read_text()
 
 
 def test_several_queries_have_titles(pig, index, tmp_path):
@@ -223,19 +222,19 @@ def test_where_and_min_score(pig, segment_index):
     assert "note: no results with --where and --min-score\n" in error
 
 
-def test_several_indexes(pig, segment_index, folder, model_folder):
-    assert pig("index", folder / "video_0.mp4", "--model", model_folder, "--index", "one.lance")[0] == 0
+def test_several_indexes(pig, segment_index, video_folder, model_folder):
+    assert pig("index", video_folder / "video_0.mp4", "--model", model_folder, "--index", "one.lance")[0] == 0
     both = ("--index", segment_index, "--index", "one.lance")
     assert pig("search", "a", *both)[1] == pig("search", "a", "--index", segment_index)[1]
     _, output, _ = pig("search", "a", *both, "-k", 3)
     assert [row[0] for row in table(output)] == ["rank", "1", "2", "3"]
 
 
-def test_an_index_whose_videos_have_moved(pig, index, folder, tmp_path):
+def test_an_index_whose_videos_have_moved(pig, index, video_folder, tmp_path):
     expected = pig("search", "a", "--index", index)
-    folder.rename(tmp_path / "elsewhere")
+    video_folder.rename(tmp_path / "elsewhere")
     assert pig("search", "a", "--index", index) == expected
-    assert pig("search", "--video", folder / "video_0.mp4", "--index", index)[0] == 0  # by its stored embeddings
+    assert pig("search", "--video", video_folder / "video_0.mp4", "--index", index)[0] == 0  # by its stored embeddings
 
 
 # invalid input
@@ -270,10 +269,10 @@ def test_an_invalid_condition(pig, index, where):
     assert contents(index) == before
 
 
-def test_indexes_of_two_models(pig, index, folder, make_model, processor, tmp_path):
+def test_indexes_of_two_models(pig, index, video_folder, make_model, processor, tmp_path):
     make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
     processor.save_pretrained(tmp_path / "narrow")
-    assert pig("index", folder, "--model", "narrow", "--index", "narrow.lance")[0] == 0
+    assert pig("index", video_folder, "--model", "narrow", "--index", "narrow.lance")[0] == 0
     result = pig("search", "a", "--index", index, "--index", "narrow.lance")
     assert_one_line_error(result, "narrow.lance was made by the model", "use that model, or another index")
 

@@ -25,13 +25,10 @@ from modeling_pig.benchmarks.reencode import encode_video
 from modeling_pig.benchmarks.video_files import VideoFiles
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
-from . import cli_helpers
 from .benchmark_stand_ins import DIDEMO, WRITERS, write_didemo
 from .cli_helpers import assert_one_line_error
 from .video_files import cut_file, numbered_frames, read_numbers, write_video
 
-
-pig = cli_helpers.pig  # a fixture
 
 SIZES = {"train": 3, "validation": 1, "test": 2}
 OPTIONS = [f"--option={split}={number}" for split, number in SIZES.items()]

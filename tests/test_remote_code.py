@@ -16,10 +16,8 @@ from safetensors.torch import load_file
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
 from modeling_pig.publishing.remote_code import export_remote_code
 
-from . import cli_helpers
+from .cli_helpers import assert_one_line_error
 
-
-pig = cli_helpers.pig  # fixture
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ["a red circle moves left", "a blue star"]
@@ -166,6 +164,6 @@ def test_errors_are_one_line_and_write_nothing(pig, model_folder, tmp_path):
         (incomplete, tmp_path / "new", "incomplete"),
     ]:
         with restored_classes():
-            cli_helpers.assert_one_line_error(pig("export-code", "--model", model, "--output", output), message)
+            assert_one_line_error(pig("export-code", "--model", model, "--output", output), message)
     assert not (tmp_path / "new").exists() and not (Path(model_folder) / "exported").exists()
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["file"]

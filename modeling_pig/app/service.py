@@ -120,7 +120,7 @@ class SearchService:
             OSError: the model cannot be read.
         """
         if not self.captions:
-            raise ValueError("The app has no sentences to rank: restart it with --captions FILE.")
+            raise ValueError("The app has no captions to rank: restart it with --captions FILE.")
         with self._one_at_a_time(report):
             whole = self._load(report)
             from ..encoding.videos import encode_videos
