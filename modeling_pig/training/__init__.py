@@ -1,1 +1,1 @@
-"""A whole run from one file (`recipe`), its batches (`data`), and the loop on Accelerate (`loop`)."""
+"""Train a model from one file (`recipe`): its batches (`data`) and the loop on Accelerate (`loop`)."""

@@ -1,8 +1,8 @@
-"""Contrastive batches larger than memory: the gradient of a whole batch in the memory of a chunk of it.
+"""Train on contrastive batches larger than memory: compute the gradient of a batch in the memory of one chunk.
 
 The gradient cache of Gao et al. (2021, arXiv 2101.06983): the batch is embedded chunk by chunk without a graph, the
 loss of the whole batch gives the gradient of every embedding, and each chunk is embedded again, now with a graph, to
-carry its part of that gradient on to the weights. It costs one more forward pass.
+propagate its part of that gradient to the weights. This costs one additional forward pass.
 """
 
 from collections.abc import Iterator
@@ -16,33 +16,33 @@ from torch import nn
 from modeling_pig.modeling_pig import PigOutput
 
 
-# What a forward pass returns and takes back in place of its inputs.
+# Outputs of a forward pass that it accepts in place of its inputs.
 _EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
 
 
 def cached_backward(
     accelerator: Accelerator, model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: int
 ) -> PigOutput:
-    """`accelerator.backward(model(**batch, return_loss=True).loss)` in the memory of `chunk_size` pairs.
+    """Compute `accelerator.backward(model(**batch, return_loss=True).loss)` in the memory of `chunk_size` pairs.
 
-    The gradients are the same to rounding; with dropout they are those of chunks that draw their own random numbers,
-    the same ones both times. They are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
+    The gradients are equal up to rounding. With dropout, each chunk draws separate random numbers, the same in both of
+    its passes. They are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
     accumulation), and averaged over the processes once, with the last chunk. To be called where `backward` would be:
     inside `accelerator.accumulate(model)` if gradients are accumulated, before they are clipped.
 
     Args:
-        accelerator (`Accelerator`): that prepared the model.
-        model (`nn.Module`): a [`PigForRetrieval`] as `accelerator.prepare` returned it.
-        batch (`dict[str, torch.Tensor]`): arguments of the model's `forward`, each a tensor with a row a pair.
+        accelerator (`Accelerator`): accelerator that prepared the model.
+        model (`nn.Module`): [`PigForRetrieval`] that `accelerator.prepare` returned.
+        batch (`dict[str, torch.Tensor]`): arguments of the model's `forward`, tensors with one row per pair.
             Processes may hold different numbers of pairs.
-        chunk_size (`int`): pairs that a process embeds at a time; the last chunk may be smaller.
+        chunk_size (`int`): pairs per forward pass and process; the last chunk may be smaller.
 
     Returns:
-        [`PigOutput`]: losses, embeddings and logits of the batch, without a graph.
+        [`PigOutput`]: losses, embeddings and logits of the batch, detached.
 
     Raises:
-        ValueError: a chunk size below 1, tensors of unequal length, an empty batch, DeepSpeed or Megatron-LM, or, when
-            weights are sharded (FSDP), processes with different numbers of chunks.
+        ValueError: `chunk_size` is less than 1, the tensors differ in length, the batch is empty, DeepSpeed or
+            Megatron-LM is used, or weights are sharded (FSDP) and processes have different numbers of chunks.
     """
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
@@ -103,7 +103,7 @@ def _no_sync(accelerator: Accelerator, model: nn.Module) -> AbstractContextManag
 
 
 def _refuse_unequal_rounds_of_sharded_weights(model: nn.Module, num_chunks: int) -> None:
-    """Processes that share weights must do as many forward passes as one another, or they wait for ever."""
+    """Raise `ValueError` if processes with sharded weights would do different numbers of passes, and wait forever."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
     if isinstance(model, FSDPModule | FullyShardedDataParallel):
@@ -122,7 +122,7 @@ def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | No
 
 @contextmanager
 def _random_numbers_from(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> Iterator[None]:
-    """Draws the random numbers that follow `state`; afterwards those that would have come without it."""
+    """Draw the random numbers that follow `state`; restore the current state afterwards."""
     on_cpu, on_device = state
     with torch.random.fork_rng([] if on_device is None else [device]):
         torch.set_rng_state(on_cpu)

@@ -1,4 +1,4 @@
-"""The training loop on Accelerate: a recipe -> a run folder with the best model, its processor and the figures."""
+"""Train on Accelerate: a recipe becomes a run folder with the best model, its processor and the figures."""
 
 import os
 import signal
@@ -45,29 +45,29 @@ from .start import add_lora, build_model, merged, parameter_groups
 
 logger = get_logger(__name__)
 
-EXIT_INTERRUPTED = 75  # of a script whose training was told to stop, saved its state and can be resumed
+EXIT_INTERRUPTED = 75  # exit status after SIGTERM or Ctrl-C: the state is saved, and the run can be resumed
 
 
 class TrainingInterrupted(Exception):
-    """SIGTERM or SIGINT: the state was saved, and `resume=True` goes on from there."""
+    """Training was stopped by SIGTERM or SIGINT; the state is saved, and `resume=True` resumes from it."""
 
 
 def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
-    """Trains a model by a recipe; writes into the run folder `output`, see [`RunFolder`].
+    """Train a model by a recipe, and write the run folder `output`, see [`RunFolder`].
 
     Args:
-        recipe (`Recipe`): the whole run.
-        output (`str` or `Path`): a folder with no run in it, or with `resume` one of the same recipe.
-        resume (`bool`): go on from the newest checkpoint in `output`, if there is one. On the CPU, and with as many
-            processes as before, the final weights are those of a run that was never interrupted, to the bit.
+        recipe (`Recipe`): description of the whole run.
+        output (`str` or `Path`): folder without a run; with `resume`, also a folder with a run of the same recipe.
+        resume (`bool`): resume from the newest checkpoint in `output`, if there is one. On the CPU, and with the same
+            number of processes, the final weights are bit-identical to those of a run without interruption.
 
     Returns:
-        `dict`: the validation metrics of the model that was kept. A run that is finished is not touched.
+        `dict`: validation metrics of the best model. A finished run is not changed.
 
     Raises:
-        ValueError: a run folder that is taken, or a batch that the processes or the data cannot fill; more unreadable
-            videos than the recipe allows, or too many steps without a finite loss.
-        TrainingInterrupted: the process was told to stop, and has saved its state.
+        ValueError: the run folder is in use, the processes or the data cannot fill a batch, more videos are unreadable
+            than the recipe allows, or too many steps in a row have no finite loss.
+        TrainingInterrupted: the process received SIGTERM or SIGINT, and has saved its state.
     """
     folder = RunFolder(output)
     folder.start(recipe, resume)
@@ -83,7 +83,7 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
 
 
 class _Run:
-    """The parts of one run, and the loop over them."""
+    """Hold the parts of one run: data, model, optimiser, checkpoints; `train` is the loop over them."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, resume: bool):
         self.recipe = recipe
@@ -91,10 +91,10 @@ class _Run:
         for tracker in recipe.training.trackers:
             if not find_spec(tracker):
                 raise ImportError(f"training.trackers names {tracker}, which is not installed: pip install {tracker}")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are forks, and tokenize side by side
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forks that tokenize in parallel
         os.environ.setdefault("TRACKIO_DIR", str(self.folder.path.absolute() / "trackio"))
         self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # unless it is told, processes on CPUs do not find one another
+            cpu=not torch.accelerator.is_available(),  # without it, processes on CPUs do not find one another
             mixed_precision=_mixed_precision(recipe.training.mixed_precision),
             log_with=list(recipe.training.trackers) or None,
             project_dir=self.folder.path,
@@ -110,7 +110,7 @@ class _Run:
         if problems := [text for text in gather_object([problem]) if text]:
             raise ValueError(problems[0])
         set_seed(recipe.training.seed)
-        with self.accelerator.main_process_first():  # which draws or indexes the data, while the others wait
+        with self.accelerator.main_process_first():  # the first process draws or indexes the data
             data = recipe.data
             self.benchmark = load_benchmark(
                 data.benchmark, videos=data.videos, annotations=data.annotations, **data.options
@@ -123,7 +123,7 @@ class _Run:
 
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.accelerator, recipe.training.save_total_limit)
         newest = self.checkpoints.newest() if resume else None
-        # Only now, and apart on each process: dropout is not to be the same on all.
+        # Only now, and differently on each process: dropout must differ between processes.
         set_seed(recipe.training.seed, device_specific=True)
         self.progress = self.checkpoints.load(newest) if newest else Progress()
         if newest:
@@ -137,7 +137,7 @@ class _Run:
             self.accelerator.init_trackers("pig", config={key: str(value) for key, value in recipe.flat().items()})
 
     def _check_chunks(self) -> None:
-        """Each chunk of `fewer_negatives` is compared with those of the other processes: all must have as many."""
+        """Check that all processes have the same number of chunks: `fewer_negatives` compares chunks across them."""
         training, num_processes = self.recipe.training, self.accelerator.num_processes
         if training.chunk_size and training.chunking == "fewer_negatives":
             fewest, most = training.batch_size // num_processes, -(-training.batch_size // num_processes)
@@ -171,11 +171,11 @@ class _Run:
             dataset,
             batch_sampler=self.sampler,
             num_workers=data.num_workers,
-            persistent_workers=data.num_workers > 0,  # a batch tells them its epoch
+            persistent_workers=data.num_workers > 0,  # each batch carries its epoch
             collate_fn=TrainingCollator(self.processor, data.max_text_tokens),
             worker_init_fn=_ignore_signals,
             pin_memory=torch.accelerator.is_available(),
-            generator=torch.Generator(),  # of its own: starting the workers must not move the model's random numbers
+            generator=torch.Generator(),  # separate: starting the workers must not advance the model's random numbers
         )
 
     def _prepare(self, model: PigForRetrieval) -> None:
@@ -201,8 +201,11 @@ class _Run:
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(model, optimizer, scheduler)
 
     def stop_workers(self) -> None:
-        """They ignore the signal by which an interpreter ends its children: it would wait for them for ever where an
-        error's traceback keeps the loader alive."""
+        """Shut the data workers down.
+
+        The workers ignore the signal by which Python ends its children. If the traceback of an error keeps the loader
+        alive, Python would wait for them forever.
+        """
         if isinstance(self.loader._iterator, _MultiProcessingDataLoaderIter):
             self.loader._iterator._shutdown_workers()
             self.loader._iterator = None
@@ -250,7 +253,7 @@ class _Run:
         return progress.best
 
     def _step(self, batch: Any, stop: "_StopRequest") -> tuple[dict[str, float], bool]:
-        """One step of the optimiser: its figures, and whether any process was told to stop."""
+        """Do one optimiser step; return its figures, and whether any process received a stop signal."""
         video_ids, failures = batch.pop("video_ids"), batch.pop("failures")
         if not self.recipe.training.mask_equal_captions:
             del batch["caption_ids"]
@@ -261,18 +264,18 @@ class _Run:
             logit_scale = self.accelerator.unwrap_model(self.model).logit_scale
             logit_scale.grad = self.accelerator.reduce(logit_scale.grad, reduction="mean")
         gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
-        if hasattr(gradient_norm, "full_tensor"):  # the parts of an FSDP2 model
+        if hasattr(gradient_norm, "full_tensor"):  # the gradient of an FSDP2 model is sharded
             gradient_norm = gradient_norm.full_tensor()
         loss, gradient_norm = float(outputs["loss"]), float(gradient_norm)
         is_finite = torch.isfinite(torch.tensor([loss, gradient_norm])).all().item()
-        # One small reduction a step tells each process of all: none may go its own way.
+        # One small reduction per step: all processes must take the same decision.
         flags = torch.tensor([not is_finite, stop.is_requested, bool(failures)], dtype=torch.float32)
         any_nonfinite, any_stop, any_failure = self.accelerator.reduce(flags.to(self.accelerator.device)).tolist()
         if any_failure:
             self._note_failures(failures)
         if not any_nonfinite:
             self.progress.nonfinite_in_a_row = 0
-        if not any_nonfinite or self.accelerator.scaler is not None:  # fp16's scaler skips by itself, and learns
+        if not any_nonfinite or self.accelerator.scaler is not None:  # the fp16 scaler skips such steps
             self.optimizer.step()
             self.accelerator.unwrap_model(self.model).clamp_logit_scale_()
         self.scheduler.step()
@@ -283,7 +286,7 @@ class _Run:
         return {**record, "gradient_norm": round(gradient_norm, 4)}, bool(any_stop)
 
     def _forward_backward(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Gradients of one global batch; returns its losses."""
+        """Compute the gradients of one global batch; return its losses."""
         training, size = self.recipe.training, batch["input_ids"].shape[0]
         if training.chunk_size and training.chunking == "gradient_cache":
             return _losses(cached_backward(self.accelerator, self.model, dict(batch), training.chunk_size))
@@ -303,7 +306,7 @@ class _Run:
         everyone = [failure for failure in gather_object([failures]) for failure in failure]
         if self.accelerator.is_main_process:
             self.folder.log_unreadable(everyone)
-        for video_id, reason in self.failure_log.add(everyone):  # too many of them end the run
+        for video_id, reason in self.failure_log.add(everyone):  # too many failures end the run
             if self.accelerator.is_main_process:
                 tqdm.write(f"set aside: {video_id}: {reason}")
 
@@ -338,7 +341,7 @@ class _Run:
     # evaluation
 
     def _validate(self, record: dict[str, float], bar: tqdm) -> None:
-        """Evaluates on the validation split; keeps the model if it is the best so far."""
+        """Evaluate on the validation split; save the model if it is the best so far."""
         progress = self.progress
         state_dict = None
         if self._is_sharded:

@@ -1,4 +1,4 @@
-"""The recipe of a training run: typed, read from YAML, overridable from the command line."""
+"""Describe a training run as a typed recipe: read it from YAML, override it from the command line."""
 
 import difflib
 import json
@@ -21,7 +21,7 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 
 @dataclass
 class DataRecipe:
-    """What to train on. `options` are those of the benchmark (sizes, seed, lists)."""
+    """Data of a run. `options` are options of the benchmark (sizes, seed, lists)."""
 
     __pydantic_config__ = _STRICT_KEYS
 
@@ -38,7 +38,7 @@ class DataRecipe:
 
 @dataclass
 class LoraRecipe:
-    """Low-rank adapters (peft) on CLIP's attention; PIG's own parts are trained whole. Saved models hold none."""
+    """Low-rank adapters (peft) on CLIP's attention; PIG's own parts are trained fully. Saved models are merged."""
 
     __pydantic_config__ = _STRICT_KEYS
 
@@ -50,7 +50,7 @@ class LoraRecipe:
 
 @dataclass
 class ModelRecipe:
-    """Where the weights start, and which of them are trained.
+    """Start of the weights, and the frozen parts.
 
     `init` is `clip` (the CLIP checkpoint `clip`), `pig` (the model folder or Hub name `checkpoint`), `reference` (the
     authors' file `checkpoint`, which started from `clip`) or `scratch` (random weights of the shape `config`: the
@@ -90,12 +90,12 @@ class OptimizerRecipe:
 
 @dataclass
 class TrainingRecipe:
-    """How long, in which batches. `batch_size` counts the videos of all processes together.
+    """Length and batches of a run. `batch_size` counts the videos of all processes together.
 
-    With `chunk_size` a process holds the activations of that many videos at a time. What the chunks mean for the loss
-    is said by `chunking`: with `gradient_cache` the whole batch is still one loss with all its negatives, and the
-    gradients are those of the batch at once; with `fewer_negatives` (plain gradient accumulation) each chunk is a loss
-    of its own, an easier task.
+    With `chunk_size`, a process holds the activations of that many videos at a time. `chunking` says what the chunks
+    mean for the loss. With `gradient_cache`, the whole batch is one loss with all its negatives, and the gradients are
+    those of the whole batch. With `fewer_negatives` (plain gradient accumulation), each chunk is a separate loss: an
+    easier task.
     """
 
     __pydantic_config__ = _STRICT_KEYS

@@ -1,4 +1,4 @@
-"""Where a run starts: the model and processor of a recipe, what of it is trained, and the optimiser's groups."""
+"""Build the model and processor that a run starts from, freeze parts, and group parameters for the optimiser."""
 
 import copy
 import re
@@ -16,32 +16,32 @@ from .reference_checkpoint import convert_state_dict, read_checkpoint
 from .tokenizer import train_tokenizer
 
 
-# The parts of a model, by how the names of their weights start. The first that fits counts.
+# Parts of a model by the beginning of their weights' names; the first match counts.
 PARTS = {
-    "video_new": r"vision_model\.embeddings\.(global|frame|temporal)_embedding",  # what CLIP's tower lacks
+    "video_new": r"vision_model\.embeddings\.(global|frame|temporal)_embedding",  # missing in CLIP's tower
     "text": r"text_model\.|text_projection\.",
     "video": r"vision_model\.|visual_projection\.",
     "generator": r"generator\.",
     "interaction": r"interaction\.",
 }
-OWN_PARTS = ("video_new", "generator", "interaction")  # those that PIG adds to CLIP
+OWN_PARTS = ("video_new", "generator", "interaction")  # parts that PIG adds to CLIP
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a parameter belongs to, by its name; `logit_scale` is a part of its own."""
+    """Return the part of the model that a parameter belongs to, by its name; `logit_scale` is a separate part."""
     return next((part for part, start in PARTS.items() if re.match(start, name)), name)
 
 
 def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, PigProcessor]:
-    """The model and the processor that a run starts from, with what is frozen frozen.
+    """Build the model, with its frozen parts, and the processor that a run starts from.
 
     Args:
-        recipe (`ModelRecipe`): see its documentation.
-        captions (iterable of lists of `str`): those of the training split, for the tokenizer of a start from scratch.
+        recipe (`ModelRecipe`): where the weights start, and which parts are frozen.
+        captions (iterable of lists of `str`): captions of the training split, for the tokenizer of `init: scratch`.
 
     Raises:
-        ValueError: a configuration that cannot be, or a checkpoint that cannot be read.
-        OSError: no such CLIP checkpoint.
+        ValueError: the configuration is invalid, or a checkpoint cannot be read.
+        OSError: the CLIP checkpoint does not exist.
     """
     if recipe.init == "clip":
         model = PigForRetrieval.from_clip(recipe.clip, **recipe.overrides)
@@ -69,16 +69,17 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
 
 
 def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | Path) -> None:
-    """Writes a model of single frames as a CLIP checkpoint in Hugging Face format, with its tokenizer: one that other
-    models start from (`model.init: clip`). The embeddings are the same.
+    """Write a model of single frames as a CLIP checkpoint in Hugging Face format, with its tokenizer.
+
+    Other models can start from the checkpoint (`model.init: clip`). The embeddings are equal.
 
     Args:
         model (`PigForRetrieval`): a `two_tower` of one frame, without global and frame tokens, which is plain CLIP.
         processor (`PigProcessor`): its own.
-        folder (`str` or `Path`): where to write.
+        folder (`str` or `Path`): folder to write.
 
     Raises:
-        ValueError: a model that is more than CLIP.
+        ValueError: the model has parts that CLIP lacks.
     """
     config = model.config
     vision = config.vision_config
@@ -128,14 +129,14 @@ def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, 
 
 
 def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
-    """Puts low-rank adapters into the towers that are not frozen, in place; trained are they and PIG's own parts.
+    """Add low-rank adapters to the towers that are not frozen, in place; train them and PIG's own parts.
 
     Returns:
-        peft's model around it, which `merged` takes.
+        peft's wrapper of the model, for [`merged`].
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: modules to adapt that the model does not have, or that are all frozen.
+        ValueError: the model has none of the target modules, or all of them are frozen.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -165,12 +166,12 @@ def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
 
 
 def merged(adapted: Any) -> PigForRetrieval:
-    """A copy of the model with its adapters added to its weights: a plain `PigForRetrieval`."""
+    """Return a copy of the model with the adapters merged into its weights: a plain [`PigForRetrieval`]."""
     return copy.deepcopy(adapted).merge_and_unload()
 
 
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:
-    """AdamW's groups: a part's weights at its learning rate, decayed or (biases, layer norms, logit_scale) not."""
+    """Group parameters for AdamW by learning rate and weight decay (none on biases, layer norms, logit_scale)."""
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups: dict[tuple[float, float], dict] = {}  # those that are decayed come first
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""A small CLIP tokenizer for models that start from random weights."""
+"""Train a small CLIP tokenizer for models that start from random weights."""
 
 import math
 from collections import Counter
@@ -14,19 +14,19 @@ _END_OF_WORD = "</w>"
 
 
 def train_tokenizer(captions: Iterable[list[str]], vocab_size: int, max_length: int = 77) -> CLIPTokenizer:
-    """A CLIP tokenizer in which the frequent words of these captions are one token each; others are spelled out.
+    """Train a CLIP tokenizer: frequent words of the captions become one token each, other words are spelled out.
 
-    The library's own trainer numbers tokens in another order at each run, and leaves bytes that it has not seen
-    unknown: CLIP's unknown token is its end-of-text token, so that a foreign letter would end a sentence early. Here
-    the same captions give the same tokenizer, and every byte is a token, as in CLIP's own vocabulary.
+    The trainer of the tokenizers library numbers tokens differently in each run, and has no tokens for unseen bytes:
+    CLIP's unknown token is its end-of-text token, so that a foreign letter would end a sentence early. This function
+    returns the same tokenizer for the same captions, and every byte is a token, as in CLIP's vocabulary.
 
     Args:
-        captions (`Iterable[list[str]]`): the captions of each video.
-        vocab_size (`int`): upper limit; 514 are bytes and special tokens.
-        max_length (`int`): longest text in tokens, the special ones included.
+        captions (`Iterable[list[str]]`): captions per video.
+        vocab_size (`int`): largest number of tokens; 514 of them are bytes and special tokens.
+        max_length (`int`): tokens of the longest text, special tokens included.
 
     Raises:
-        ValueError: a limit under 514.
+        ValueError: `vocab_size` is less than 514.
     """
     backend: Any = CLIPTokenizer().backend_tokenizer  # for CLIP's own way to normalise and to split
     words: Counter[str] = Counter()
