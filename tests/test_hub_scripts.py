@@ -83,7 +83,7 @@ def tiny_batch() -> dict[str, torch.Tensor]:
         ("convert_reference_checkpoint", ["convert"]),
     ],
 )
-def test_a_script_is_its_command(run_pig, script, command):
+def test_a_script_is_its_command(script, command):
     arguments = [sys.executable, ROOT / f"hub_scripts/{script}.py", "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
