@@ -78,18 +78,18 @@ class Client:
             connection.close()
 
     def json(self, path: str, status: int = 200, **parameters):
-        answer = self.ask(f"{path}?{urlencode(parameters)}")
-        assert answer.status == status, answer.body
-        assert answer.headers["Content-Type"] == "application/json"
-        return json.loads(answer.body)
+        response = self.ask(f"{path}?{urlencode(parameters)}")
+        assert response.status == status, response.body
+        assert response.headers["Content-Type"] == "application/json"
+        return json.loads(response.body)
 
     def search(self, text: str = "a red circle", **parameters) -> list[dict]:
         return self.json("/search", text=text, **parameters)["results"]
 
     def upload(self, body, **parameters) -> list[dict]:
-        answer = self.ask(f"/upload?{urlencode(parameters)}", "POST", body)
-        assert answer.status == 200, answer.body
-        return [json.loads(line) for line in answer.body.splitlines()]
+        response = self.ask(f"/upload?{urlencode(parameters)}", "POST", body)
+        assert response.status == 200, response.body
+        return [json.loads(line) for line in response.body.splitlines()]
 
 
 @contextmanager
@@ -157,13 +157,13 @@ def open_without_name(folder: Path) -> list[str]:
 
 def test_the_page_requests_no_other_site(client):
     for path, kind in (("/", "html"), ("/style.css", "css"), ("/script.js", "javascript")):
-        answer = client.ask(path)
-        assert answer.status == 200 and kind in answer.headers["Content-Type"]
-        assert b"//" not in answer.body.replace(b"// ", b""), "an address of another site"
-        policy = answer.headers["Content-Security-Policy"]
+        response = client.ask(path)
+        assert response.status == 200 and kind in response.headers["Content-Type"]
+        assert b"//" not in response.body.replace(b"// ", b""), "an address of another site"
+        policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_about(client, model_folder):
@@ -235,14 +235,14 @@ def served_video(client, videos) -> tuple[str, bytes]:
 
 def test_a_video_and_its_byte_ranges(client, served_video, monkeypatch):
     path, content = served_video
-    answer = client.ask(path)
-    assert (answer.status, answer.body) == (200, content)
-    assert answer.headers["Content-Type"] == "video/mp4" and answer.headers["Accept-Ranges"] == "bytes"
+    response = client.ask(path)
+    assert (response.status, response.body) == (200, content)
+    assert response.headers["Content-Type"] == "video/mp4" and response.headers["Accept-Ranges"] == "bytes"
     assert client.ask(path, "HEAD").headers["Content-Length"] == str(len(content))
 
-    answer = client.ask(path, Range="bytes=100-199")
-    assert (answer.status, answer.body) == (206, content[100:200])
-    assert answer.headers["Content-Range"] == f"bytes 100-199/{len(content)}"
+    response = client.ask(path, Range="bytes=100-199")
+    assert (response.status, response.body) == (206, content[100:200])
+    assert response.headers["Content-Range"] == f"bytes 100-199/{len(content)}"
     assert client.ask(path, Range="bytes=-50").body == content[-50:]
     assert client.ask(path, Range="bytes=0-").body == content
     assert client.ask(path, Range=f"bytes={len(content)}-").status == 416
@@ -251,9 +251,9 @@ def test_a_video_and_its_byte_ranges(client, served_video, monkeypatch):
     assert client.ask(path, Range="bytes=" + "9" * 18 + "-").status == 416
 
     monkeypatch.setattr(app_server, "PART_BYTES", 64)
-    answer = client.ask(path, Range="bytes=10-")
-    assert (answer.status, answer.body) == (206, content[10:74])
-    assert answer.headers["Content-Range"] == f"bytes 10-73/{len(content)}"
+    response = client.ask(path, Range="bytes=10-")
+    assert (response.status, response.body) == (206, content[10:74])
+    assert response.headers["Content-Range"] == f"bytes 10-73/{len(content)}"
 
 
 def test_only_videos_of_the_index_are_served(client, videos, tmp_path):
@@ -264,10 +264,10 @@ def test_only_videos_of_the_index_are_served(client, videos, tmp_path):
     for address in addresses:
         for encoded in (quote(address), quote(address, safe=""), quote(quote(address, safe=""))):
             for path in (f"/video/{encoded}", f"/{encoded}", f"/why?text=a&id={encoded}"):
-                answer = client.ask(path)
+                response = client.ask(path)
                 is_page = path in ("/", "/page.html")
-                assert answer.status == (200 if is_page else 404), path
-                assert b"secret" not in answer.body and b"root:" not in answer.body
+                assert response.status == (200 if is_page else 404), path
+                assert b"secret" not in response.body and b"root:" not in response.body
     assert client.ask("/video/x", "POST").status == 405
 
 
@@ -287,8 +287,8 @@ def test_a_video_that_was_deleted_from_the_index_or_the_disk(model_folder, shape
         for path, reason in zip(
             paths, ("no longer in the index", "no longer exists", "no longer exists"), strict=True
         ):
-            answer = client.ask(f"/video/{ids[path.name]}")
-            assert answer.status == 404 and reason in json.loads(answer.body)["error"]
+            response = client.ask(f"/video/{ids[path.name]}")
+            assert response.status == 404 and reason in json.loads(response.body)["error"]
         assert client.json("/why", 404, id=ids["a.mp4"], text="a star")
         assert "no such file" in client.json("/why", 400, id=ids["b.mp4"], text="a star")["error"].lower()
 
@@ -328,8 +328,8 @@ def test_other_host_names_are_rejected(client, served_video):
     for host in (f"127.0.0.1:{port}", "localhost", "LOCALHOST:8000", f"[::1]:{port}"):
         assert client.ask(path, Host=host).status == 200
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", "localhost.", "[", ""):
-        answer = client.ask(path, Host=host)
-        assert answer.status == 421 and "--allow-host" in json.loads(answer.body)["error"]
+        response = client.ask(path, Host=host)
+        assert response.status == 421 and "--allow-host" in json.loads(response.body)["error"]
 
 
 def test_requests_from_other_sites_are_rejected(client, shape_videos):
@@ -369,19 +369,19 @@ def test_ids_do_not_reveal_the_path(client, service):
 
 def test_explanation_of_a_file(client, service, videos, model_folder, temporary_folder):
     (found,) = client.search(where=f"name = '{videos[1].name}'")
-    answer = client.json("/why", id=found["id"], text="a red circle moves left")
-    kind, _, data = answer["picture"].partition(",")
+    response = client.json("/why", id=found["id"], text="a red circle moves left")
+    kind, _, data = response["picture"].partition(",")
     assert kind == "data:image/png;base64"
     assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).width > 500
 
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     expected = explain_video(model, processor, videos[1], "a red circle moves left", CAPTIONS)
-    assert answer["score"] == pytest.approx(expected.score, abs=1e-5)
-    assert [caption["text"] for caption in answer["captions"]] == [caption for caption, _ in expected.expected]
-    assert [caption["score"] for caption in answer["captions"]] == pytest.approx(
+    assert response["score"] == pytest.approx(expected.score, abs=1e-5)
+    assert [caption["text"] for caption in response["captions"]] == [caption for caption, _ in expected.expected]
+    assert [caption["score"] for caption in response["captions"]] == pytest.approx(
         [cosine for _, cosine in expected.expected], abs=1e-5
     )
-    assert "4 frames" in answer["description"] and "“a red circle moves left”" in answer["description"]
+    assert "4 frames" in response["description"] and "“a red circle moves left”" in response["description"]
     assert not list(temporary_folder.iterdir())
     assert "empty" in client.json("/why", 400, id=found["id"], text="")["error"]
 
@@ -390,8 +390,8 @@ def test_explanation_of_a_segment(client, videos):
     """Only the segment is explained: the explanation has the score of the result."""
     (first,) = client.search(where=f"name = '{videos[4].name}'", text="a star")
     for segment in (first, *first["others"]):
-        answer = client.json("/why", id=segment["id"], text="a star")
-        assert answer["score"] == pytest.approx(segment["score"], abs=2e-3)  # the index stores half precision
+        response = client.json("/why", id=segment["id"], text="a star")
+        assert response["score"] == pytest.approx(segment["score"], abs=2e-3)  # the index stores half precision
     assert first["score"] != pytest.approx(first["others"][0]["score"], abs=1e-6)
 
 
@@ -426,8 +426,8 @@ def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_p
     make_index(tmp_path / "v.lance", str(tmp_path / "model"), [VideoSegment(str(shape_videos[0]))])
     searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
     with running(SearchService(searcher, CAPTIONS)) as client:
-        answer = client.json("/why", id=client.search()[0]["id"], text="a star")
-        assert answer["captions"] == [] and answer["description"].startswith("4 frames")
+        response = client.json("/why", id=client.search()[0]["id"], text="a star")
+        assert response["captions"] == [] and response["description"].startswith("4 frames")
         assert len(client.upload(shape_videos[0].read_bytes(), want="captions")[-1]["captions"]) == len(CAPTIONS)
 
 
@@ -441,8 +441,8 @@ def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
     assert last["results"][0]["score"] == pytest.approx(1, abs=1e-3)
     found = client.upload(videos[2].read_bytes(), where="name like '<img%'")[-1]["results"]
     assert [result["name"] for result in found] == [HOSTILE_NAME]
-    answer = client.ask("/upload?where=no+filter", "POST", videos[2].read_bytes())
-    assert answer.status == 400 and "column" in json.loads(answer.body)["error"]
+    response = client.ask("/upload?where=no+filter", "POST", videos[2].read_bytes())
+    assert response.status == 400 and "column" in json.loads(response.body)["error"]
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
@@ -486,8 +486,8 @@ def test_uploads_that_are_not_videos(client, videos, temporary_folder):
         *_, last = client.upload(content)
         assert set(last) == {"error"} and last["error"] and "\n" not in last["error"]
         assert "/proc" not in last["error"] and str(temporary_folder) not in last["error"]
-    answer = client.ask("/upload", "POST", b"")
-    assert answer.status == 400 and "empty" in json.loads(answer.body)["error"]
+    response = client.ask("/upload", "POST", b"")
+    assert response.status == 400 and "empty" in json.loads(response.body)["error"]
     assert client.ask("/upload?want=everything", "POST", good).status == 400
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
@@ -497,8 +497,8 @@ def test_uploads_that_are_too_large(client, videos, temporary_folder, monkeypatc
     monkeypatch.setattr(client.server, "max_upload_bytes", len(good))
     assert "results" in client.upload(good)[-1]
     for body in (good + b"\0", iter([good, b"\0"])):  # with and without Content-Length
-        answer = client.ask("/upload", "POST", body)
-        assert answer.status == 413 and "at most" in json.loads(answer.body)["error"]
+        response = client.ask("/upload", "POST", body)
+        assert response.status == 413 and "at most" in json.loads(response.body)["error"]
     assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
@@ -517,8 +517,8 @@ def test_a_full_disk(client, videos, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(app_server, "_unnamed_file", Full)
-    answer = client.ask("/upload", "POST", videos[0].read_bytes())
-    assert answer.status == 507 and "No space left" in json.loads(answer.body)["error"]
+    response = client.ask("/upload", "POST", videos[0].read_bytes())
+    assert response.status == 507 and "No space left" in json.loads(response.body)["error"]
 
 
 def test_searches_during_uploads(client, service, videos, monkeypatch):
@@ -536,14 +536,14 @@ def test_searches_during_uploads(client, service, videos, monkeypatch):
         first = pool.submit(client.upload, videos[0].read_bytes())
         assert started.wait(120)
         second = pool.submit(client.upload, videos[1].read_bytes())
-        answers = list(pool.map(client.search, CAPTIONS * 8))
+        responses = list(pool.map(client.search, CAPTIONS * 8))
         assert not first.done() and not second.done()
         may_load.set()
         for upload, video in ((first, videos[0]), (second, videos[1])):
             assert upload.result()[-1]["results"][0]["name"] == video.name
         assert {"stage": "Waiting for another video"} in second.result()
-    for text, answer in zip(CAPTIONS * 8, answers, strict=True):
-        assert [result["name"] for result in answer] == [Path(result.path).name for result in expected[text]]
+    for text, response in zip(CAPTIONS * 8, responses, strict=True):
+        assert [result["name"] for result in response] == [Path(result.path).name for result in expected[text]]
 
 
 def test_too_many_uploads(service, videos, monkeypatch):
@@ -556,8 +556,8 @@ def test_too_many_uploads(service, videos, monkeypatch):
         ):
             first.sendall(start)
             second.sendall(start)
-            answer = wait_until(lambda: refused(client.ask("/upload", "POST", b"junk")))
-            assert "Too many" in json.loads(answer.body)["error"]
+            response = wait_until(lambda: refused(client.ask("/upload", "POST", b"junk")))
+            assert "Too many" in json.loads(response.body)["error"]
         wait_until(lambda: not refused(client.ask("/upload", "POST", b"junk")))
 
 
@@ -567,15 +567,15 @@ def test_a_slow_upload_is_rejected(service, temporary_folder, monkeypatch):
     with running(service) as client:
         with socket.create_connection(("127.0.0.1", client.port), timeout=120) as connection:
             connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\njunk")
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes the connection
-        assert b" 408 " in answer.splitlines()[0] and b"took longer than" in answer
+            response = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes the connection
+        assert b" 408 " in response.splitlines()[0] and b"took longer than" in response
         monkeypatch.setattr(app_server, "MAX_RECEIVING", 600)
         assert client.ask("/upload", "POST", b"junk").status == 200
     assert not open_without_name(temporary_folder)
 
 
-def refused(answer):
-    return answer if answer.status == 503 else None
+def refused(response):
+    return response if response.status == 503 else None
 
 
 @pytest.mark.parametrize(
