@@ -78,7 +78,7 @@ def exit_interrupted() -> typer.Exit:
 def require_modules(extra: str, *modules: str) -> None:
     """Raise an `ImportError` that names missing modules and the extra of this package that installs them."""
     if missing := [module for module in modules if not find_spec(module)]:
-        raise ImportError(f'{", ".join(missing)} missing: pip install "modeling-pig[{extra}]"')
+        raise ImportError(f'The modules {", ".join(missing)} are missing: pip install "modeling-pig[{extra}]"')
 
 
 def read_launcher(name: str, default: int) -> int:
