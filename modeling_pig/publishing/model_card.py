@@ -201,7 +201,7 @@ def _make_citation(repo_id: str, records: RunRecords) -> str:
 def _describe_training(records: RunRecords) -> list[list[str]]:
     lines = []
     if validations := [record for record in records.metrics if isinstance(record, ValidationRecord)]:
-        best = max(validations, key=lambda record: recall_sum(record.validation.model_dump()))
+        best = max(validations, key=lambda record: recall_sum(record.validation.text_to_video))
         lines.append(["length", f"{validations[-1].epoch:,} epochs, {validations[-1].step:,} steps"])
         lines.append(["kept model", f"the model of epoch {best.epoch:,}, the best on the validation split"])
     if records.environment:

@@ -32,7 +32,7 @@ from ..visualization.ranks import draw_ranks
 from .model_card import FIGURES, make_eval_results, make_model_card
 from .remote_code import MODEL_FILES, SENTENCE_TRANSFORMERS_FILES, export_remote_code
 from .repository import Content, PushOptions, check_push, hash_content, one_line_errors, print_files, push
-from .run_records import RunRecords, dump_record, read_run
+from .run_records import RunRecords, read_run
 
 
 PACKAGE = Path(modeling_pig.__file__).parent
@@ -96,7 +96,7 @@ def push_model(
         validate_repo_id(dataset)
     model_folder = str(Path(run) / "model")
     if measure:
-        record = dump_record(measure_latency(model_folder))
+        record = measure_latency(model_folder).to_dict()
         write_text(Path(run) / "efficiency.json", json.dumps(record, indent=2) + "\n")
     with tempfile.TemporaryDirectory() as work:
         files, notes = collect_files(run, repo_id, work, remote_code=remote_code, license=license, dataset=dataset)
@@ -251,14 +251,14 @@ def _collect_records(run: Path, work: Path, records: RunRecords, dataset: str | 
         files["curves.png"] = run / "curves.png"
     files["recipe.yaml"] = yaml.safe_dump(records.recipe, sort_keys=False, allow_unicode=True).encode()
     if records.metrics:
-        files["metrics.jsonl"] = "".join(json.dumps(dump_record(line)) + "\n" for line in records.metrics).encode()
+        files["metrics.jsonl"] = "".join(json.dumps(line.to_dict()) + "\n" for line in records.metrics).encode()
     if records.environment:
-        starts = [dump_record(start) for start in records.environment]
+        starts = [start.to_dict() for start in records.environment]
         files["environment.json"] = (json.dumps(starts, indent=2) + "\n").encode()
     if records.efficiency:
-        files["efficiency.json"] = (json.dumps(dump_record(records.efficiency), indent=2) + "\n").encode()
+        files["efficiency.json"] = (json.dumps(records.efficiency.to_dict(), indent=2) + "\n").encode()
     if records.test:
-        test = dump_record(records.test)
+        test = records.test.to_dict()
         files["test.json"] = (json.dumps(test, indent=2) + "\n").encode()
         name = re.sub(r"\W", "_", f"{records.test.benchmark}_{records.test.split}")
         files[f".eval_results/pig_{name}.yaml"] = make_eval_results(records.test, dataset).encode()

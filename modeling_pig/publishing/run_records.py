@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ..evaluation.records import EvaluationRecord
 from ..training.recipe import Recipe
@@ -78,21 +78,14 @@ def read_run(run: str | os.PathLike) -> RunRecords:
             field = ".".join(map(str, problem["loc"])) or "the record"
             raise ValueError(f"{file}: {field}: {problem['msg']}; {ADVICE}.") from error
 
-    environment = read("environment.json", list[EnvironmentRecord]) or []
-    for start in environment:
-        (start.model_extra or {}).pop("command", None)
+    starts = [start.to_dict() for start in read("environment.json", list[EnvironmentRecord]) or []]
     return RunRecords(
         recipe=without_folders(recipe, folders),
-        environment=environment,
+        environment=[EnvironmentRecord(**{k: v for k, v in start.items() if k != "command"}) for start in starts],
         metrics=read("metrics.jsonl", list[MetricsRecord], is_lines=True) or [],
         test=read("test.json", EvaluationRecord),
         efficiency=read("efficiency.json", EfficiencyRecord),
     )
-
-
-def dump_record(record: BaseModel) -> dict[str, Any]:
-    """Return a record as plain data, with the fields that the file holds."""
-    return record.model_dump(exclude_unset=True)
 
 
 def without_folders(value: Any, folders: Collection[str] = ()) -> Any:
@@ -115,4 +108,4 @@ def without_folders(value: Any, folders: Collection[str] = ()) -> Any:
     return FOLDERS.sub("", value)
 
 
-__all__ = ["RunRecords", "dump_record", "read_run", "without_folders"]
+__all__ = ["RunRecords", "read_run", "without_folders"]
