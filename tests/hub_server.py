@@ -48,7 +48,7 @@ TOKEN = "hf_ada"  # of the fixture `hub`
 
 
 class HubError(Exception):
-    """A refusal: status, message, and the Hub's error code if there is one."""
+    """A rejected request: status, message, and optionally an error code of the Hub."""
 
     def __init__(self, status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The local Hub rejects what the Hub rejects: the tests of pushes and downloads rely on it."""
+"""The local Hub serves uploaded files unchanged, and rejects invalid uploads and commits as the Hub does."""
 
 import os
 from hashlib import sha256

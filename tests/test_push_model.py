@@ -1,4 +1,4 @@
-"""`pig push model` to a local Hub: one commit or none, and nothing in it names the token or a folder."""
+"""`pig push model` to a local Hub: one commit or none, without the token and without folders of the machine."""
 
 import json
 import pickle
@@ -154,8 +154,8 @@ def test_the_script_pushes_and_the_code_of_the_card_runs(hub, run, tmp_path, sha
     six_lines, with_code = (part.split("```")[0] for part in parts)
     exec(six_lines, {})
     assert capsys.readouterr().out.startswith("tensor([[0.")
-    told = "print(type(processor).__name__, type(model).__module__)"
-    assert run_python("-c", WITHOUT_PACKAGE + with_code + told).startswith("PigProcessor transformers_modules.")
+    report = "print(type(processor).__name__, type(model).__module__)"
+    assert run_python("-c", WITHOUT_PACKAGE + with_code + report).startswith("PigProcessor transformers_modules.")
 
 
 def test_code_is_pushed_with_remote_code_only(hub, run, push):

@@ -73,7 +73,7 @@ def make_model_card(
     recipe, test = records.recipe, records.test
     framework, base_model = model.config.framework, _find_base_model(recipe["model"])
     has_embeddings = framework != "single_tower"
-    # All strings in `text` are escaped; those in `markdown` are Markdown or code already.
+    # Strings in `text` are escaped. Strings in `markdown` are Markdown or code already.
     text: dict[str, Any] = {
         "name": repo_id.split("/")[-1],
         "figures": [[name, FIGURES[name]] for name in figures],
