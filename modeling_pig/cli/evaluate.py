@@ -57,7 +57,7 @@ def evaluate(
 
         from ..encoding.loading import load_pretrained
         from ..evaluation.evaluator import evaluate as evaluate_model
-        from ..evaluation.report import print_figures, result_record
+        from ..evaluation.report import print_evaluation, result_record
         from ..files import write_text
         from ..training.recipe import Recipe
         from ..visualization.ranks import draw_ranks
@@ -69,7 +69,7 @@ def evaluate(
         if split not in benchmark:
             raise ValueError(f"{data.benchmark} has no split {split}: give one of {', '.join(benchmark)}.")
         rows = benchmark[split]
-        figures = evaluate_model(
+        evaluation = evaluate_model(
             retrieval_model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
             processor,
             rows,
@@ -79,10 +79,10 @@ def evaluate(
             dual_softmax=dual_softmax,
             num_bootstrap=bootstrap,
         )
-        record = result_record(figures, retrieval_model, model, split, settings.to_dict(), rows.info.description)
-        print_figures(record)
-        print_failures(figures["failures"], f"see {output}" if output else "--output FILE.json lists all of them")
+        record = result_record(evaluation, retrieval_model, model, split, settings.to_dict(), rows.info.description)
+        print_evaluation(record)
+        print_failures(evaluation.failures, f"see {output}" if output else "--output FILE.json lists all of them")
         if output:
-            write_text(output, json.dumps(record, indent=2) + "\n")
-            draw_ranks(record, output.with_suffix(".png"))
+            write_text(output, json.dumps(record.to_dict(), indent=2) + "\n")
+            draw_ranks(record.to_dict(), output.with_suffix(".png"))
             typer.echo(f"metrics: {output}, {output.with_suffix('.png')}")
