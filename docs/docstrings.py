@@ -6,7 +6,7 @@ import griffe
 
 
 class TransformersDocstrings(griffe.Extension):
-    """Turn [`Name`] into links to the documented objects of the package, and `` name (`type`) `` into `name (type)`."""
+    """Turn [`Name`] into links to the objects of the package, and `` name (`type`) `` into `name (type)`."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         objects = list(_objects_of(pkg))

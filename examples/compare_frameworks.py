@@ -81,7 +81,7 @@ def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
         "clear_gap": settings.clear_gap,
         "regime_seeds": settings.regime_seeds,
         "regimes": regimes,
-        "environment": environment(),
+        "environment": environment().to_dict(),
     }
     write_json(file, record)
     rows = [
@@ -119,7 +119,11 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     }
     for split, of_split in runs.items():
         report[split] = {"ceiling": workspace.ceiling(regime, split), **_summarise_frameworks(of_split)}
-    report |= {"costs": costs, "machine": describe_machine(torch.get_num_threads()), "environment": environment()}
+    report |= {
+        "costs": costs,
+        "machine": describe_machine(torch.get_num_threads()),
+        "environment": environment().to_dict(),
+    }
     write_json(workspace.output / "comparison.json", report)
     draw_tradeoff(report, workspace.output / "tradeoff.png")
     draw_latency(report, workspace.output / "latency.png")
@@ -158,7 +162,8 @@ def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
         of_hybrid = {name: mean_and_interval([by_seed[name] for by_seed in attention]) for name in attention[0]}
         report[regime] = {"attention_of_hybrid": of_hybrid, **_summarise_frameworks(runs)}
     write_json(
-        workspace.output / "other_regimes.json", {"seeds": seeds, "regimes": report, "environment": environment()}
+        workspace.output / "other_regimes.json",
+        {"seeds": seeds, "regimes": report, "environment": environment().to_dict()},
     )
     rows = [
         {
@@ -203,7 +208,7 @@ def _compare_with_hybrid(
         if len(seeds) > 1:
             for name, pooled in with_pooled_spread(differences).items():
                 report[split][name]["minus hybrid, spread of all variants"] = pooled
-    write_json(workspace.output / file_name, report | {"environment": environment()})
+    write_json(workspace.output / file_name, report | {"environment": environment().to_dict()})
     rows = [
         {
             "variant": name,
@@ -250,7 +255,7 @@ def diagnose(workspace: Workspace, args: argparse.Namespace) -> None:
         print(f"seed {seed} is done", flush=True)
     flat = {seed: _flatten(by_seed) for seed, by_seed in found.items()}
     summary = {key: mean_and_interval([by_seed[key] for by_seed in flat.values()]) for key in flat[seeds[0]]}
-    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment()}
+    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment().to_dict()}
     write_json(workspace.output / "diagnosis.json", record)
     shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
     rows = [

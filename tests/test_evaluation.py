@@ -20,7 +20,8 @@ from modeling_pig.evaluation.metrics import (
     recall_curves,
     retrieval_metrics,
 )
-from modeling_pig.evaluation.report import print_figures, result_record
+from modeling_pig.evaluation.records import Evaluation, EvaluationRecord
+from modeling_pig.evaluation.report import print_evaluation, result_record
 from modeling_pig.training.recipe import Recipe
 from tests.test_training import DEMO
 
@@ -206,10 +207,10 @@ def split(shape_videos) -> list[dict]:
 
 @pytest.mark.parametrize("framework", ["hybrid", "two_tower", "single_tower"])
 def test_evaluator_equals_the_forward_pass(make_model, processor, split, framework, monkeypatch):
-    monkeypatch.setattr(evaluator, "TEXTS_PER_BLOCK", 4)
+    monkeypatch.setattr(evaluator, "CAPTIONS_PER_BLOCK", 4)
     monkeypatch.setattr(evaluator, "MAX_POOLED_VALUES", 4 * 32 * 2)  # two videos at a time
     model = make_model(framework=framework).train()
-    figures = evaluate(model, processor, split, batch_size=2, progress=False, dual_softmax=True)
+    figures = evaluate(model, processor, split, batch_size=2, progress=False, dual_softmax=True).to_dict()
     assert model.training  # left as it was found
     assert (figures["num_queries"], figures["num_videos"], figures["num_videos_in_split"]) == (10, 5, 5)
 
@@ -226,7 +227,7 @@ def test_evaluator_equals_the_forward_pass(make_model, processor, split, framewo
 
 def test_a_half_precision_model_is_evaluated(make_model, processor, split):
     for framework in ("hybrid", "single_tower"):
-        figures = evaluate(make_model(framework=framework).bfloat16(), processor, split, progress=False)
+        figures = evaluate(make_model(framework=framework).bfloat16(), processor, split, progress=False).to_dict()
         assert figures["num_videos"] == 5
 
 
@@ -235,8 +236,10 @@ def test_videos_that_cannot_be_read_are_named_and_leave_the_gallery(make_model, 
     broken.write_bytes(b"no video")
     missing = {"video_id": "lost", "video": "", "captions": ["a", "b"]}
     unreadable = {"video_id": "bad", "video": str(broken), "captions": ["a"]}
-    whole = evaluate(make_model(), processor, split, progress=False)
-    figures = evaluate(make_model(), processor, [missing, *split[:2], unreadable, *split[2:]], progress=False)
+    whole = evaluate(make_model(), processor, split, progress=False).to_dict()
+    figures = evaluate(
+        make_model(), processor, [missing, *split[:2], unreadable, *split[2:]], progress=False
+    ).to_dict()
     assert (figures["num_videos"], figures["num_videos_in_split"], figures["num_queries"]) == (5, 7, 10)
     assert len(figures["failures"]) == 2
     assert "lost" in figures["failures"][0] and "broken.mp4" in figures["failures"][1]
@@ -257,7 +260,7 @@ def test_rows_may_share_a_file(make_model, processor, split):
     model = make_model()
 
     def mean_rank(rows: list[dict], ties: str) -> float:
-        figures = evaluate(model, processor, rows, progress=False, ties=ties)
+        figures = evaluate(model, processor, rows, progress=False, ties=ties).to_dict()
         assert (figures["num_videos"], figures["num_queries"], figures["failures"]) == (2, 2, [])
         return figures["text_to_video"]["MnR"]
 
@@ -271,9 +274,11 @@ def test_rows_may_share_a_file(make_model, processor, split):
 
 def test_the_record_holds_what_repeats_it(model_folder, processor, split):
     model = modeling_pig.PigForRetrieval.from_pretrained(model_folder)
-    figures = evaluate(model, processor, split, progress=False, dual_softmax=True, num_bootstrap=20, seed=5)
+    figures = evaluate(model, processor, split, progress=False, dual_softmax=True, num_bootstrap=20, seed=5).to_dict()
     recipe = asdict(Recipe.from_yaml(DEMO))
-    record = json.loads(json.dumps(result_record(figures, model, model_folder, "test", recipe, "five shapes")))
+    evaluation = Evaluation(**figures)
+    record = result_record(evaluation, model, model_folder, "test", recipe, "five shapes").to_dict()
+    record = json.loads(json.dumps(record))
     directions = ["text_to_video", "video_to_text", "text_to_video" + DUAL, "video_to_text" + DUAL]
     assert list(record["intervals_95"]) == directions
     for direction in directions:
@@ -289,29 +294,33 @@ def test_the_record_holds_what_repeats_it(model_folder, processor, split):
     assert {"transformers", "python", "av"} < set(record["versions"])
 
 
+METRICS = {"R@1": 37.6, "R@5": 60.0, "R@10": 75.0, "MdR": 2.0, "MnR": 1012.25}
+COUNTS = {"num_queries": 13350, "num_videos": 1335, "num_videos_in_split": 1500}
+
+
 def test_the_record_names_the_revision_of_a_model_from_the_hub(make_model, processor, tmp_path):
     snapshot = tmp_path / "models--me--shapes/snapshots" / ("0123456789abcdef" * 3)[:40]
     model = make_model()
     model.save_pretrained(snapshot)
-    record = result_record({}, model.bfloat16(), str(snapshot), "test", asdict(Recipe.from_yaml(DEMO)))
-    assert record["model_revision"] == snapshot.name and record["dtype"] == "bfloat16"
+    evaluation = Evaluation(text_to_video=METRICS, video_to_text=METRICS, ties="expected", failures=[], **COUNTS)
+    record = result_record(evaluation, model.bfloat16(), str(snapshot), "test", asdict(Recipe.from_yaml(DEMO)))
+    assert record.model_revision == snapshot.name and record.dtype == "bfloat16"
 
 
 def test_the_table_says_how_many_videos_and_how_sure():
-    metrics = {"R@1": 37.6, "MdR": 2.0, "MnR": 1012.25}
-    intervals = {"R@1": [34.9, 40.3], "MdR": [2.0, 3.0], "MnR": [1000.0, 1024.5]}
-    record = {"benchmark": "vatex", "split": "test", "ties": "expected", "num_bootstrap": 1000}
-    record |= {"num_queries": 13350, "num_videos": 1335, "num_videos_in_split": 1500}
-    record |= {"text_to_video": metrics, "video_to_text": metrics}
+    intervals = dict.fromkeys(METRICS, [1000.0, 1024.5]) | {"R@1": [34.9, 40.3]}
+    record = {"benchmark": "vatex", "split": "test", "ties": "expected", "num_bootstrap": 1000, **COUNTS}
+    record |= {"text_to_video": METRICS, "video_to_text": METRICS}
     console = Console(width=80, record=True, file=io.StringIO())
-    print_figures(record, console)
+    print_evaluation(EvaluationRecord.model_construct(**record), console)
     plain = console.export_text()
     assert "vatex, test: 13,350 queries, 1,335 of 1,500 videos, ties expected" in plain
     assert "37.6" in plain and "[" not in plain and "dual softmax" not in plain
 
-    record |= {"text_to_video" + DUAL: metrics | {"R@1": 44.0}, "video_to_text" + DUAL: metrics}
+    record |= {"text_to_video" + DUAL: METRICS | {"R@1": 44.0}, "video_to_text" + DUAL: METRICS}
     names = [direction + suffix for suffix in ("", DUAL) for direction in ("text_to_video", "video_to_text")]
-    print_figures({**record, "intervals_95": dict.fromkeys(names, intervals)}, console)
+    record["intervals_95"] = dict.fromkeys(names, intervals)
+    print_evaluation(EvaluationRecord.model_construct(**record), console)
     table, dual = console.export_text().split("with dual softmax")
     assert table.count("37.6 [34.9, 40.3]") == 2 and "1,012.2 [1,000.0, 1,024.5]" in table and "44.0" not in table
     assert "44.0" in dual and "1,000 bootstrap samples" in dual

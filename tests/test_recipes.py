@@ -101,7 +101,7 @@ def test_a_recipe_trains_on_a_stand_in_of_its_benchmark(path, tmp_path):
     if recipe.data.benchmark == "msrvtt_1k":
         small.append("data.options.validation=2")
     best = train(Recipe.from_yaml(path, small), tmp_path / "run")
-    assert np.isfinite(best["text_to_video"]["MnR"])
+    assert np.isfinite(best.text_to_video["MnR"])
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert steps[-1] >= 2
     test = json.loads((tmp_path / "run/test.json").read_text())

@@ -54,7 +54,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so_with_its_exit_status(video
     assert process.wait(timeout=60) == EXIT_INTERRUPTED
     checkpoint = max((run / "checkpoints").glob("step_*"))  # that of an epoch may be there as well
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
-    assert f"Told to stop at step {step}" in (tmp_path / "log").read_text()
+    assert f"Stopped by a signal at step {step}" in (tmp_path / "log").read_text()
 
 
 def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
@@ -68,11 +68,11 @@ def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
         return save(self, progress)
 
     monkeypatch.setattr(Checkpoints, "save", save_and_press_ctrl_c)
-    with pytest.raises(TrainingInterrupted, match=r"Told to stop at step 4 of 16.*--resume"):
+    with pytest.raises(TrainingInterrupted, match=r"Stopped by a signal at step 4 of 16.*--resume"):
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is handler
-    with pytest.raises(ValueError, match=r"holds a run that is not finished: go on with it \(--resume\)"):
+    with pytest.raises(ValueError, match=r"holds a run that is not finished: resume it \(--resume\)"):
         train(recipe, tmp_path / "run")
     other = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=9", "data.num_workers=1"))
     with pytest.raises(ValueError, match="a run of another recipe: training.epochs is 9 and was 8[.]"):
@@ -83,7 +83,9 @@ def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
     starts = json.loads((tmp_path / "run/environment.json").read_text())
     assert [start["step"] for start in starts] == [0, 4]
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    assert train(recipe, tmp_path / "run", resume=True) in [r["validation"] for r in validations(tmp_path / "run")]
+    assert train(recipe, tmp_path / "run", resume=True).to_dict() in [
+        r["validation"] for r in validations(tmp_path / "run")
+    ]
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
     with pytest.raises(ValueError, match="already holds a trained model"):
         train(recipe, tmp_path / "run")
@@ -139,7 +141,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(videos, tmp_path, damaged
     newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
     content = (newest / damaged).read_bytes()
     (newest / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{newest.name} is damaged: remove it, and --resume goes on from the one"):
+    with pytest.raises(ValueError, match=f"{newest.name} is damaged: remove it, and --resume uses the previous checkpoint"):
         train(recipe, tmp_path / "run", resume=True)
 
 

@@ -159,7 +159,7 @@ def test_a_run_writes_a_model_that_loads_and_says_what_it_was(videos, tmp_path):
     records = validations(tmp_path / "run")
     assert [record["epoch"] for record in records] == [1, 2]
     assert [record["step"] for record in records] == [2, 4]
-    assert best in [record["validation"] for record in records]
+    assert best.to_dict() in [record["validation"] for record in records]
     PigForRetrieval.from_pretrained(tmp_path / "run/model")
     assert PigProcessor.from_pretrained(tmp_path / "run/model").video_processor.num_frames == 2
     with pytest.raises(ValueError, match="already holds a trained model"):

@@ -19,7 +19,7 @@ from modeling_pig.training.data import (
     TrainingCollator,
     VideoTextDataset,
     caption_id,
-    normalised,
+    normalise_frames,
 )
 from modeling_pig.training.frame_cache import FrameCache
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, sample_frame_indices
@@ -106,7 +106,7 @@ def test_an_epoch_goes_on_from_the_middle():
     assert list(sampler) == batches[3:] and len(sampler) == 2 and sampler.steps_per_epoch == 5
     sampler.set_epoch(2)
     assert list(sampler) == batches
-    with pytest.raises(ValueError, match="has 5 steps, it cannot go on from step 6"):
+    with pytest.raises(ValueError, match="has 5 steps, it cannot resume from step 6"):
         sampler.set_epoch(0, start_step=6)
 
 
@@ -199,7 +199,7 @@ def test_workers_and_resumption_change_nothing(folder, processor, tmp_path, is_c
     resumed = read_epochs(dataset, processor, num_workers=1, start_step=2)
     assert_same_batches(resumed, [batches[2], batches[5]])
     for batch in batches:
-        assert batch["pixel_values_videos"].shape == (4, 4, 3, 32, 32)
+        assert batch["frames"].shape == (4, 4, 3, 32, 32)
         assert len(set(batch["video_ids"])) == 4
     for epoch in (batches[:3], batches[3:]):
         failures = [failure for batch in epoch for failure in batch["failures"]]
@@ -210,12 +210,12 @@ def test_workers_and_resumption_change_nothing(folder, processor, tmp_path, is_c
 def test_the_model_reads_what_the_processor_makes_of_a_video(folder, processor):
     dataset = VideoTextDataset(make_rows(folder), processor.video_processor, seed=0)
     batch = TrainingCollator(processor, max_text_tokens=12)([dataset[alone(row)] for row in range(2)])
-    assert batch["pixel_values_videos"].dtype == torch.uint8
+    assert batch["frames"].dtype == torch.uint8
     rng = np.random.default_rng([0, 0, 1])
     rng.integers(20)  # the caption
     frames, _ = decode_video(folder / "1.mp4", processor.video_processor.num_frames, rng)
     expected = processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
-    assert torch.equal(normalised(batch["pixel_values_videos"][1:], processor.video_processor), expected)
+    assert torch.equal(normalise_frames(batch["frames"][1:], processor.video_processor), expected)
 
 
 # Broken files
@@ -282,7 +282,7 @@ def test_without_candidates_another_sample_is_repeated_with_its_caption(monkeypa
     for row, sample in zip(rows, samples, strict=True):
         assert sample.caption == sample.video_id
         assert int(sample.video_id) == row if row > 1 else int(sample.video_id) in (2, 3, 4, 5)
-    with pytest.raises(ValueError, match="6 videos in turn cannot be decoded, none is left; the last: .*broken"):
+    with pytest.raises(ValueError, match="6 videos in a row cannot be decoded, and no other video is left.*The last: .*broken"):
         list(read_with_broken(monkeypatch, set(range(6)), num_rows=6, batch_size=6))
 
 
@@ -356,7 +356,7 @@ def test_what_comes_out_of_the_cache_is_what_was_decoded(folder, make_cache, pro
     # The processor makes of them what it makes of the frames themselves.
     inputs = processor(videos=str(path), videos_kwargs={"num_frames": 8}, return_tensors="pt")
     cached = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-    assert torch.equal(cached["pixel_values_videos"], inputs["pixel_values_videos"])
+    assert torch.equal(cached["frames"], inputs["frames"])
 
 
 def test_frames_are_drawn_from_those_that_are_kept(folder, make_cache, processor):

@@ -153,7 +153,8 @@ class Workspace:
                     num_bootstrap=1000 if split == "test" else 0,
                 )
                 name = str(folder / "model")
-                figures[split] = result_record(found, model, name, split, recipe.to_dict(), rows.info.description)
+                record = result_record(found, model, name, split, recipe.to_dict(), rows.info.description)
+                figures[split] = record.to_dict()
                 write_json(figures_file, figures)
         return {split: figures[split] for split in splits}
 

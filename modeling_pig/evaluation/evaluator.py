@@ -1,6 +1,7 @@
 """Encode a split of a benchmark and rank it in both directions."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -11,10 +12,11 @@ from ..encoding.texts import encode_texts
 from ..encoding.video_segment import VideoSegment
 from ..encoding.videos import encode_videos
 from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, recall_curves, retrieval_metrics
+from .records import Evaluation
 
 
-TEXTS_PER_BLOCK = 512
-MAX_POOLED_VALUES = 2**24  # for `single_tower`, which pools each video for each text: 64 MB in float32
+CAPTIONS_PER_BLOCK = 512
+MAX_POOLED_VALUES = 2**24  # values of videos that `single_tower` pools for each caption: 64 MB in float32
 
 
 def evaluate(
@@ -29,7 +31,7 @@ def evaluate(
     dual_softmax: bool = False,
     num_bootstrap: int = 0,
     seed: int = 0,
-) -> dict:
+) -> Evaluation:
     """Evaluate text-to-video and video-to-text retrieval: every caption is a query, every video a candidate.
 
     Args:
@@ -50,19 +52,17 @@ def evaluate(
         seed (`int`): seed of the bootstrap.
 
     Returns:
-        `dict`: `text_to_video` and `video_to_text` (R@1, R@5, R@10, R@50 in per cent, MdR, MnR); with dual softmax
-        also `text_to_video_dual_softmax` and `video_to_text_dual_softmax`; with bootstrap `intervals_95` ([low, high]
-        of each metric of each of these), `num_bootstrap` and `seed`; `recall_curve` (R@k of each of these over k, see
-        [`recall_curves`]); `num_queries`, `num_videos` of `num_videos_in_split`, `ties`, and `failures`. A video that
-        is missing or cannot be decoded leaves the gallery together with its captions, and is named there.
+        [`Evaluation`]: R@1, R@5, R@10, R@50 in per cent, MdR and MnR in both directions, with dual softmax and
+        intervals if they were asked for. A video that is missing or cannot be decoded leaves the gallery together
+        with its captions, and is listed in `failures`.
 
     Raises:
-        ValueError: a video without captions, no video that can be decoded, or scores that are NaN or infinite.
+        ValueError: a video has no captions, no video can be decoded, or scores are NaN or infinite.
     """
     rows = list(split)
     for row in rows:
         if not row["captions"]:
-            raise ValueError(f"The video {row['video_id']} has no captions: leave it out of the split, or caption it.")
+            raise ValueError(f"The video {row['video_id']} has no captions: add captions, or remove it.")
     was_training = model.training
     model.eval()
     failures = [f"{row['video_id']}: its file is missing" for row in rows if not row["video"]]
@@ -70,51 +70,54 @@ def evaluate(
     segments = [VideoSegment(row["video"], row.get("start"), row.get("end")) for row in with_file]
     undecodable: list[VideoDecodingError] = []
     encoded: list[dict] = []
-    embeds = []
+    video_embeds = []
     batches = encode_videos(model, processor, segments, undecodable, batch_size, num_threads)
     with tqdm(total=len(segments), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
             encoded += [with_file[position] for position in batch.positions]
-            embeds.append(batch.embeddings)
+            video_embeds.append(batch.embeddings)
             bar.update(len(encoded) + len(undecodable) - bar.n)
     failures += [str(failure) for failure in undecodable]
     if not encoded:
         first = failures[0] if failures else "the split is empty"
         raise ValueError(f"None of the {len(rows)} videos can be decoded; the first: {first}")
 
-    texts = [caption for row in encoded for caption in row["captions"]]
-    video_of_text = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
-    text_embeds = encode_texts(model, processor, texts, max_text_tokens)
-    single_tower = model.config.framework == "single_tower"
-    dtype = model.dtype if single_tower else torch.float32  # a single tower's scores pass through its weights
-    num_at_once = MAX_POOLED_VALUES // (TEXTS_PER_BLOCK * text_embeds.shape[1]) if single_tower else len(encoded)
-    video_embeds = torch.cat(embeds).to(model.device, dtype).split(max(num_at_once, 1))
+    captions = [caption for row in encoded for caption in row["captions"]]
+    video_of_caption = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
+    caption_embeds = encode_texts(model, processor, captions, max_text_tokens)
+    is_single_tower = model.config.framework == "single_tower"
+    dtype = model.dtype if is_single_tower else torch.float32  # a single tower's scores pass through its weights
+    block_size = (
+        MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * caption_embeds.shape[1]) if is_single_tower else len(encoded)
+    )
+    blocks = torch.cat(video_embeds).to(model.device, dtype).split(max(block_size, 1))
 
     def score_block(rows: slice) -> torch.Tensor:
-        queries = text_embeds[rows].to(model.device, dtype)
-        return torch.cat([model.similarity(queries, some) for some in video_embeds], dim=1).cpu()
+        queries = caption_embeds[rows].to(model.device, dtype)
+        return torch.cat([model.similarity(queries, videos) for videos in blocks], dim=1).cpu()
 
     with torch.inference_mode():
         ranks = ranks_in_both_directions(
-            score_block, video_of_text, len(encoded), ties, dual_softmax, block_size=TEXTS_PER_BLOCK
+            score_block, video_of_caption, len(encoded), ties, dual_softmax, block_size=CAPTIONS_PER_BLOCK
         )
     model.train(was_training)
-    figures: dict = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
+    fields: dict[str, Any] = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
     if num_bootstrap:
-        video_of_query = {"text": video_of_text.numpy(), "video": torch.arange(len(encoded)).numpy()}
-        figures["intervals_95"] = {
+        video_of_query = {"text": video_of_caption.numpy(), "video": torch.arange(len(encoded)).numpy()}
+        fields["intervals_95"] = {
             direction: bootstrap_intervals(found, video_of_query[direction.split("_")[0]], num_bootstrap, seed)
             for direction, found in ranks.items()
         }
-        figures |= {"num_bootstrap": num_bootstrap, "seed": seed}
-    return figures | {
-        "recall_curve": recall_curves(ranks, len(encoded)),
-        "num_queries": len(texts),
-        "num_videos": len(encoded),
-        "num_videos_in_split": len(rows),
-        "ties": ties,
-        "failures": failures,
-    }
+        fields |= {"num_bootstrap": num_bootstrap, "seed": seed}
+    return Evaluation(
+        **fields,
+        recall_curve=recall_curves(ranks, len(encoded)),
+        num_queries=len(captions),
+        num_videos=len(encoded),
+        num_videos_in_split=len(rows),
+        ties=ties,
+        failures=failures,
+    )
 
 
 __all__ = ["evaluate"]

@@ -1,4 +1,4 @@
-"""The record of an evaluation (`test.json`): written by [`result_record`], and read back to publish it."""
+"""Declare the records of an evaluation: its metrics, and `test.json`, which is read back to publish a model."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,52 +18,32 @@ def _check_recalls(metrics: dict[str, float]) -> dict[str, float]:
 Metrics = Annotated[dict[str, float], AfterValidator(_check_recalls)]
 
 
-class EvaluatedData(BaseModel):
-    """Section `data` of the recipe in an [`EvaluationRecord`]: the field that is read back."""
+class Record(BaseModel):
+    """Base class of records in JSON files. Fields that are not declared here are kept."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
-    max_text_tokens: int
-
-
-class EvaluatedRecipe(BaseModel):
-    """Recipe in an [`EvaluationRecord`]: the section that is read back."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    data: EvaluatedData
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that were set, as plain data for JSON."""
+        return self.model_dump(exclude_unset=True)
 
 
-class EvaluationRecord(BaseModel):
+class Evaluation(Record):
     """
-    Metrics of an evaluation with their origin. The order of the fields is the order in the file.
+    Metrics of a model on a split, from [`evaluate`].
 
     Attributes:
-        benchmark, options, split, protocol: the evaluated split, and the benchmark's description of it.
-        model (`str`): folder or name of the model.
-        model_revision (`str`, *optional*): commit of a model from the Hub.
-        model_fingerprint (`str`): fingerprint of the weights, see [`model_fingerprint`].
         text_to_video, video_to_text (`dict[str, float]`): metric -> value.
         text_to_video_dual_softmax, video_to_text_dual_softmax (`dict[str, float]`, *optional*): the same with dual
             softmax.
         intervals_95 (`dict`, *optional*): direction -> metric -> [low, high] of the 95 % interval.
         num_bootstrap, seed (`int`, *optional*): number of bootstrap samples of the intervals, and their seed.
-        recall_curve (`dict[str, list]`, *optional*): `k`, and R@k over k in each direction.
+        recall_curve (`dict[str, list]`, *optional*): `k`, and R@k over k in each direction, see [`recall_curves`].
         num_queries, num_videos, num_videos_in_split (`int`): queries, decoded videos, and all videos of the split.
         ties (`str`): rank of tied scores, see [`ranks_of_targets`].
         failures (`list[str]`): videos that are missing or cannot be decoded, with the reason.
-        device, dtype, versions, date, recipe: conditions of the evaluation.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
-
-    benchmark: str
-    options: dict[str, Any]
-    split: str
-    protocol: str
-    model: str | None = None
-    model_revision: str | None = None
-    model_fingerprint: str | None = None
     text_to_video: Metrics
     video_to_text: Metrics
     text_to_video_dual_softmax: Metrics | None = None
@@ -77,6 +57,44 @@ class EvaluationRecord(BaseModel):
     num_videos_in_split: int
     ties: Literal["expected", "optimistic", "pessimistic"]
     failures: list[str]
+
+
+class EvaluatedData(Record):
+    """Section `data` of the recipe in an [`EvaluationRecord`]: the field that is read back."""
+
+    max_text_tokens: int
+
+
+class EvaluatedRecipe(Record):
+    """Recipe in an [`EvaluationRecord`]: the section that is read back."""
+
+    data: EvaluatedData
+
+
+class _Origin(Record):
+    benchmark: str
+    options: dict[str, Any]
+    split: str
+    protocol: str
+    model: str | None = None
+    model_revision: str | None = None
+    model_fingerprint: str | None = None
+
+
+# Pydantic orders inherited fields from the last base class to the first: the origin comes first in the file.
+class EvaluationRecord(Evaluation, _Origin):
+    """
+    Metrics of an evaluation with their origin and conditions: the content of `test.json`.
+
+    Attributes:
+        benchmark, options, split, protocol: the evaluated split, and the benchmark's description of it.
+        model (`str`, *optional*): folder or name of the model.
+        model_revision (`str`, *optional*): commit of a model from the Hub.
+        model_fingerprint (`str`, *optional*): fingerprint of the weights, see [`model_fingerprint`].
+        device, dtype, versions, recipe: conditions of the evaluation.
+        date (`str`): end of the evaluation in UTC.
+    """
+
     device: str
     dtype: str
     versions: dict[str, str]
@@ -84,4 +102,4 @@ class EvaluationRecord(BaseModel):
     recipe: EvaluatedRecipe
 
 
-__all__ = ["DIRECTIONS", "EvaluationRecord", "Metrics"]
+__all__ = ["DIRECTIONS", "Evaluation", "EvaluationRecord", "Metrics", "Record"]

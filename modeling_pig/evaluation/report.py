@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a record with everything that is needed to repeat it, and a table of its figures."""
+"""Create the record of an evaluation, with everything needed to repeat it, and print its metrics as a table."""
 
 import platform
 from collections.abc import Mapping
@@ -16,33 +16,32 @@ import modeling_pig
 from modeling_pig import PigForRetrieval
 
 from ..encoding.model_files import model_fingerprint
+from .records import DIRECTIONS, Evaluation, EvaluationRecord
 
 
 def result_record(
-    figures: Mapping[str, Any],
+    evaluation: Evaluation,
     model: PigForRetrieval,
     name_or_folder: str,
     split: str,
     recipe: Mapping[str, Any],
     protocol: str = "",
-) -> dict:
-    """The figures of [`evaluate`] with their origin, ready for JSON.
+) -> EvaluationRecord:
+    """Add origin and conditions to the metrics of an evaluation.
 
     Args:
-        figures (`Mapping`): what `evaluate` returned.
-        model (`PigForRetrieval`): the model that was evaluated, where it was evaluated.
-        name_or_folder (`str`): where it was loaded from.
-        split (`str`): the split that was evaluated.
-        recipe (`Mapping`): the recipe as plain data, whose section `data` names the benchmark and its options.
-        protocol (`str`): how the benchmark describes its split (`split.info.description`).
+        evaluation (`Evaluation`): result of [`evaluate`].
+        model (`PigForRetrieval`): evaluated model, on the device of the evaluation.
+        name_or_folder (`str`): folder or name that the model was loaded from.
+        split (`str`): name of the evaluated split.
+        recipe (`Mapping`): recipe as plain data, whose section `data` names the benchmark and its options.
+        protocol (`str`): the benchmark's description of the split (`split.info.description`).
 
-    Returns:
-        `dict`: the origin (`benchmark`, `options`, `split`, `protocol`, `model`, `model_revision` - the commit of a
-        model from the Hub -, `model_fingerprint`), then the figures, then the circumstances (`device`, `dtype`,
-        `versions`, `date` in UTC, and the whole `recipe`).
+    Raises:
+        ValueError: `recipe` lacks a field that [`EvaluationRecord`] requires.
     """
     on_gpu = model.device.type == "cuda"
-    return {
+    fields = {
         "benchmark": recipe["data"]["benchmark"],
         "options": recipe["data"]["options"],
         "split": split,
@@ -50,7 +49,7 @@ def result_record(
         "model": name_or_folder,
         "model_revision": extract_commit_hash(cached_file(name_or_folder, "config.json"), None),
         "model_fingerprint": model_fingerprint(name_or_folder),
-        **figures,
+        **evaluation.to_dict(),
         "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {
@@ -63,40 +62,41 @@ def result_record(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": dict(recipe),
     }
+    return EvaluationRecord(**fields)
 
 
-def print_figures(record: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints a table of what [`result_record`] made, and one of its own for dual softmax.
+def print_evaluation(record: EvaluationRecord, console: Console | None = None) -> None:
+    """Print the metrics of an evaluation as a table, and those with dual softmax as a second table.
 
-    A cell is the figure, with its 95 % interval where there is one: `37.6 [34.9, 40.3]`.
+    A cell holds a metric, with its 95 % interval if intervals were computed: `37.6 [34.9, 40.3]`.
     """
     console = console or Console()
     title = (
-        f"{record['benchmark']}, {record['split']}: {record['num_queries']:,} queries, {record['num_videos']:,} of "
-        f"{record['num_videos_in_split']:,} videos, ties {record['ties']}"
+        f"{record.benchmark}, {record.split}: {record.num_queries:,} queries, {record.num_videos:,} of "
+        f"{record.num_videos_in_split:,} videos, ties {record.ties}"
     )
-    console.print(_table(title, record, ""))
-    if "text_to_video_dual_softmax" in record:
-        console.print(_table("with dual softmax, which uses all queries at once", record, "_dual_softmax"))
+    console.print(_make_table(title, record, ""))
+    if record.text_to_video_dual_softmax:
+        console.print(_make_table("with dual softmax, which uses all queries at once", record, "_dual_softmax"))
 
 
-def _table(title: str, record: Mapping[str, Any], suffix: str) -> Table:
-    intervals = record.get("intervals_95")
-    samples = f"[95 % interval], {record['num_bootstrap']:,} bootstrap samples of the videos" if intervals else None
-    table = Table(title=title, caption=samples, min_width=len(title) + 2)  # a title is broken at the table's width
-    directions = ("text_to_video", "video_to_text")
-    for name in ("", *directions):
+def _make_table(title: str, record: EvaluationRecord, suffix: str) -> Table:
+    intervals, caption = record.intervals_95, None
+    if intervals:
+        caption = f"[95 % interval], {record.num_bootstrap:,} bootstrap samples of the videos"
+    table = Table(title=title, caption=caption, min_width=len(title) + 2)  # rich wraps a title at the table's width
+    for name in ("", *DIRECTIONS):
         table.add_column(name.replace("_", "-"), justify="right" if name else "left")
-    for metric in record["text_to_video"]:
+    for metric in record.text_to_video:
         cells = []
-        for direction in directions:
-            cell = f"{record[direction + suffix][metric]:,.1f}"
+        for direction in (name + suffix for name in DIRECTIONS):
+            cell = f"{getattr(record, direction)[metric]:,.1f}"
             if intervals:
-                low, high = intervals[direction + suffix][metric]
+                low, high = intervals[direction][metric]
                 cell += f" [{low:,.1f}, {high:,.1f}]"
             cells.append(cell)
         table.add_row(metric, *cells)
     return table
 
 
-__all__ = ["print_figures", "result_record"]
+__all__ = ["print_evaluation", "result_record"]

@@ -6,11 +6,14 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
+
+from ..files import PARTIAL_SUFFIX
 
 
 logger = get_logger(__name__)
@@ -23,21 +26,26 @@ class Progress:
     """Progress of a run: the state outside model, optimiser, schedule, scaler and random number generators."""
 
     step: int = 0  # optimiser steps done or skipped
-    epoch: int = 1  # the current one, from 1
+    epoch: int = 1  # current epoch, from 1
     step_in_epoch: int = 0
-    num_nonfinite_steps: int = 0  # skipped in all
+    num_nonfinite_steps: int = 0  # total number of skipped steps
     nonfinite_in_a_row: int = 0
     evaluations_without_gain: int = 0
-    best: dict | None = None  # validation metrics of the model that is kept
+    best: dict[str, Any] | None = None  # validation metrics of the best model
     stopped_early: bool = False
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run. All processes must call `save` and `load` together.
+    """Checkpoints of a run, in its folder `checkpoints`. All processes must call `save` and `load` together.
 
     A checkpoint holds the state of model, optimiser, schedule, scaler and the random number generators of every
-    process, as Accelerate writes them, and the run's [`Progress`]. Their names `step_N` are in the order of time; a
-    folder of such a name is whole, since it got the name after all of it was on disk.
+    process, as Accelerate writes them, and the run's [`Progress`]. The names `step_N` sort by time. A folder gets its
+    name after all its files are on disk: every folder with such a name is complete.
+
+    Args:
+        folder (`Path`): folder of the checkpoints.
+        accelerator (`Accelerator`): accelerator that prepared model, optimiser and schedule.
+        total_limit (`int`): number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, total_limit: int):
@@ -47,45 +55,46 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or `None`."""
-        return max(self._whole(), default=None)
+        return max(self._complete(), default=None)
 
     def save(self, progress: Progress) -> bool:
         """Write a checkpoint, then remove the oldest ones beyond the limit.
 
         Returns:
-            `bool`: False if it could not be written (for example on a full disk): a warning says so, and older
-                checkpoints are kept.
+            `bool`: False if the checkpoint could not be written (for example on a full disk): a warning is logged,
+                and older checkpoints are kept.
         """
-        # The end of an epoch comes after its evaluation: it is newer than a checkpoint of the same step before that.
+        # A checkpoint after the evaluation of an epoch sorts after a checkpoint of the same step before it.
         target = self.folder / f"step_{progress.step:08d}{'_evaluated' if progress.step_in_epoch == 0 else ''}"
-        aside = self.folder / f".{target.name}.part"
+        # Not `replace_folder`: all processes write into the same folder.
+        partial = self.folder / f".{target.name}{PARTIAL_SUFFIX}"
         if self.accelerator.is_main_process:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         problem = ""
         try:
-            self.accelerator.save_state(str(aside))
+            self.accelerator.save_state(str(partial))
             if self.accelerator.is_main_process:
                 fields = {**asdict(progress), "num_processes": self.accelerator.num_processes}
-                (aside / STATE_FILE).write_text(json.dumps(fields), encoding="utf-8")
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+                (partial / STATE_FILE).write_text(json.dumps(fields), encoding="utf-8")
+        except (OSError, RuntimeError, SafetensorError) as error:  # safetensors, and torch in part, raise no OSError
             problem = " ".join(str(error).split())
-        problems = [text for text in gather_object([problem]) if text]  # which also waits until all have written
+        problems = [text for text in gather_object([problem]) if text]  # also waits for all processes
         if self.accelerator.is_main_process:
             if problems:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
             else:
-                _flush(aside)
-                aside.replace(target)
-                for old in sorted(self._whole())[: -self.total_limit]:
+                _flush(partial)
+                partial.replace(target)
+                for old in sorted(self._complete())[: -self.total_limit]:
                     shutil.rmtree(old, ignore_errors=True)
         if problems:
             kept = self.newest()
             logger.warning(
                 f"The checkpoint of step {progress.step} could not be written ({problems[0]}; "
                 f"{shutil.disk_usage(self.folder).free / 1e9:.1f} GB are free); "
-                + (f"the newest that is whole is {kept}." if kept else "there is no older one.")
+                + (f"the newest checkpoint is {kept}." if kept else "there is no older checkpoint.")
             )
         self.accelerator.wait_for_everyone()
         return not problems
@@ -94,9 +103,9 @@ class Checkpoints:
         """Restore the state of a checkpoint.
 
         Raises:
-            ValueError: the checkpoint is damaged, or was written by another number of processes.
+            ValueError: the checkpoint is damaged, or was written by a different number of processes.
         """
-        damage = f"{checkpoint} is damaged: remove it, and --resume goes on from the one before it"
+        damage = f"{checkpoint} is damaged: remove it, and --resume uses the previous checkpoint"
         try:
             fields = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -105,7 +114,8 @@ class Checkpoints:
         if num_processes != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {num_processes} processes, and this run has "
-                f"{self.accelerator.num_processes}. Each has random numbers of its own: resume with {num_processes}."
+                f"{self.accelerator.num_processes}. Each process has separate random numbers: resume with "
+                f"{num_processes} processes."
             )
         try:
             self.accelerator.load_state(str(checkpoint))
@@ -113,7 +123,7 @@ class Checkpoints:
             raise ValueError(f"{damage} ({' '.join(str(error).split())[:200]}).") from error
         return Progress(**fields)
 
-    def _whole(self) -> list[Path]:
+    def _complete(self) -> list[Path]:
         return list(self.folder.glob("step_*"))
 
 

@@ -53,48 +53,50 @@ class Sample(NamedTuple):
 
 
 class GlobalBatchSampler(Sampler[list[BatchItem]]):
-    """Shuffle the rows in each epoch and give every process its share of every batch: the `batch_sampler` of a
-    `DataLoader` of a [`VideoTextDataset`].
+    """Shuffle the rows in each epoch, and yield this process's share of every batch.
 
-    The batches are those of all processes together, and do not depend on how many share them.
+    It is the `batch_sampler` of a `DataLoader` of a [`VideoTextDataset`]. The batches of all processes together do not
+    depend on the number of processes.
 
     Args:
         num_rows (`int`): rows of the dataset.
-        batch_size (`int`): rows per step, of all processes together; their shares differ by one row at most.
-        seed (`int`): seed of the order, together with the epoch.
+        batch_size (`int`): rows per step of all processes together; their shares differ by one row at most.
+        seed (`int`): determines the order of the rows, together with the epoch.
         rank (`int`): index of this process.
         world_size (`int`): number of processes.
-        drop_last (`bool`): leave out the rows that do not fill a batch. Otherwise they are a last, smaller one, left
-            out only if it has fewer rows than there are processes.
+        drop_last (`bool`): leave out the rows that do not fill a batch. Otherwise they form a smaller last batch,
+            which is left out only if it has fewer rows than there are processes.
 
     Attributes:
-        steps_per_epoch (`int`): batches of a whole epoch.
+        steps_per_epoch (`int`): number of batches per epoch.
 
     Raises:
-        ValueError: a batch without a row for each process, or one that the rows do not fill.
+        ValueError: a batch has no row for each process, or the rows do not fill one batch.
     """
 
     def __init__(
         self, num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = True
     ):
         if batch_size < world_size:
-            raise ValueError(f"A batch of {batch_size} has no row for each of {world_size} processes.")
+            raise ValueError(
+                f"A batch of {batch_size} has no row for each of {world_size} processes: give a larger batch size."
+            )
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
         full, rest = divmod(num_rows, batch_size)
         self.steps_per_epoch = full + (not drop_last and rest >= world_size)
         if self.steps_per_epoch == 0:
-            raise ValueError(f"{num_rows} training videos do not fill one batch of {batch_size}.")
+            raise ValueError(f"{num_rows} training videos do not fill one batch of {batch_size}: reduce it.")
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Set the epoch, which determines the order of the rows, and its first step.
 
         Raises:
-            ValueError: a step that the epoch does not have.
+            ValueError: the epoch has fewer steps.
         """
         if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"An epoch has {self.steps_per_epoch} steps, it cannot go on from step {start_step}.")
+            raise ValueError(f"An epoch has {self.steps_per_epoch} steps, it cannot resume from step {start_step}.")
         self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
@@ -110,28 +112,28 @@ class GlobalBatchSampler(Sampler[list[BatchItem]]):
 
 
 class VideoTextDataset(Dataset[Sample]):
-    """Rows of a split -> frames and captions. A video is one sample per epoch, whatever its number of captions.
+    """Read frames and one caption per video. A video is one sample per epoch, whatever its number of captions.
 
-    Which caption and which frames depends on seed, epoch and row alone. A video that cannot be decoded is replaced by
-    one from outside the batch, which depends on the batch and the position alone: no two positions share candidates,
-    so that no video comes twice, though no process knows what another one replaces. Only if none of a position's
-    candidates can be decoded, as may be in a dataset of one or two batches, another sample of the batch is repeated,
-    with the same caption and so the same `caption_ids`.
+    The caption and the frames depend only on seed, epoch and row. A video that cannot be decoded is replaced by a
+    video from outside the batch, which depends only on the batch and the position. Positions share no candidates:
+    no video occurs twice, though processes do not know each other's replacements. If none of a position's candidates
+    can be decoded, as may happen in a dataset of one or two batches, another sample of the batch is repeated, with the
+    same caption and thus the same `caption_ids`.
 
     Args:
-        rows (`datasets.Dataset` or `Sequence[dict]`): each has `video_id`, `video` (path; empty if there is no file)
-            and `captions`, and may have `start` and `end` in seconds, if only that part of the file counts.
-        video_processor (`PigVideoProcessor`): says how many frames, T, and resizes them.
-        seed (`int`): seed of all that is random.
-        frame_cache (`FrameCache`, *optional*): keeps decoded frames. They are then drawn from the few of each video
-            that it holds, not from all.
+        rows (`datasets.Dataset` or `Sequence[dict]`): rows with `video_id`, `video` (path; empty if there is no file),
+            `captions`, and optionally `start` and `end` of a segment of the file in seconds.
+        video_processor (`PigVideoProcessor`): number of frames, T, and their size.
+        seed (`int`): seed of all random choices.
+        frame_cache (`FrameCache`, *optional*): cache of decoded frames. Frames are then drawn from the few cached
+            frames of a video, not from all its frames.
 
     Attributes:
-        num_missing (`int`): rows without a file, which are left out.
+        num_missing (`int`): number of rows without a file; they are left out.
     """
 
     def __init__(self, rows, video_processor: PigVideoProcessor, seed: int, frame_cache: FrameCache | None = None):
-        # One column of a table is read much faster than all of it.
+        # Reading one column of a table is much faster than reading whole rows.
         videos = rows["video"] if hasattr(rows, "column_names") else [row["video"] for row in rows]
         self.rows = rows
         self.present = [index for index, video in enumerate(videos) if video]
@@ -147,7 +149,7 @@ class VideoTextDataset(Dataset[Sample]):
         """Read the sample at a position of a batch.
 
         Raises:
-            ValueError: neither the video nor one of those that may stand in for it can be decoded.
+            ValueError: neither the video nor any of its replacements can be decoded.
         """
         failures = []
         for index in chain([item.rows[item.position]], self._replacements(item)):
@@ -159,7 +161,8 @@ class VideoTextDataset(Dataset[Sample]):
             else:
                 return Sample(frames, caption, row["video_id"], failures)
         raise ValueError(
-            f"{len(failures)} videos in turn cannot be decoded, none is left; the last: {failures[-1][1]}"
+            f"{len(failures)} videos in a row cannot be decoded, and no other video is left: check the video "
+            f"files. The last: {failures[-1][1]}"
         )
 
     def _replacements(self, item: BatchItem) -> Iterator[int]:
@@ -178,7 +181,7 @@ class VideoTextDataset(Dataset[Sample]):
         num_frames = self.video_processor.num_frames
         if self.frame_cache is None:
             frames, _ = decode_video(path, num_frames, rng, start, end)
-            return resized(frames, self.video_processor), caption  # at once: large frames are many bytes
+            return resized(frames, self.video_processor), caption  # resized at once to save memory
         kept = self.frame_cache.load(path, start, end)
         return torch.from_numpy(kept[sample_frame_indices(len(kept), num_frames, rng)]), caption
 
@@ -191,11 +194,10 @@ class TrainingCollator:
         max_text_tokens (`int`): maximum number of tokens per caption; longer captions are truncated.
 
     Returns:
-        `BatchFeature` with `input_ids` and `attention_mask` (B, tokens), `pixel_values_videos`
-        (B, T, 3, height, width) in uint8, which are a quarter of what [`normalised`] makes of them where they are
-        needed; `caption_ids` (B,) int64, equal for captions that differ in case
-        and white space at most, `video_ids` (`list[str]`), and `failures` (`list[tuple[str, str]]`), video_id and
-        reason of the videos that were replaced.
+        `BatchFeature` with `input_ids` and `attention_mask` (B, tokens); `frames` (B, T, 3, height, width) uint8, for
+        [`normalise_frames`]; `caption_ids` (B,) int64, equal for captions that differ only in case and white space;
+        `video_ids` (`list[str]`); and `failures` (`list[tuple[str, str]]`), video_id and reason of each failed video
+        that was replaced.
     """
 
     def __init__(self, processor: PigProcessor, max_text_tokens: int):
@@ -205,14 +207,14 @@ class TrainingCollator:
     def __call__(self, samples: list[Sample]) -> BatchFeature:
         captions = [sample.caption for sample in samples]
         batch = self.processor(text=captions, text_kwargs=self.text_kwargs, return_tensors="pt")
-        batch["pixel_values_videos"] = torch.stack([sample.frames for sample in samples])
+        batch["frames"] = torch.stack([sample.frames for sample in samples])
         batch["caption_ids"] = torch.tensor([caption_id(sample.caption) for sample in samples])
         batch["video_ids"] = [sample.video_id for sample in samples]
         batch["failures"] = [failure for sample in samples for failure in sample.failures]
         return batch
 
 
-def normalised(frames: torch.Tensor, video_processor: PigVideoProcessor) -> torch.Tensor:
+def normalise_frames(frames: torch.Tensor, video_processor: PigVideoProcessor) -> torch.Tensor:
     """Convert uint8 frames (B, T, 3, height, width) to normalised `pixel_values_videos`, on their device."""
     return video_processor.rescale_and_normalize(
         frames,
@@ -226,15 +228,15 @@ def normalised(frames: torch.Tensor, video_processor: PigVideoProcessor) -> torc
 
 def caption_id(caption: str) -> int:
     """Return a 63-bit hash of a caption, the same in every process and run; case and white space do not count."""
-    normalised = " ".join(caption.lower().split())
-    return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "big") >> 1
+    words = " ".join(caption.lower().split())
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
 
 
 class FailureLog:
     """Collect failed videos, each once, and stop a run in which too many fail.
 
     Args:
-        limit_share (`float`): the share of the videos that may fail, from 0 to 1.
+        limit_share (`float`): share of the videos that may fail, from 0 to 1.
         num_videos (`int`): number of videos that the run reads.
 
     Attributes:
@@ -271,5 +273,5 @@ __all__ = [
     "TrainingCollator",
     "VideoTextDataset",
     "caption_id",
-    "normalised",
+    "normalise_frames",
 ]

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from transformers.utils import logging
 
 from modeling_pig import PigVideoProcessor
 
+from ..files import PARTIAL_SUFFIX, replace_file
 from ..video_decoding_pig import decode_video
 
 
@@ -24,21 +24,24 @@ MAX_PROCESSES = 64
 
 
 class FrameCache:
-    """Evenly spaced frames of each video, resized to what the model reads, as `.npy` files in a folder.
+    """Cache evenly spaced frames of each video, resized to the input size of the model, as `.npy` files in a folder.
 
-    Training with a cache differs slightly from training without: jittered frames are drawn from `num_frames` evenly
-    spaced ones of a video (all of them, if it has no more), instead of from all.
+    Training with a cache differs slightly from training without a cache: jittered frames are drawn from `num_frames`
+    evenly spaced frames of a video (or from all, if it has fewer), instead of from all frames.
 
-    Any number of processes may share a folder: entries appear whole or not at all, and one that vanished or is damaged
-    is decoded again. An entry belongs to a path with a size and a time of last change; those of files that have
-    changed are left to eviction. Frames that are replaced within a folder of frames go unnoticed.
+    Any number of processes may share a folder: entries are written atomically, and a missing or damaged entry is
+    decoded again. An entry belongs to a path with a size and a modification time. Entries of changed files are evicted
+    in time. Frames that are replaced within a folder of frames are not noticed.
 
     Args:
-        folder (`str` or `os.PathLike`): where the entries are; made if it is not there. Other files are left alone.
-        max_bytes (`int`): their size together; those unused for longest go first. Processes that write at the same
-            time can exceed it by an entry each, for a moment. A frame has 3 x height x width bytes.
+        folder (`str` or `os.PathLike`): folder of the entries; it is created if needed. Other files are not touched.
+        max_bytes (`int`): total size of the entries; the least recently used entries are evicted. Processes that write
+            at the same time can exceed it briefly by one entry each. A frame has 3 x height x width bytes.
         video_processor (`PigVideoProcessor`): resizes the frames.
         num_frames (`int`): frames per video.
+
+    Raises:
+        ValueError: the folder cannot be created.
     """
 
     def __init__(
@@ -52,11 +55,11 @@ class FrameCache:
         self.max_bytes = max_bytes
         self.video_processor = video_processor
         self.num_frames = num_frames
-        self._room = 0.0  # bytes that may be written before the folder has to be looked through
+        self._room = 0.0  # bytes that may be written before the folder is scanned again
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"data.frame_cache, {self.folder}, cannot be made: {error.strerror}.") from error
+            raise ValueError(f"data.frame_cache, {self.folder}, cannot be created: {error.strerror}.") from error
 
     def load(self, path: str | os.PathLike, start: float | None = None, end: float | None = None) -> np.ndarray:
         """Return the frames of a video or of its segment [`start`, `end`) in seconds, from the cache if possible.
@@ -65,7 +68,7 @@ class FrameCache:
             `np.ndarray` of shape `(N, 3, height, width)`: uint8; N is `num_frames`, or less in a shorter video.
 
         Raises:
-            VideoDecodingError: a video that is not in the cache and cannot be decoded.
+            VideoDecodingError: the video is not in the cache and cannot be decoded.
         """
         entry = self._entry(path, start, end)
         frames = _read(entry) if entry else None
@@ -92,18 +95,13 @@ class FrameCache:
         return resized(frames[first], self.video_processor).numpy()
 
     def _write(self, entry: Path, frames: np.ndarray) -> None:
-        aside = entry.with_name(f"{entry.stem}-{uuid.uuid4().hex}.part")
         try:
-            if not self._make_room(frames.nbytes):
-                return
-            with aside.open("wb") as file:
-                np.save(file, frames, allow_pickle=False)
-            aside.replace(entry)
+            if self._make_room(frames.nbytes):
+                with replace_file(entry) as partial, partial.open("wb") as file:
+                    np.save(file, frames, allow_pickle=False)
         except FileNotFoundError:
-            pass  # evicted by another process before it was complete
-        except OSError as error:  # a full disk, say: training goes on without
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
+            pass  # another process evicted the incomplete file
+        except OSError as error:  # for example a full disk: training continues without the entry
             logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror or error}.")
 
     def _make_room(self, size: int) -> bool:
@@ -114,8 +112,8 @@ class FrameCache:
         if size > self._room:
             entries = []
             for file in os.scandir(self.folder):
-                # What a process that was killed has left behind is evicted like the rest.
-                if file.name.endswith((".npy", ".part")):
+                # Incomplete files of killed processes are evicted like entries.
+                if file.name.endswith((".npy", PARTIAL_SUFFIX)):
                     try:
                         status = file.stat()
                     except FileNotFoundError:
@@ -135,7 +133,7 @@ class FrameCache:
 
 def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Tensor:
     """Resize uint8 frames (T, height, width, 3) to the model's input size: uint8 (T, 3, height, width)."""
-    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)  # as it lies in memory: resized faster so
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)  # a view: resizing it is faster than resizing a copy
     inputs = video_processor(
         channels_first, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
     )
@@ -143,12 +141,12 @@ def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Ten
 
 
 def _read(entry: Path) -> np.ndarray | None:
-    """Read an entry and mark it as used; return `None` if it does not exist, or is damaged and was removed."""
+    """Read an entry and mark it as used; remove a damaged entry. Return `None` without a usable entry."""
     try:
         frames = np.load(entry, allow_pickle=False)
         if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
             raise ValueError("no frames")
-        with suppress(OSError):  # a folder that others filled may be read-only
+        with suppress(OSError):  # a shared folder may be read-only
             os.utime(entry)
     except FileNotFoundError:
         return None

@@ -1,15 +1,12 @@
 """Train on Accelerate: a recipe becomes a run folder with the best model, its processor and the figures."""
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -32,15 +29,18 @@ from modeling_pig import PigForRetrieval, load_benchmark
 
 from ..encoding.loading import load_pretrained
 from ..evaluation.evaluator import evaluate
-from ..evaluation.report import print_figures, result_record
+from ..evaluation.records import DIRECTIONS
+from ..evaluation.report import print_evaluation, result_record
 from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
-from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalised
+from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalise_frames
 from .frame_cache import FrameCache
 from .gradient_cache import cached_backward
 from .recipe import Recipe
+from .records import StepRecord, ValidationMetrics, ValidationRecord
 from .run_folder import RunFolder
 from .start import add_lora, build_model, merged, parameter_groups
+from .stop_signals import StopRequest, catch_stop_signals, ignore_stop_signals
 
 
 logger = get_logger(__name__)
@@ -52,7 +52,7 @@ class TrainingInterrupted(Exception):
     """Training was stopped by SIGTERM or SIGINT; the state is saved, and `resume=True` resumes from it."""
 
 
-def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
+def train(recipe: Recipe, output: str | Path, resume: bool = False) -> ValidationMetrics:
     """Train a model by a recipe, and write the run folder `output`, see [`RunFolder`].
 
     Args:
@@ -62,7 +62,7 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
             number of processes, the final weights are bit-identical to those of a run without interruption.
 
     Returns:
-        `dict`: validation metrics of the best model. A finished run is not changed.
+        [`ValidationMetrics`]: validation metrics of the best model. A finished run is not changed.
 
     Raises:
         ValueError: the run folder is in use, the processes or the data cannot fill a batch, more videos are unreadable
@@ -74,7 +74,7 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> dict:
     if folder.finished_file.exists():
         print(f"{folder.path}: this run is finished already.")
         validations = [record["validation"] for record in folder.metrics() if "validation" in record]
-        return max(validations, key=recall_sum)
+        return ValidationMetrics(**max(validations, key=lambda metrics: recall_sum(metrics["text_to_video"])))
     run = _Run(recipe, folder, resume)
     try:
         return run.train()
@@ -98,17 +98,10 @@ class _Run:
             mixed_precision=_mixed_precision(recipe.training.mixed_precision),
             log_with=list(recipe.training.trackers) or None,
             project_dir=self.folder.path,
-            dataloader_config=DataLoaderConfiguration(split_batches=True),  # one schedule step a global batch
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # others wait for the evaluation
+            dataloader_config=DataLoaderConfiguration(split_batches=True),  # one schedule step per global batch
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # processes wait for the evaluation
         )
-        problem = ""
-        if self.accelerator.is_main_process:
-            try:
-                self.folder.lock()
-            except ValueError as error:
-                problem = str(error)
-        if problems := [text for text in gather_object([problem]) if text]:
-            raise ValueError(problems[0])
+        self._lock_folder()
         set_seed(recipe.training.seed)
         with self.accelerator.main_process_first():  # the first process draws or indexes the data
             data = recipe.data
@@ -136,6 +129,17 @@ class _Run:
         if recipe.training.trackers:
             self.accelerator.init_trackers("pig", config={key: str(value) for key, value in recipe.flat().items()})
 
+    def _lock_folder(self) -> None:
+        """Lock the run folder in the main process; if it is locked already, raise `ValueError` in all processes."""
+        problem = ""
+        if self.accelerator.is_main_process:
+            try:
+                self.folder.lock()
+            except ValueError as error:
+                problem = str(error)
+        if problems := [text for text in gather_object([problem]) if text]:
+            raise ValueError(problems[0])
+
     def _check_chunks(self) -> None:
         """Check that all processes have the same number of chunks: `fewer_negatives` compares chunks across them."""
         training, num_processes = self.recipe.training, self.accelerator.num_processes
@@ -144,8 +148,8 @@ class _Run:
             if -(-fewest // training.chunk_size) != -(-most // training.chunk_size):
                 raise ValueError(
                     f"training.batch_size {training.batch_size} gives {num_processes} processes {fewest} or {most} "
-                    f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose sizes that divide "
-                    "one another, or training.chunking=gradient_cache."
+                    f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose a chunk size that "
+                    "divides the videos per process, or training.chunking=gradient_cache."
                 )
 
     @property
@@ -173,7 +177,7 @@ class _Run:
             num_workers=data.num_workers,
             persistent_workers=data.num_workers > 0,  # each batch carries its epoch
             collate_fn=TrainingCollator(self.processor, data.max_text_tokens),
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_stop_signals,
             pin_memory=torch.accelerator.is_available(),
             generator=torch.Generator(),  # separate: starting the workers must not advance the model's random numbers
         )
@@ -212,8 +216,14 @@ class _Run:
 
     # the loop
 
-    def train(self) -> dict:
-        progress, training = self.progress, self.recipe.training
+    def train(self) -> ValidationMetrics:
+        """Train all remaining epochs, and test the best model.
+
+        Raises:
+            TrainingInterrupted: a process received SIGTERM or SIGINT; the state is saved.
+            ValueError: too many videos are unreadable, or too many steps in a row have no finite loss.
+        """
+        progress, recipe = self.progress, self.recipe
         bar = tqdm(
             total=self.total_steps,
             initial=progress.step,
@@ -221,44 +231,51 @@ class _Run:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        record: dict[str, float] = {}
-        with _stop_signals() as stop, bar:
-            while progress.epoch <= training.epochs and not progress.stopped_early:
-                self.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-                self.model.train()
-                started = time.perf_counter()
-                for batch in self.loader:
-                    record, is_told_to_stop = self._step(batch, stop)
-                    progress.step += 1
-                    progress.step_in_epoch += 1
-                    bar.update()
-                    if progress.step % training.log_every_steps == 0 or progress.step == 1:
-                        seconds, started = time.perf_counter() - started, time.perf_counter()
-                        self._log(record, bar, seconds)
-                    is_due = training.checkpoint_every_steps and progress.step % training.checkpoint_every_steps == 0
-                    if is_told_to_stop or (is_due and progress.step_in_epoch < self.sampler.steps_per_epoch):
-                        self.checkpoints.save(progress)
-                    if is_told_to_stop:
-                        raise TrainingInterrupted(
-                            f"Told to stop at step {progress.step} of {self.total_steps}; the state is saved in "
-                            f"{self.folder.checkpoints}. Go on with --resume."
-                        )
-                if progress.epoch % self.recipe.evaluation.every_epochs == 0 or progress.epoch == training.epochs:
-                    self._validate(record, bar)
+        with catch_stop_signals() as stop, bar:
+            while progress.epoch <= recipe.training.epochs and not progress.stopped_early:
+                losses = self._train_epoch(stop, bar)
+                if progress.epoch % recipe.evaluation.every_epochs == 0 or progress.epoch == recipe.training.epochs:
+                    self._validate(losses, bar)
                 progress.epoch += 1
                 progress.step_in_epoch = 0
                 self.checkpoints.save(progress)
-        self._finish()
+        self._test()
         assert progress.best is not None
-        return progress.best
+        return ValidationMetrics(**progress.best)
 
-    def _step(self, batch: Any, stop: "_StopRequest") -> tuple[dict[str, float], bool]:
-        """Do one optimiser step; return its figures, and whether any process received a stop signal."""
+    def _train_epoch(self, stop: StopRequest, bar: tqdm) -> dict[str, float]:
+        """Train the remaining steps of the epoch; return the losses of the last step."""
+        progress, training = self.progress, self.recipe.training
+        self.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
+        self.model.train()
+        losses: dict[str, float] = {}
+        started = time.perf_counter()
+        for batch in self.loader:
+            losses, must_stop = self._step(batch, stop)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            bar.update()
+            if progress.step % training.log_every_steps == 0 or progress.step == 1:
+                seconds, started = time.perf_counter() - started, time.perf_counter()
+                self._log(losses, bar, seconds)
+            is_due = training.checkpoint_every_steps and progress.step % training.checkpoint_every_steps == 0
+            if must_stop or (is_due and progress.step_in_epoch < self.sampler.steps_per_epoch):
+                self.checkpoints.save(progress)
+            if must_stop:
+                raise TrainingInterrupted(
+                    f"Stopped by a signal at step {progress.step} of {self.total_steps}. The state is saved in "
+                    f"{self.folder.checkpoints}: resume the run with --resume."
+                )
+        return losses
+
+    def _step(self, batch: Any, stop: StopRequest) -> tuple[dict[str, float], bool]:
+        """Do one optimiser step; return its losses, and whether any process received a stop signal."""
         video_ids, failures = batch.pop("video_ids"), batch.pop("failures")
         if not self.recipe.training.mask_equal_captions:
             del batch["caption_ids"]
         batch = batch.to(self.accelerator.device)
-        batch["pixel_values_videos"] = normalised(batch["pixel_values_videos"], self.processor.video_processor)
+        # Frames are sent to the device in uint8, a quarter of the bytes, and normalised there.
+        batch["pixel_values_videos"] = normalise_frames(batch.pop("frames"), self.processor.video_processor)
         outputs = self._forward_backward(batch)
         if self._is_sharded:
             logit_scale = self.accelerator.unwrap_model(self.model).logit_scale
@@ -282,20 +299,22 @@ class _Run:
         self.optimizer.zero_grad()
         if any_nonfinite:
             self._note_nonfinite(video_ids, loss, gradient_norm)
-        record = {name: round(float(value), 4) for name, value in outputs.items()}
-        return {**record, "gradient_norm": round(gradient_norm, 4)}, bool(any_stop)
+        losses = {name: round(float(value), 4) for name, value in outputs.items()}
+        return {**losses, "gradient_norm": round(gradient_norm, 4)}, bool(any_stop)
 
     def _forward_backward(self, batch: Any) -> dict[str, torch.Tensor]:
         """Compute the gradients of one global batch; return its losses."""
         training, size = self.recipe.training, batch["input_ids"].shape[0]
         if training.chunk_size and training.chunking == "gradient_cache":
             return _losses(cached_backward(self.accelerator, self.model, dict(batch), training.chunk_size))
-        starts = range(0, size, training.chunk_size or size)
+        chunk_size = training.chunk_size or size
+        starts = range(0, size, chunk_size)
         totals: dict[str, torch.Tensor] = {}
         for start in starts:
-            chunk = {name: tensor[start : start + (training.chunk_size or size)] for name, tensor in batch.items()}
+            chunk = {name: tensor[start : start + chunk_size] for name, tensor in batch.items()}
             share = chunk["input_ids"].shape[0] / size
-            with _synchronised(self.accelerator, self.model, is_last=start == starts[-1]):
+            # The gradients of the processes are reduced once, with the last chunk.
+            with nullcontext() if start == starts[-1] else self.accelerator.no_sync(self.model):
                 outputs = self.model(**chunk, return_loss=True)
                 self.accelerator.backward(outputs.loss * share)
             for name, value in _losses(outputs).items():
@@ -303,161 +322,125 @@ class _Run:
         return totals
 
     def _note_failures(self, failures: list[tuple[str, str]]) -> None:
-        everyone = [failure for failure in gather_object([failures]) for failure in failure]
+        """Write and print the failed videos of all processes; raise `ValueError` if too many have failed."""
+        all_failures = [failure for of_process in gather_object([failures]) for failure in of_process]
         if self.accelerator.is_main_process:
-            self.folder.log_unreadable(everyone)
-        for video_id, reason in self.failure_log.add(everyone):  # too many failures end the run
+            self.folder.log_unreadable(all_failures)
+        for video_id, reason in self.failure_log.add(all_failures):
             if self.accelerator.is_main_process:
-                tqdm.write(f"set aside: {video_id}: {reason}")
+                tqdm.write(f"failed: {video_id}: {reason}")
 
     def _note_nonfinite(self, video_ids: list[str], loss: float, gradient_norm: float) -> None:
+        """Count and report a skipped step; raise `ValueError` if too many steps in a row were skipped."""
         progress, limit = self.progress, self.recipe.training.max_nonfinite_steps
         progress.num_nonfinite_steps += 1
         progress.nonfinite_in_a_row += 1
-        everyone = [video_id for ids in gather_object([video_ids]) for video_id in ids]
+        all_video_ids = [video_id for of_process in gather_object([video_ids]) for video_id in of_process]
         message = f"step {progress.step + 1} is skipped: loss {loss}, gradient norm {gradient_norm}"
         if self.accelerator.is_main_process:
-            file = self.folder.write_nonfinite(progress.step + 1, everyone, loss, gradient_norm)
+            file = self.folder.write_nonfinite(progress.step + 1, all_video_ids, loss, gradient_norm)
             tqdm.write(f"{message}; its videos: {file}")
         if progress.nonfinite_in_a_row >= limit:
             raise ValueError(
-                f"{message}, as were the {limit - 1} before it: the training has come apart. Lower "
-                f"optimizer.learning_rate, or look at the videos in {self.folder.path / 'nonfinite'}."
+                f"{message}, and so were the {limit - 1} before it: training diverges. Lower optimizer.learning_rate, "
+                f"or check the videos listed in {self.folder.path / 'nonfinite'}."
             )
 
-    def _log(self, record: dict[str, float], bar: tqdm, seconds: float) -> None:
-        unwrapped = self.accelerator.unwrap_model(self.model)
-        record = {
-            **record,
+    def _log(self, losses: dict[str, float], bar: tqdm, seconds: float) -> None:
+        """Log the losses of a step to the trackers, `metrics.jsonl` and the progress bar."""
+        logged = {
+            **losses,
             "learning_rate": self.scheduler.get_last_lr()[0],
-            "logit_scale": round(float(unwrapped.logit_scale.detach()), 4),
+            "logit_scale": round(float(self.accelerator.unwrap_model(self.model).logit_scale.detach()), 4),
         }
-        self.accelerator.log(record, step=self.progress.step)
+        self.accelerator.log(logged, step=self.progress.step)
         if self.accelerator.is_main_process:
-            position = {"epoch": self.progress.epoch, "step": self.progress.step}
-            self.folder.log({**position, **record, "seconds": round(seconds, 3)})
-            bar.set_postfix({name: record[name] for name in ("loss", "learning_rate")}, refresh=False)
+            fields = {"epoch": self.progress.epoch, "step": self.progress.step, **logged, "seconds": round(seconds, 3)}
+            self.folder.log(StepRecord(**fields))
+            bar.set_postfix({name: logged[name] for name in ("loss", "learning_rate")}, refresh=False)
 
     # evaluation
 
-    def _validate(self, record: dict[str, float], bar: tqdm) -> None:
+    def _validate(self, losses: dict[str, float], bar: tqdm) -> None:
         """Evaluate on the validation split; save the model if it is the best so far."""
         progress = self.progress
-        state_dict = None
-        if self._is_sharded:
-            state_dict = self.accelerator.get_state_dict(self.model)  # whole, on the main process
-        result: list[Any] = [None]
+        model = self._unshard_model()
+        results: list[Any] = [None]
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.model)
-            if state_dict is not None:
-                model = PigForRetrieval(self.config).to(self.accelerator.device)
-                model.load_state_dict(state_dict)
-            metrics = evaluate(
-                model,
-                self.processor,
-                self.benchmark["validation"],
-                batch_size=self.recipe.evaluation.batch_size,
-                max_text_tokens=self.recipe.data.max_text_tokens,
-            )
-            result = [metrics]
-            if progress.best is None or recall_sum(metrics) > recall_sum(progress.best):
+            results = [
+                evaluate(
+                    model,
+                    self.processor,
+                    self.benchmark["validation"],
+                    batch_size=self.recipe.evaluation.batch_size,
+                    max_text_tokens=self.recipe.data.max_text_tokens,
+                ).to_dict()
+            ]
+        broadcast_object_list(results)
+        metrics = results[0]
+        if progress.best is None or recall_sum(metrics["text_to_video"]) > recall_sum(progress.best["text_to_video"]):
+            if self.accelerator.is_main_process:
                 self.folder.save_model(model if self.adapted is None else merged(self.adapted), self.processor)
-        broadcast_object_list(result)
-        metrics = result[0]
-        if progress.best is None or recall_sum(metrics) > recall_sum(progress.best):
             progress.best, progress.evaluations_without_gain = metrics, 0
         else:
             progress.evaluations_without_gain += 1
             patience = self.recipe.evaluation.patience
             progress.stopped_early = patience is not None and progress.evaluations_without_gain >= patience
-        figures = {
+        by_name = {
             f"validation/{direction}/{name}": value
-            for direction in ("text_to_video", "video_to_text")
+            for direction in DIRECTIONS
             for name, value in metrics[direction].items()
         }
-        self.accelerator.log(figures, step=progress.step)
+        self.accelerator.log(by_name, step=progress.step)
         if self.accelerator.is_main_process:
-            position = {
-                "epoch": progress.epoch,
-                "step": progress.step,
-                "num_processes": self.accelerator.num_processes,
-            }
-            self.folder.log({**position, **record, "validation": metrics})
+            fields = {"epoch": progress.epoch, "step": progress.step, "num_processes": self.accelerator.num_processes}
+            self.folder.log(ValidationRecord.model_validate({**fields, **losses, "validation": metrics}))
             self.folder.draw_curves()
             recalls = ", ".join(f"{name} {value:.1f}" for name, value in metrics["text_to_video"].items())
-            loss = f"loss {record['loss']:.3f}, " if record else ""
+            loss = f"loss {losses['loss']:.3f}, " if losses else ""
             bar.write(f"epoch {progress.epoch}: {loss}validation text-to-video {recalls}")
             if progress.stopped_early:
-                bar.write(f"stopped early: {progress.evaluations_without_gain} evaluations without a better one")
+                bar.write(f"stopped early: {progress.evaluations_without_gain} evaluations without a better result")
 
-    def _finish(self) -> None:
-        """The one look at the test split, by the model that was kept."""
+    def _unshard_model(self) -> PigForRetrieval:
+        """Return the trained model; with FSDP, a copy with complete weights on the main process."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self._is_sharded:
+            state_dict = self.accelerator.get_state_dict(self.model)  # complete on the main process only
+            if self.accelerator.is_main_process:
+                model = PigForRetrieval(self.config).to(self.accelerator.device)
+                model.load_state_dict(state_dict)
+        return model
+
+    def _test(self) -> None:
+        """Evaluate the best model on the test split, once, and mark the run as finished."""
         if self.accelerator.is_main_process:
             if self.recipe.evaluation.test:
-                model, processor = load_pretrained(PigForRetrieval, str(self.folder.model))
-                model.to(self.accelerator.device)
+                folder = str(self.folder.model)
+                model, processor = load_pretrained(PigForRetrieval, folder)
                 split = self.benchmark["test"]
-                figures = evaluate(
-                    model,
+                evaluation = evaluate(
+                    model.to(self.accelerator.device),
                     processor,
                     split,
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
                     num_bootstrap=1000,
                 )
-                place = str(self.folder.model)
-                record = result_record(figures, model, place, "test", self.recipe.to_dict(), split.info.description)
+                record = result_record(
+                    evaluation, model, folder, "test", self.recipe.to_dict(), split.info.description
+                )
                 self.folder.write_test(record)
-                draw_ranks(record, self.folder.path / "ranks.png")
-                print_figures(record)
+                draw_ranks(record.to_dict(), self.folder.path / "ranks.png")
+                print_evaluation(record)
             self.folder.finished_file.touch()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
 
-def recall_sum(metrics: dict) -> float:
-    """Sum of text-to-video R@1, R@5 and R@10: what the best checkpoint has most of."""
-    return sum(metrics["text_to_video"][name] for name in ("R@1", "R@5", "R@10"))
-
-
-class _StopRequest:
-    is_requested = False
-
-    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.is_requested and signal_number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: now
-        self.is_requested = True
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopRequest]:
-    """Meanwhile SIGTERM (which schedulers send before they take a machine away) and SIGINT ask the loop to stop."""
-    request = _StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # where Python lets no one set a handler
-        yield request
-        return
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole group of processes must not take the workers from under the step that is under way."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _synchronised(accelerator: Accelerator, model: torch.nn.Module, is_last: bool) -> Iterator[None]:
-    """Gradients of all processes are added up with the last chunk only."""
-    if is_last:
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
+def recall_sum(text_to_video: Mapping[str, float]) -> float:
+    """Return the sum of text-to-video R@1, R@5 and R@10: the best checkpoint has the highest."""
+    return sum(text_to_video[name] for name in ("R@1", "R@5", "R@10"))
 
 
 def _mixed_precision(choice: str) -> str:

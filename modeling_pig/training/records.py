@@ -1,27 +1,23 @@
-"""Records of a run folder: written by the training and `pig push model`, and read back to publish them."""
+"""Declare the records of a run folder: the training and `pig push model` write them, publishing reads them back."""
 
-from pydantic import BaseModel, ConfigDict
-
-from ..evaluation.records import Metrics
+from ..evaluation.records import Metrics, Record
 
 
-class EnvironmentRecord(BaseModel):
+class Environment(Record):
     """
-    Entry of `environment.json`: one start of a run.
+    Versions and machine of a process.
 
     Attributes:
         date (`str`): start in UTC.
-        device (`str`): GPU, or CPU with its number of cores.
-        num_processes (`int`): number of training processes.
+        command (`list[str]`, *optional*): command line.
+        git_revision (`str`, *optional*): commit of the checkout, with a plus sign if files differ from it.
         modeling_pig, python (`str`): versions.
         packages (`dict[str, str]`): package -> version.
-        git_revision (`str`, *optional*): commit of the checkout, with a plus sign if files differ from it.
+        device (`str`): GPU, or CPU with its number of cores.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    num_processes: int
     date: str
+    command: list[str] | None = None
     git_revision: str | None
     modeling_pig: str
     python: str
@@ -29,31 +25,43 @@ class EnvironmentRecord(BaseModel):
     device: str
 
 
-class StepRecord(BaseModel):
-    """Line of `metrics.jsonl` for a training step: loss, learning rate and so on."""
+class EnvironmentRecord(Environment):
+    """
+    Entry of `environment.json`: one start of a run.
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    Attributes:
+        step (`int`, *optional*): step that the run started or resumed from.
+        num_processes (`int`): number of training processes.
+        seed (`int`, *optional*): seed of the recipe.
+    """
+
+    step: int | None = None
+    num_processes: int
+    seed: int | None = None
+
+
+class StepRecord(Record):
+    """Line of `metrics.jsonl` for a training step: also its losses, learning rate and so on."""
 
     epoch: int
     step: int
 
 
-class ValidationMetrics(BaseModel):
-    """Metrics on the validation split."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
+class ValidationMetrics(Record):
+    """Metrics on the validation split: fields of an [`Evaluation`]."""
 
     text_to_video: Metrics
     video_to_text: Metrics | None = None
 
 
 class ValidationRecord(StepRecord):
-    """Line of `metrics.jsonl` for an evaluation on the validation split."""
+    """Line of `metrics.jsonl` for an evaluation on the validation split: also the losses of the last step."""
 
+    num_processes: int | None = None
     validation: ValidationMetrics
 
 
-class EfficiencyRecord(BaseModel):
+class EfficiencyRecord(Record):
     """
     Content of `efficiency.json`: latency of one query and of one video, measured by `pig push model --measure`.
 
@@ -65,8 +73,6 @@ class EfficiencyRecord(BaseModel):
         num_runs (`int`): timed runs per latency.
         device, num_threads, dtype, torch: conditions of the measurement.
     """
-
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
     model_fingerprint: str
     text_ms: float
@@ -81,4 +87,11 @@ class EfficiencyRecord(BaseModel):
     torch: str
 
 
-__all__ = ["EfficiencyRecord", "EnvironmentRecord", "StepRecord", "ValidationMetrics", "ValidationRecord"]
+__all__ = [
+    "EfficiencyRecord",
+    "Environment",
+    "EnvironmentRecord",
+    "StepRecord",
+    "ValidationMetrics",
+    "ValidationRecord",
+]

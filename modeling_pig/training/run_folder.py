@@ -16,12 +16,15 @@ from typing import Any
 import torch
 
 import modeling_pig
+from modeling_pig import PigForRetrieval, PigProcessor
 
-from ..files import write_text
+from ..evaluation.records import EvaluationRecord
+from ..files import PARTIAL_SUFFIX, replace_file, replace_folder, restore_folder, write_text
 from .recipe import Recipe
+from .records import Environment, EnvironmentRecord, StepRecord
 
 
-# What may differ when a run is resumed: it changes neither the weights nor what is kept of them.
+# Fields that may differ when a run is resumed: they change neither the weights nor which model is the best.
 FREE_TO_CHANGE = {
     "data.videos",
     "data.annotations",
@@ -37,10 +40,17 @@ FREE_TO_CHANGE = {
 class RunFolder:
     """Folder of a run. Only the main process writes to it, except for the checkpoints.
 
-    `recipe.yaml`, `environment.json` (versions, git revision, command line, processes; one entry per start of the
-    run), `metrics.jsonl` (one line every few steps and per evaluation), `curves.png`, `model/` (the best by
-    validation, with its processor), `test.json` with `ranks.png`, `checkpoints/`, `nonfinite/` (the videos of batches
-    without a finite loss), `unreadable.csv`.
+    The folder holds:
+
+    - `recipe.yaml`: the recipe.
+    - `environment.json`: one [`EnvironmentRecord`] per start of the run.
+    - `metrics.jsonl`: one [`StepRecord`] every few steps, and one [`ValidationRecord`] per evaluation.
+    - `curves.png`: losses and validation recall.
+    - `model/`: the best model on the validation split, with its processor.
+    - `test.json` and `ranks.png`: evaluation on the test split.
+    - `checkpoints/`: states to resume from, see [`Checkpoints`].
+    - `nonfinite/`: videos of batches without a finite loss.
+    - `unreadable.csv`: videos that could not be decoded, with the reason.
     """
 
     def __init__(self, path: str | Path):
@@ -55,7 +65,7 @@ class RunFolder:
         """Check that a run can use the folder.
 
         Raises:
-            ValueError: the folder holds a run and `resume` is false, or a run of another recipe.
+            ValueError: the folder holds a run and `resume` is false, or the run has another recipe.
         """
         recipe_file = self.path / "recipe.yaml"
         if recipe_file.exists() or self.model.exists():
@@ -63,8 +73,8 @@ class RunFolder:
                 raise ValueError(f"{self.path} already holds a trained model: give another run folder, or remove it.")
             if not resume:
                 raise ValueError(
-                    f"{self.path} holds a run that is not finished: go on with it (--resume), give another run "
-                    "folder, or remove it."
+                    f"{self.path} holds a run that is not finished: resume it (--resume), give another run folder, "
+                    "or remove it."
                 )
             if differences := recipe.differences(Recipe.from_yaml(recipe_file), FREE_TO_CHANGE):
                 raise ValueError(f"{self.path} holds a run of another recipe: {'; '.join(differences)}.")
@@ -78,26 +88,35 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers, forks of this process, do not hold
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by forked data workers
         except (BlockingIOError, PermissionError) as error:
-            raise ValueError(f"{self.path} is being trained by another process: wait for it, or end it.") from error
-        except OSError:  # some file systems over a network have no locks
+            raise ValueError(f"{self.path} is being trained by another process: wait for it, or stop it.") from error
+        except OSError:  # some network file systems have no locks
             pass
 
     def restore_model(self) -> None:
-        """Restore the best model if the process was killed while a better one replaced it."""
-        old = self._beside_model("old")
-        if old.exists() and not self.model.exists():
-            old.replace(self.model)
+        """Restore the best model if the process was killed while replacing it, and remove incomplete models."""
+        restore_folder(self.model)
+        for partial in self.path.glob(f".{self.model.name}*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def write_start(self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool) -> None:
-        """Write recipe and environment, and remove metrics of repeated steps: those after `step`, and its
-        evaluation unless `is_evaluated`."""
+        """Write recipe and environment, and remove the metrics of steps that will be repeated.
+
+        Args:
+            recipe (`Recipe`): recipe of the run.
+            num_processes (`int`): number of training processes.
+            step (`int`): step that the run resumes from, or 0. Metrics of later steps are removed.
+            is_evaluated (`bool`): the evaluation after `step` is done; otherwise its metrics are removed, too.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self.path / "recipe.yaml")
         file = self.path / "environment.json"
         starts = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else []
-        starts.append({"step": step, "num_processes": num_processes, "seed": recipe.training.seed, **environment()})
+        start = EnvironmentRecord(
+            **environment().to_dict(), step=step, num_processes=num_processes, seed=recipe.training.seed
+        )
+        starts.append(start.to_dict())
         write_text(file, json.dumps(starts, indent=2) + "\n")
         kept = [
             json.dumps(record) + "\n"
@@ -106,12 +125,13 @@ class RunFolder:
         ]
         write_text(self.metrics_file, "".join(kept))
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: StepRecord) -> None:
+        """Add a line to `metrics.jsonl`."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record.to_dict()) + "\n")
 
-    def metrics(self) -> list[dict]:
-        """Return the lines of `metrics.jsonl`, without an incomplete last line."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read `metrics.jsonl`, without an incomplete last line."""
         records = []
         if self.metrics_file.exists():
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
@@ -122,49 +142,44 @@ class RunFolder:
         return records
 
     def draw_curves(self) -> None:
+        """Draw `curves.png`."""
         from ..visualization.curves import draw_curves
 
         draw_curves(self.metrics(), self.path / "curves.png")
 
-    def save_model(self, model: Any, processor: Any, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write the model atomically, so that the folder never holds an incomplete model."""
-        aside, old = self._beside_model("part"), self._beside_model("old")
-        shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside, state_dict=state_dict)
-        processor.save_pretrained(aside)
-        if self.model.exists():
-            self.model.replace(old)
-        aside.replace(self.model)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _beside_model(self, ending: str) -> Path:
-        return self.path / f".model.{ending}"
+    def save_model(self, model: PigForRetrieval, processor: PigProcessor) -> None:
+        """Replace the best model, atomically."""
+        with replace_folder(self.model) as partial:
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
 
     def unreadable(self) -> dict[str, str]:
-        """Return the failed videos of `unreadable.csv`: `video_id` -> reason."""
+        """Read `unreadable.csv`: `video_id` -> reason of the failure."""
         if not self.unreadable_file.exists():
             return {}
         with self.unreadable_file.open(newline="", encoding="utf-8") as lines:
             return {row["video_id"]: row["reason"] for row in csv.DictReader(lines)}
 
     def log_unreadable(self, failures: list[tuple[str, str]]) -> None:
-        """Add failed videos with their reasons, once each."""
+        """Add failed videos, as (video_id, reason), to `unreadable.csv`, once each."""
         rows = dict(failures) | self.unreadable()
-        with self.unreadable_file.open("w", newline="", encoding="utf-8") as lines:
+        with replace_file(self.unreadable_file) as partial, partial.open("w", newline="", encoding="utf-8") as lines:
             csv.writer(lines).writerows([("video_id", "reason"), *sorted(rows.items())])
 
     def write_nonfinite(self, step: int, video_ids: list[str], loss: float, gradient_norm: float) -> Path:
+        """Write the videos of a batch whose loss or gradient is not finite; return the file."""
         file = self.path / "nonfinite" / f"step_{step:08d}.json"
         file.parent.mkdir(exist_ok=True)
         record = {"step": step, "loss": str(loss), "gradient_norm": str(gradient_norm), "video_ids": video_ids}
         write_text(file, json.dumps(record, indent=2) + "\n")
         return file
 
-    def write_test(self, record: dict[str, Any]) -> None:
-        write_text(self.path / "test.json", json.dumps(record, indent=2) + "\n")
+    def write_test(self, record: EvaluationRecord) -> None:
+        """Write `test.json`."""
+        write_text(self.path / "test.json", json.dumps(record.to_dict(), indent=2) + "\n")
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """Return versions, git revision, machine and command line of this process."""
     packages = {}
     for package in ("torch", "transformers", "accelerate", "datasets", "av", "numpy", "peft"):
@@ -173,15 +188,15 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             pass
     cpu = f"{processor_name()}, {os.cpu_count()} cores"
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "git_revision": _git_revision(),
-        "modeling_pig": modeling_pig.__version__,
-        "python": platform.python_version(),
-        "packages": packages,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
-    }
+    return Environment(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=sys.argv,
+        git_revision=_git_revision(),
+        modeling_pig=modeling_pig.__version__,
+        python=platform.python_version(),
+        packages=packages,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+    )
 
 
 def processor_name() -> str:
@@ -198,12 +213,13 @@ def _git_revision() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        ask = ["git", "-C", str(root)]
-        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run([*ask, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        commit, changes = (
+            subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changes.strip() else "")
+    return commit.strip() + ("+" if changes.strip() else "")
 
 
 __all__ = ["RunFolder", "environment", "processor_name"]
