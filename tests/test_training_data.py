@@ -356,7 +356,7 @@ def test_what_comes_out_of_the_cache_is_what_was_decoded(folder, make_cache, pro
     # The processor makes of them what it makes of the frames themselves.
     inputs = processor(videos=str(path), videos_kwargs={"num_frames": 8}, return_tensors="pt")
     cached = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
-    assert torch.equal(cached["frames"], inputs["frames"])
+    assert torch.equal(cached["pixel_values_videos"], inputs["pixel_values_videos"])
 
 
 def test_frames_are_drawn_from_those_that_are_kept(folder, make_cache, processor):
