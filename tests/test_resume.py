@@ -141,7 +141,9 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(videos, tmp_path, damaged
     newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
     content = (newest / damaged).read_bytes()
     (newest / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{newest.name} is damaged: remove it, and --resume uses the previous checkpoint"):
+    with pytest.raises(
+        ValueError, match=f"{newest.name} is damaged: remove it, and --resume uses the previous checkpoint"
+    ):
         train(recipe, tmp_path / "run", resume=True)
 
 

@@ -282,7 +282,9 @@ def test_without_candidates_another_sample_is_repeated_with_its_caption(monkeypa
     for row, sample in zip(rows, samples, strict=True):
         assert sample.caption == sample.video_id
         assert int(sample.video_id) == row if row > 1 else int(sample.video_id) in (2, 3, 4, 5)
-    with pytest.raises(ValueError, match="6 videos in a row cannot be decoded, and no other video is left.*The last: .*broken"):
+    with pytest.raises(
+        ValueError, match="6 videos in a row cannot be decoded, and no other video is left.*The last: .*broken"
+    ):
         list(read_with_broken(monkeypatch, set(range(6)), num_rows=6, batch_size=6))
 
 
