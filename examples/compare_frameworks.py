@@ -81,7 +81,7 @@ def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
         "clear_gap": settings.clear_gap,
         "regime_seeds": settings.regime_seeds,
         "regimes": regimes,
-        "environment": environment().to_dict().to_dict(),
+        "environment": environment().to_dict(),
     }
     write_json(file, record)
     rows = [
@@ -122,7 +122,7 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     report |= {
         "costs": costs,
         "machine": describe_machine(torch.get_num_threads()),
-        "environment": environment().to_dict().to_dict(),
+        "environment": environment().to_dict(),
     }
     write_json(workspace.output / "comparison.json", report)
     draw_tradeoff(report, workspace.output / "tradeoff.png")
@@ -163,7 +163,7 @@ def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
         report[regime] = {"attention_of_hybrid": of_hybrid, **_summarise_frameworks(runs)}
     write_json(
         workspace.output / "other_regimes.json",
-        {"seeds": seeds, "regimes": report, "environment": environment().to_dict().to_dict()},
+        {"seeds": seeds, "regimes": report, "environment": environment().to_dict()},
     )
     rows = [
         {
@@ -208,7 +208,7 @@ def _compare_with_hybrid(
         if len(seeds) > 1:
             for name, pooled in with_pooled_spread(differences).items():
                 report[split][name]["minus hybrid, spread of all variants"] = pooled
-    write_json(workspace.output / file_name, report | {"environment": environment().to_dict().to_dict()})
+    write_json(workspace.output / file_name, report | {"environment": environment().to_dict()})
     rows = [
         {
             "variant": name,
@@ -255,7 +255,7 @@ def diagnose(workspace: Workspace, args: argparse.Namespace) -> None:
         print(f"seed {seed} is done", flush=True)
     flat = {seed: _flatten(by_seed) for seed, by_seed in found.items()}
     summary = {key: mean_and_interval([by_seed[key] for by_seed in flat.values()]) for key in flat[seeds[0]]}
-    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment().to_dict().to_dict()}
+    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment().to_dict()}
     write_json(workspace.output / "diagnosis.json", record)
     shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
     rows = [

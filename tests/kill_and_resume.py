@@ -87,7 +87,7 @@ def run_to_the_end(command: list[str], output: Path) -> None:
 
 
 def differing_weights(one: Path, other: Path) -> list[str]:
-    """Tensors of the best model and of the last checkpoint that are not equal to the bit in two run folders."""
+    """Tensors of the best model and of the last checkpoint that differ in any bit between two run folders."""
     different = []
     for pattern in ("model/model.safetensors", "checkpoints/*/model.safetensors"):
         first, second = (load_file(sorted(run.glob(pattern))[-1]) for run in (one, other))

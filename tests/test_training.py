@@ -79,11 +79,11 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path):
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: .*less than inf"),
         ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm: .*greater than 0"),
         ("training.epochs=[", "is not YAML: put it in quotes"),
-        ("model.config=null", "model.config must give the model's shape"),
+        ("model.config=null", "set model.config to the shape of the model"),
         ("model.config=missing.json", "missing.json, cannot be read: No such file"),
         ("epochs=3", "An override is section.key=value"),
         ("training.epochs", "An override is section.key=value"),
-        ("data.videos.x=3", "'videos', which is no section"),
+        ("data.videos.x=3", "'videos', which is not a section"),
     ],
 )
 def test_impossible_recipes_are_refused_in_one_line(override, message):

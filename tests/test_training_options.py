@@ -65,7 +65,7 @@ def test_a_run_can_start_from_the_authors_checkpoint():
 
 
 def test_a_start_needs_its_checkpoint():
-    with pytest.raises(ValueError, match="model.init is pig: model.checkpoint must name it"):
+    with pytest.raises(ValueError, match="model.init is pig: set model.checkpoint to the model to start from"):
         Recipe.from_yaml(DEMO, ["model.init=pig"])
 
 

@@ -27,8 +27,8 @@ def cached_backward(
 
     The gradients are equal up to rounding. With dropout, each chunk draws separate random numbers, the same in both of
     its passes. They are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
-    accumulation), and averaged over the processes once, with the last chunk. To be called where `backward` would be:
-    inside `accelerator.accumulate(model)` if gradients are accumulated, before they are clipped.
+    accumulation), and averaged over the processes once, with the last chunk. Call it in place of `backward`:
+    inside `accelerator.accumulate(model)` if gradients are accumulated, and before clipping them.
 
     Args:
         accelerator (`Accelerator`): accelerator that prepared the model.
@@ -46,16 +46,16 @@ def cached_backward(
     """
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"A gradient cache cannot be used with {accelerator.distributed_type.value}, which has a backward pass of "
-            "its own: train with DDP or FSDP, or without the cache."
+            f"A gradient cache cannot be used with {accelerator.distributed_type.value}, which has its own "
+            "backward pass: train with DDP or FSDP, or without the cache."
         )
     chunks = _split(batch, chunk_size)
-    _refuse_unequal_rounds_of_sharded_weights(model, len(chunks))
+    _check_equal_numbers_of_chunks(model, len(chunks))
     caption_ids = batch.get("caption_ids")
     device = next(iter(batch.values())).device
 
     embedded, random_states = [], []
-    with torch.no_grad():  # inference mode would forbid the graph from the embeddings to the loss
+    with torch.no_grad():  # inference mode would forbid a graph from the embeddings to the loss
         for chunk in chunks:
             random_states.append(_random_state(device))
             outputs = model(**chunk)
@@ -66,7 +66,7 @@ def cached_backward(
     }
     del embedded
 
-    # The weights that the loss itself has (`logit_scale`; the interaction of `single_tower`) get their gradient here.
+    # Weights that the loss uses directly (`logit_scale`, the interaction of `single_tower`) get their gradient here.
     with _no_sync(accelerator, model):
         losses = model(**embeds, caption_ids=caption_ids, return_loss=True)
         accelerator.backward(losses.loss)
@@ -77,12 +77,12 @@ def cached_backward(
         with nullcontext() if is_last else _no_sync(accelerator, model):
             with _random_numbers_from(random_states[index], device):
                 outputs = model(**chunk)
-            # A scalar whose gradient with respect to the embeddings is the cached one. The logits add nothing to it,
+            # The gradient of `carrier` with respect to the embeddings is the cached gradient. The logits add nothing,
             # but bring their weights into the graph: DDP waits for a gradient of every weight.
             carrier = 0.0 * outputs.logits_per_text.sum()
             for name, parts in gradients.items():
                 carrier = carrier + (outputs[name] * parts[index]).sum()
-            carrier.backward()  # not the accelerator's: the cached gradients are scaled already
+            carrier.backward()  # not `accelerator.backward`: the cached gradients are scaled already
     return PigOutput(**{name: value.detach() for name, value in losses.items()})
 
 
@@ -97,12 +97,12 @@ def _split(batch: dict[str, torch.Tensor], chunk_size: int) -> list[dict[str, to
 
 
 def _no_sync(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager:
-    # Accelerate's own does nothing if torchrun started one process, for which it wraps the model in DDP all the same.
+    # `accelerator.no_sync` does nothing if torchrun started one process, but Accelerate wraps the model in DDP.
     no_sync = getattr(model, "no_sync", None)
     return accelerator.no_sync(model) if no_sync is None else no_sync()
 
 
-def _refuse_unequal_rounds_of_sharded_weights(model: nn.Module, num_chunks: int) -> None:
+def _check_equal_numbers_of_chunks(model: nn.Module, num_chunks: int) -> None:
     """Raise `ValueError` if processes with sharded weights would do different numbers of passes, and wait forever."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
@@ -110,8 +110,8 @@ def _refuse_unequal_rounds_of_sharded_weights(model: nn.Module, num_chunks: int)
         counts = gather_object([num_chunks])
         if len(set(counts)) > 1:
             raise ValueError(
-                f"The processes split their batches into {counts} chunks, but with sharded weights all must have as "
-                "many: give them batches of one size, or drop the last, smaller one."
+                f"The processes split their batches into {counts} chunks; sharded weights need equal numbers: "
+                "give all processes batches of the same size, or drop the last, smaller batch."
             )
 
 

@@ -12,6 +12,8 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from ..files import write_text
+
 
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -29,11 +31,11 @@ class DataRecipe:
     videos: str  # folder of the video files; moving_shapes draws them there
     annotations: str | None = None  # folder of the annotation files; moving_shapes has none
     options: dict[str, Any] = field(default_factory=dict)
-    max_text_tokens: Annotated[int, Ge(3), Le(77)] = 50  # longer captions are cut
-    num_workers: Annotated[int, Ge(0)] = 4  # decoding processes beside each training process
-    frame_cache: str | None = None  # a folder for decoded frames; epochs after the first then decode nothing
+    max_text_tokens: Annotated[int, Ge(3), Le(77)] = 50  # longer captions are truncated
+    num_workers: Annotated[int, Ge(0)] = 4  # decoding processes per training process
+    frame_cache: str | None = None  # folder for decoded frames: only the first epoch decodes videos
     frame_cache_gigabytes: Annotated[float, Gt(0)] = 50.0
-    max_unreadable_share: Share = 0.05  # of the training videos; more stop the run
+    max_unreadable_share: Share = 0.05  # share of training videos that may fail; more end the run
 
 
 @dataclass
@@ -74,14 +76,14 @@ class ModelRecipe:
 
 @dataclass
 class OptimizerRecipe:
-    """AdamW. Biases, layer norms and logit_scale are not decayed."""
+    """Settings of AdamW. Biases, layer norms and logit_scale have no weight decay."""
 
     __pydantic_config__ = _STRICT_KEYS
 
     learning_rate: Rate = 3e-6
     part_learning_rates: dict[Literal["text", "video", "generator", "interaction"], Rate] = field(
         default_factory=dict
-    )  # where a part's differs
+    )  # parts with another rate
     betas: tuple[float, float] = (0.9, 0.98)
     eps: Rate = 1e-6
     weight_decay: Annotated[float, Ge(0), Lt(math.inf)] = 0.2
@@ -103,15 +105,15 @@ class TrainingRecipe:
     batch_size: Annotated[int, Ge(2)] = 128
     chunk_size: Positive | None = None
     chunking: Literal["gradient_cache", "fewer_negatives"] = "gradient_cache"
-    mask_equal_captions: bool = True  # equal captions of different videos are no negatives of one another
+    mask_equal_captions: bool = True  # videos with equal captions are not negatives of each other
     epochs: Positive = 100
     warmup_ratio: Share = 0.01
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 if the GPU supports it
     compile: bool = False
     activation_checkpointing: bool = False
-    max_nonfinite_steps: Positive = 10  # in a row, with a loss or gradient that is not finite; then the run stops
-    checkpoint_every_steps: Positive | None = None  # for resuming; by default after each epoch
-    save_total_limit: Positive = 2  # checkpoints that are kept
+    max_nonfinite_steps: Positive = 10  # steps in a row without a finite loss and gradient that end a run
+    checkpoint_every_steps: Positive | None = None  # in addition to a checkpoint after each epoch
+    save_total_limit: Positive = 2  # number of checkpoints to keep
     log_every_steps: Positive = 10
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     seed: int = 42
@@ -119,22 +121,22 @@ class TrainingRecipe:
 
 @dataclass
 class EvaluationRecipe:
-    """The validation split chooses the checkpoint that is kept: highest sum of text-to-video R@1, R@5 and R@10.
+    """Evaluation of a run. The best model has the highest sum of text-to-video R@1, R@5 and R@10 on validation.
 
-    The test split is read once, at the end, by the model that was kept.
+    The test split is evaluated once, at the end, with the best model.
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
     every_epochs: Positive = 1
     batch_size: Positive = 16
-    patience: Positive | None = None  # stop after this many evaluations without a better one
+    patience: Positive | None = None  # evaluations without a better result that end a run
     test: bool = True
 
 
 @dataclass
 class Recipe:
-    """One whole run."""
+    """Description of a whole run."""
 
     __pydantic_config__ = _STRICT_KEYS
 
@@ -146,15 +148,15 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
-        """Reads a recipe.
+        """Read a recipe from a YAML file.
 
         Args:
-            path (`str` or `Path`): the YAML file. A file named in `model.config` is read into the recipe.
-            overrides (`Sequence[str]`): `section.key=value`, the value in YAML.
+            path (`str` or `Path`): YAML file. A file named in `model.config` is read into the recipe.
+            overrides (`Sequence[str]`): `section.key=value`, with the value in YAML.
 
         Raises:
-            ValueError: one line on what is wrong: the file, a key that does not exist (with the nearest that does), or
-                a value that does not fit.
+            ValueError: the file cannot be read, a key does not exist (the message names the nearest key), or a value
+                is invalid. The message is one line.
         """
         try:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -163,10 +165,12 @@ class Recipe:
         except yaml.YAMLError as error:
             raise ValueError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(tree, dict):
-            raise ValueError(f"The recipe {path} holds no sections (data, model, optimizer, training, evaluation).")
+            raise ValueError(
+                f"The recipe {path} holds no sections: expected data, model, optimizer, training, evaluation."
+            )
         for override in overrides:
             _apply_override(tree, override)
-        _refuse_unknown_keys(cls, tree)
+        _check_keys(cls, tree)
         try:
             recipe = TypeAdapter(cls).validate_python(tree)
         except ValidationError as error:
@@ -177,25 +181,27 @@ class Recipe:
         if isinstance(recipe.model.config, str):
             recipe.model.config = _read_config(Path(path).parent / recipe.model.config)
         if recipe.model.init == "scratch" and recipe.model.config is None:
-            raise ValueError("The recipe's model.init is scratch: model.config must give the model's shape.")
+            raise ValueError("The recipe's model.init is scratch: set model.config to the shape of the model.")
         if recipe.model.init in ("pig", "reference") and recipe.model.checkpoint is None:
-            raise ValueError(f"The recipe's model.init is {recipe.model.init}: model.checkpoint must name it.")
+            raise ValueError(
+                f"The recipe's model.init is {recipe.model.init}: set model.checkpoint to the model to start from."
+            )
         return recipe
 
     def save(self, path: str | Path) -> None:
-        """Writes the recipe as it was run, as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        """Write the recipe, with all overrides, as YAML."""
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data."""
+        """Return the recipe as plain data."""
         return TypeAdapter(dict).dump_python(asdict(self), mode="json")
 
     def flat(self) -> dict[str, Any]:
-        """The fields by their names on the command line, `{"training.epochs": 100, ...}`."""
+        """Return the fields by their names on the command line: `{"training.epochs": 100, ...}`."""
         return dict(_flatten(self.to_dict()))
 
     def differences(self, earlier: "Recipe", free: Collection[str] = ()) -> list[str]:
-        """What differs from an earlier recipe, a phrase a field, but for the fields in `free`."""
+        """List the fields that differ from `earlier`, one phrase per field; fields in `free` are ignored."""
         now, then = self.flat(), earlier.flat()
         keys = [key for key in now | then if key not in free and now.get(key) != then.get(key)]
         return [f"{key} is {now.get(key)!r} and was {then.get(key)!r}" for key in keys]
@@ -217,7 +223,7 @@ def _read_config(path: Path) -> dict:
     except json.JSONDecodeError as error:
         raise ValueError(f"The recipe's model.config, {path}, is not JSON: {error}.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"The recipe's model.config, {path}, holds no fields of PigConfig.")
+        raise ValueError(f"The recipe's model.config, {path}, is not a JSON object: expected fields of PigConfig.")
     return config
 
 
@@ -225,25 +231,25 @@ def _apply_override(tree: dict, override: str) -> None:
     key, equals, value = override.partition("=")
     *sections, name = key.strip().split(".")
     if not equals or not sections:
-        raise ValueError(f"An override is section.key=value, like training.epochs=5; got {override!r}.")
+        raise ValueError(f"Got the override {override!r}; expected section.key=value, for example training.epochs=5.")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ValueError(f"{override!r} overrides inside {section!r}, which is no section.")
+            raise ValueError(f"{override!r} overrides inside {section!r}, which is not a section.")
     try:
         tree[name] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"The value in {override!r} is not YAML: put it in quotes.") from error
 
 
-def _refuse_unknown_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:
+def _check_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:
     known: dict[str, Any] = {f.name: f.type for f in fields(recipe_class)}
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"The recipe has an unknown key {prefix}{key}: did you mean {prefix}{near}?")
         if is_dataclass(known[key]) and isinstance(value, Mapping):
-            _refuse_unknown_keys(known[key], value, f"{prefix}{key}.")
+            _check_keys(known[key], value, f"{prefix}{key}.")
 
 
 __all__ = ["Recipe"]

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: their names and ours, what shapes tell, and a state dict turned into one of PIG's."""
+"""Read the authors' checkpoints and convert them: rename the weights, and infer the configuration from shapes."""
 
 import math
 import pickle
@@ -13,7 +13,7 @@ from transformers import CLIPConfig
 from modeling_pig import PigConfig, PigForRetrieval
 
 
-# How names start, theirs and ours. It is read in both directions; the first start that fits counts.
+# Prefixes of the authors' names and ours, used in both directions; the first match counts.
 NAMES = [
     ("encoder.clipmodel.vision_model.embeddings.added_cls", "vision_model.embeddings.global_embedding"),
     ("encoder.clipmodel.vision_model.embeddings.cls_in_frames", "vision_model.embeddings.frame_embedding"),
@@ -30,33 +30,33 @@ NAMES = [
     ("fusioner.cross_attn.", "interaction."),
     ("encoder.clipmodel.", ""),
 ]
-# The generator's ends: vectors of their own in the authors' first release, rows of a token table in the second.
+# Ends of the generator's input: separate vectors in the authors' first release, rows of a token table in the second.
 BOS, EOS, TOKEN_TABLE = "generator.bos_embedding", "generator.eos_embedding", "generator.token_embedding.weight"
 LISTED_PROBLEMS = 10
 
 
 def our_name(name: str) -> str:
-    """The name in [`PigForRetrieval`] of a tensor of the authors' code."""
-    return _with_start_replaced(name, NAMES)
+    """Return the name in [`PigForRetrieval`] of a tensor of the authors' code."""
+    return _replace_prefix(name, NAMES)
 
 
 def reference_name(name: str) -> str:
-    """The name in the authors' code of a tensor of [`PigForRetrieval`]: the inverse of `our_name`."""
-    return _with_start_replaced(name, ((ours, theirs) for theirs, ours in NAMES))
+    """Return the name in the authors' code of a tensor of [`PigForRetrieval`]: the inverse of [`our_name`]."""
+    return _replace_prefix(name, ((ours, theirs) for theirs, ours in NAMES))
 
 
-def _with_start_replaced(name: str, starts: Iterable[tuple[str, str]]) -> str:
-    for old, new in starts:
+def _replace_prefix(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    for old, new in prefixes:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
 
 
 def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in a `.pt` file: `model_best.pt`, which is one, or `restore.pt`, which nests it. Runs no code.
+    """Read the state dict in `model_best.pt`, or nested in `restore.pt`, without running code of the file.
 
     Raises:
-        ValueError: no such file, no checkpoint, or a pickle that holds more than tensors and plain values.
+        ValueError: the file does not exist, is not a checkpoint, or holds more than tensors and plain values.
     """
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
@@ -64,11 +64,13 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is refused: it is a pickle of more than tensors and plain values, which could run code, or no "
-            "checkpoint at all."
+            f"{path} is rejected: it is a pickle of more than tensors and plain values, which could run code, or no "
+            "checkpoint. Give the authors' model_best.pt or restore.pt."
         ) from error
-    except Exception as error:  # what torch makes of a file of another kind is of any type
-        raise ValueError(f"{path} is no checkpoint that torch can read ({type(error).__name__}).") from error
+    except Exception as error:  # for other files, torch raises errors of any type
+        raise ValueError(
+            f"{path} is no checkpoint that torch can read ({type(error).__name__}): give model_best.pt or restore.pt."
+        ) from error
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get("model_state_dict", checkpoint)
     if not isinstance(checkpoint, dict) or not any(
@@ -85,17 +87,17 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
 def convert_state_dict(
     checkpoint: dict[str, torch.Tensor], clip_config: CLIPConfig, **pig_config: Any
 ) -> tuple[PigConfig, dict[str, torch.Tensor]]:
-    """The configuration and the weights, in float32, of the [`PigForRetrieval`] that equals a reference checkpoint.
+    """Convert a reference checkpoint into the configuration and the float32 weights of a [`PigForRetrieval`].
 
     Args:
-        checkpoint (`dict[str, torch.Tensor]`): a state dict, by the names of the authors' first or second release
-            (with a generator: `hybrid`) or of CLIP-ViP (`two_tower`). It is left as it is.
-        clip_config (`CLIPConfig`): the configuration of the CLIP checkpoint that the training started from.
-        pig_config: fields of [`PigConfig`] that no shape tells, like `num_selected_patches`.
+        checkpoint (`dict[str, torch.Tensor]`): state dict with the names of the authors' first or second release
+            (with a generator: `hybrid`) or of CLIP-ViP (`two_tower`). It is not changed.
+        clip_config (`CLIPConfig`): configuration of the CLIP checkpoint that the training started from.
+        **pig_config: fields of [`PigConfig`] that do not follow from shapes, like `num_selected_patches`.
 
     Raises:
-        ValueError: sizes that contradict CLIP's; missing, surplus or misshaped weights, by name; a configuration that
-            cannot be, see [`PigConfig`].
+        ValueError: sizes differ from CLIP's, weights are missing, surplus or have another shape (the message names
+            them), or the configuration is invalid, see [`PigConfig`].
     """
     is_clip_vip = any(name.startswith("clipmodel.") for name in checkpoint)
     theirs = {
@@ -106,12 +108,12 @@ def convert_state_dict(
     foreign = [name for name in theirs if reference_name(our_name(name)) != name]
     state = {our_name(name): tensor for name, tensor in theirs.items() if name not in foreign}
 
-    shared, new = _sizes(state)
+    shared, new = _infer_sizes(state)
     _check_against_clip(shared, clip_config)
     fields = {name: value for name, value in new.items() if value is not None} | pig_config
     if not any(name.startswith(("generator.", "interaction.")) for name in state):
         fields["framework"] = "two_tower"
-        if is_clip_vip:  # which came without frame tokens at first
+        if is_clip_vip:  # its first version has no frame tokens
             fields["use_frame_tokens"] = "vision_model.embeddings.frame_embedding" in state
     ends_are_rows = TOKEN_TABLE in state and BOS not in state and EOS not in state
     if ends_are_rows:
@@ -121,10 +123,10 @@ def convert_state_dict(
     if ends_are_rows:
         _take_ends_from_token_table(state, config)
     if not config.generator_use_bos:
-        state.pop(BOS, None)  # the checkpoint has the vector, used or not
+        state.pop(BOS, None)  # the checkpoint always has the vector
     with torch.device("meta"):
         expected = PigForRetrieval(config).state_dict()
-    problems = _problems(state, expected, foreign)
+    problems = _list_problems(state, expected, foreign)
     if problems:
         if is_clip_vip:
             problems = [problem.replace("encoder.clipmodel.", "clipmodel.") for problem in problems]
@@ -134,9 +136,12 @@ def convert_state_dict(
     return config, {name: state[name].float() for name in expected}
 
 
-def _sizes(state: dict[str, torch.Tensor]) -> tuple[dict[str, int | None], dict[str, int | None]]:
-    """The numbers of the architecture that shapes tell, `None` where the tensor is not there: those that CLIP's
-    configuration has as well, by their path in it, and the fields that only PIG has."""
+def _infer_sizes(state: dict[str, torch.Tensor]) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    """Infer sizes of the architecture from shapes; `None` if the tensor is missing.
+
+    Returns:
+        `tuple`: sizes that CLIP's configuration has as well, by their path in it, and fields that only PIG has.
+    """
 
     def size(name: str, dimension: int) -> int | None:
         tensor = state.get(name)
@@ -179,7 +184,9 @@ def _check_against_clip(sizes: dict[str, int | None], clip_config: CLIPConfig) -
         if seen is not None and seen != expected:
             contradictions.append(f"{path} is {seen} in the checkpoint and {expected} in CLIP")
     if contradictions:
-        raise ValueError(f"This is not the CLIP that the checkpoint started from: {'; '.join(contradictions)}.")
+        raise ValueError(
+            f"This is not the CLIP that the checkpoint started from: {'; '.join(contradictions)}. Give the right one."
+        )
 
 
 def _take_ends_from_token_table(state: dict[str, torch.Tensor], config: PigConfig) -> None:
@@ -190,8 +197,10 @@ def _take_ends_from_token_table(state: dict[str, torch.Tensor], config: PigConfi
     state[BOS], state[EOS] = table[text.bos_token_id], table[text.eos_token_id]
 
 
-def _problems(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], foreign: Iterable[str]) -> list[str]:
-    """What keeps `state` from being the weights of a model, each by its name in the authors' code."""
+def _list_problems(
+    state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], foreign: Iterable[str]
+) -> list[str]:
+    """List missing, surplus and misshaped weights of `state`, by their names in the authors' code."""
     problems = [f"missing {reference_name(name)}" for name in expected if name not in state]
     problems += [f"surplus {reference_name(name)}" for name in state if name not in expected]
     problems += [f"surplus {name}" for name in foreign]

@@ -48,7 +48,7 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
         processor = PigProcessor.from_clip(recipe.clip, model.config)
     elif recipe.init == "pig":
         if recipe.overrides:
-            raise ValueError("model.init is pig: its shape is that of the checkpoint, model.overrides must be empty.")
+            raise ValueError("model.init is pig, and the checkpoint determines the shape: remove model.overrides.")
         model, processor = load_pretrained(PigForRetrieval, str(recipe.checkpoint))
     elif recipe.init == "reference":
         clip_config = CLIPConfig.from_pretrained(recipe.clip)
@@ -64,7 +64,9 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
         if part_of(name) in frozen:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"model.freeze leaves nothing to train: {', '.join(recipe.freeze)}.")
+        raise ValueError(
+            f"model.freeze is {', '.join(recipe.freeze)}, which leaves nothing to train: freeze fewer parts."
+        )
     return model, processor
 
 
@@ -74,8 +76,8 @@ def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | 
     Other models can start from the checkpoint (`model.init: clip`). The embeddings are equal.
 
     Args:
-        model (`PigForRetrieval`): a `two_tower` of one frame, without global and frame tokens, which is plain CLIP.
-        processor (`PigProcessor`): its own.
+        model (`PigForRetrieval`): a `two_tower` model of one frame, without global and frame tokens: plain CLIP.
+        processor (`PigProcessor`): processor of the model.
         folder (`str` or `Path`): folder to write.
 
     Raises:
@@ -87,8 +89,8 @@ def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | 
     if shape != ("two_tower", 1, 0, False):
         raise ValueError(
             f"The model is a {config.framework} of {vision.num_frames} frames with {vision.num_global_tokens} global "
-            f"tokens and {'' if vision.use_frame_tokens else 'no '}frame tokens: CLIP is a two_tower of 1 frame, "
-            "without any."
+            f"tokens and {'' if vision.use_frame_tokens else 'no '}frame tokens; expected a two_tower of 1 frame "
+            "without either, like CLIP."
         )
     own_fields = ("model_type", "num_frames", "num_global_tokens", "use_frame_tokens")
     text_fields, vision_fields = (
@@ -100,7 +102,8 @@ def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | 
     )
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     state.pop("vision_model.embeddings.global_embedding")
-    temporal = state.pop("vision_model.embeddings.temporal_embedding")  # (1, 1, C): one more position embedding here
+    # With one frame, the temporal embedding, (1, 1, C), is an addition to the position embeddings of the patches.
+    temporal = state.pop("vision_model.embeddings.temporal_embedding")
     state["vision_model.embeddings.position_embedding.weight"][1:] += temporal[0]
     clip.load_state_dict(state)
     clip.save_pretrained(folder)
@@ -110,11 +113,11 @@ def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | 
 
 
 def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, PigProcessor]:
-    assert isinstance(recipe.config, dict)  # a file is read with the recipe
+    assert isinstance(recipe.config, dict)  # `Recipe.from_yaml` reads a file
     shape = {**recipe.config, **recipe.overrides}
     if missing := {"vocab_size", "max_position_embeddings"} - dict(shape.get("text_config") or {}).keys():
         raise ValueError(
-            f"model.config needs text_config with {' and '.join(sorted(missing))} for a start from scratch."
+            f"model.config lacks {' and '.join(sorted(missing))} in text_config: model.init=scratch needs them."
         )
     text_config = shape["text_config"]
     tokenizer = train_tokenizer(captions, text_config["vocab_size"], text_config["max_position_embeddings"])
@@ -154,8 +157,8 @@ def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
     ]
     if not targets:
         raise ValueError(
-            f"model.lora.target_modules names {recipe.target_modules}, none of which is in a tower that is trained: "
-            "they are called q_proj, k_proj, v_proj, out_proj, fc1, fc2, and model.freeze must leave a tower."
+            f"model.lora.target_modules is {recipe.target_modules}, and no trained tower has such modules: choose "
+            "from q_proj, k_proj, v_proj, out_proj, fc1, fc2, and leave one tower out of model.freeze."
         )
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=targets)
     adapted = get_peft_model(model, config)
@@ -173,15 +176,15 @@ def merged(adapted: Any) -> PigForRetrieval:
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict]:
     """Group parameters for AdamW by learning rate and weight decay (none on biases, layer norms, logit_scale)."""
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    groups: dict[tuple[float, float], dict] = {}  # those that are decayed come first
+    groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_plain = id(parameter) in norms or name.endswith("bias") or name == "logit_scale"
+        is_undecayed = id(parameter) in norms or name.endswith("bias") or name == "logit_scale"
         part = part_of(name).removesuffix("_new")
-        # A part that is no key of the recipe, like logit_scale, has the rate of all.
+        # Parts that the recipe cannot name, like logit_scale, have the common rate.
         learning_rate = recipe.part_learning_rates.get(part, recipe.learning_rate)  # type: ignore[call-overload]
-        weight_decay = 0.0 if is_plain else recipe.weight_decay
+        weight_decay = 0.0 if is_undecayed else recipe.weight_decay
         group = {"params": [], "lr": learning_rate, "weight_decay": weight_decay}
         groups.setdefault((learning_rate, weight_decay), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, key=lambda key: (key[1] == 0, key[0]))]
