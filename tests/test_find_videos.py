@@ -1,4 +1,4 @@
-"""Test finding video files: folders, patterns, links, odd names, and missing or unreadable files."""
+"""Finding video files: folders, patterns, links, names, and missing or unreadable files."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def test_found_videos_have_size_and_time(tmp_path):
     assert find_videos(tmp_path).videos == [FoundVideo(str(path), 5, 1_700_000_000_123_456_789)]
 
 
-def test_overlapping_sources(tmp_path):
+def test_overlapping_sources_give_each_file_once(tmp_path):
     touch(tmp_path, "a/1.mp4", "a/sub/2.mp4", "b/3.mp4", "c/4.mp4")
     sources = [tmp_path / "b", tmp_path / "a", tmp_path / "a/sub", tmp_path / "a/sub/2.mp4"]
     assert relative_paths(tmp_path, find_videos(sources)) == ["a/1.mp4", "a/sub/2.mp4", "b/3.mp4"]
@@ -44,18 +44,15 @@ def test_overlapping_sources(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("clips/*.mp4", ["clips/1.mp4"]),
         ("clips/**/*.mp4", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4"]),
         ("clips/**", ["clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
         ("**/b", ["clips/a/b/3.mp4"]),  # all videos in a folder that matches
-        ("cl?ps/a/[bc]/*", ["clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
-        ("clips/**/b/**/*.mp4", ["clips/a/b/3.mp4"]),
-        ("*/*/?.*", ["clips/a/2.mp4"]),
+        ("cl?ps/**/[bc]/*", ["clips/a/b/3.mp4", "clips/a/c/4.mkv"]),
         ("[[]red].mp4", ["[red].mp4"]),
         ("[red].mp4", ["[red].mp4"]),  # a file with this name exists
     ],
 )
-def test_patterns(tmp_path, monkeypatch, pattern, expected):
+def test_glob_patterns(tmp_path, monkeypatch, pattern, expected):
     touch(tmp_path, "clips/1.mp4", "clips/a/2.mp4", "clips/a/b/3.mp4", "clips/a/c/4.mkv", "[red].mp4", "r.mp4")
     touch(tmp_path, "clips/.hidden.mp4", "clips/.b/5.mp4")
     monkeypatch.chdir(tmp_path)
@@ -63,7 +60,7 @@ def test_patterns(tmp_path, monkeypatch, pattern, expected):
     assert relative_paths(tmp_path, find_videos(str(tmp_path / pattern))) == expected
 
 
-def test_home_folder(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     touch(tmp_path, "a.mp4")
     assert relative_paths(tmp_path, find_videos("~")) == ["a.mp4"] == relative_paths(tmp_path, find_videos("~/*.mp4"))
@@ -119,22 +116,21 @@ def test_videos_behind_broken_links_do_not_count_as_deleted(tmp_path):
     assert found.covers(str(tmp_path / "sub/b.mp4")) and not found.covers(str(tmp_path / "disk/b.mp4"))
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("name", ["b.mp4", "sub"])
-def test_unreadable_videos_do_not_count_as_deleted(tmp_path, monkeypatch, name, number):
+def test_unreadable_videos_do_not_count_as_deleted(tmp_path, monkeypatch, name):
     touch(tmp_path, "a.mp4", "b.mp4", "sub/c.mp4")
     bad, stat = str(tmp_path / name), os.stat
 
     def fail(path, *args, **kwargs):
         if path == bad:
-            raise OSError(number, os.strerror(number))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return stat(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "stat", fail)
     found = find_videos(tmp_path)
     assert relative_paths(tmp_path, found) == sorted({"a.mp4", "b.mp4", "sub/c.mp4"} - {name, f"{name}/c.mp4"})
     assert [(failure.path, failure.reason) for failure in found.failures] == [
-        (bad, f"cannot be read ({os.strerror(number)})")
+        (bad, f"cannot be read ({os.strerror(errno.EIO)})")
     ]
     assert not found.covers(bad if name.endswith("mp4") else f"{bad}/c.mp4")
     assert found.covers(str(tmp_path / "d.mp4"))
@@ -153,12 +149,6 @@ def test_a_file_that_is_deleted_during_the_search_counts_as_deleted(tmp_path, mo
     found = find_videos(tmp_path)
     assert relative_paths(tmp_path, found) == ["a.mp4"] and not found.failures
     assert found.covers(str(tmp_path / "b.mp4"))
-
-
-def test_odd_names(tmp_path):
-    names = ["two\nlines.mp4", "it's.mp4", 'a"b.mp4', "日本 語.mp4", "-k.mp4", "#t=1,2.mp4", "a b.mp4"]
-    touch(tmp_path, *names)
-    assert sorted(names) == relative_paths(tmp_path, find_videos(tmp_path))
 
 
 def test_names_that_are_not_unicode_are_failures(tmp_path):
@@ -185,7 +175,7 @@ def test_missing_and_empty_sources_are_refused(tmp_path):
         find_videos(tmp_path / "full/*.mkv")
 
 
-def test_unreadable_folders(tmp_path, monkeypatch):
+def test_unreadable_folders_are_failures(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4", "closed/b.mp4")
     closed, scandir = str(tmp_path / "closed"), os.scandir
 
@@ -212,9 +202,3 @@ def test_covered_paths(tmp_path):
     others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/.x/1.mp4", "a/1.txt", "1.mp4"]
     assert all(found.covers(str(tmp_path / name)) for name in covered)
     assert not any(found.covers(str(tmp_path / name)) for name in others)
-
-
-def test_ten_thousand_files(tmp_path):
-    for number in range(10_000):
-        (tmp_path / f"{number}.mp4").touch()
-    assert len(find_videos(tmp_path).videos) == 10_000
