@@ -1,4 +1,4 @@
-"""Processors: all forms of a video give the same `pixel_values_videos`; a loaded processor equals the saved one."""
+"""Processors: all forms of a video give the same `pixel_values_videos`; loading restores a saved processor."""
 
 from pathlib import Path
 
@@ -17,11 +17,7 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
 
 
-def test_pixel_values_are_contiguous(processor, frames):
-    assert processor(videos=frames, return_tensors="pt")["pixel_values_videos"].is_contiguous()
-
-
-def test_truncation_of_a_call_is_not_saved(processor, tmp_path):
+def test_max_length_of_a_call_is_not_saved(processor, tmp_path):
     text = "a red circle moves left " * 30
     assert processor(text=text, text_kwargs={"max_length": 12}, return_tensors="pt")["input_ids"].shape == (1, 12)
     processor.save_pretrained(tmp_path)
@@ -29,12 +25,8 @@ def test_truncation_of_a_call_is_not_saved(processor, tmp_path):
 
 
 def test_all_forms_of_frames_give_the_same_pixel_values(processor, frames):
-    forms = [
-        frames,
-        torch.from_numpy(frames).permute(0, 3, 1, 2),
-        [PIL.Image.fromarray(f) for f in frames],
-        list(frames),
-    ]
+    images = [PIL.Image.fromarray(frame) for frame in frames]
+    forms = [frames, torch.from_numpy(frames).permute(0, 3, 1, 2), images, list(frames)]
     pixel_values_videos = processor(videos=forms, return_tensors="pt")["pixel_values_videos"]
     assert pixel_values_videos.shape == (4, 4, 3, 32, 32)
     expected = pixel_values_videos[0]
@@ -47,6 +39,7 @@ def test_all_forms_of_frames_give_the_same_pixel_values(processor, frames):
 def test_pixel_values_follow_the_published_recipe(processor, frames):
     """Evenly spaced frames with both ends, resized to a square by antialiased bicubic interpolation, CLIP's mean."""
     pixel_values = processor(videos=frames, return_tensors="pt")["pixel_values_videos"][0]
+    assert pixel_values.is_contiguous()
     for number, index in enumerate([0, 3, 6, 9]):
         image = PIL.Image.fromarray(frames[index]).resize((32, 32), PIL.Image.Resampling.BICUBIC)
         mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
@@ -55,7 +48,7 @@ def test_pixel_values_follow_the_published_recipe(processor, frames):
         assert error.mean() < 0.01 and error.max() < 0.05  # PIL and torchvision round differently
 
 
-def test_all_types_of_paths(processor, shape_videos):
+def test_paths_of_every_type_give_the_same_pixel_values(processor, shape_videos):
     frames, _ = decode_video(shape_videos[0], 4)
     expected = processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
     for path in (str(shape_videos[0]), Path(shape_videos[0]), [shape_videos[0]]):
@@ -64,7 +57,7 @@ def test_all_types_of_paths(processor, shape_videos):
     assert torch.equal(mixed["pixel_values_videos"], torch.cat([expected, expected]))
 
 
-def test_num_frames_of_a_call(processor, frames, shape_videos):
+def test_num_frames_is_an_option_of_each_call(processor, frames, shape_videos):
     for video in (frames, str(shape_videos[0])):
         assert processor(videos=video, num_frames=7, return_tensors="pt")["pixel_values_videos"].shape[1] == 7
         assert processor(videos=video, return_tensors="pt")["pixel_values_videos"].shape[1] == 4
@@ -76,7 +69,7 @@ def test_metadata_holds_the_indices_of_sampled_frames(processor, shape_videos):
     assert inputs["video_metadata"][0].total_num_frames == 24
 
 
-def test_save_and_load(processor, frames, tmp_path):
+def test_a_saved_processor_loads_through_every_auto_class(processor, frames, tmp_path):
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "processor_config.json").is_file()
     inputs = {"text": "a red circle", "videos": frames, "return_tensors": "pt"}
@@ -90,41 +83,27 @@ def test_save_and_load(processor, frames, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)("a red circle").input_ids == expected["input_ids"][0].tolist()
 
 
-def test_texts_are_padded_to_the_longest_text_of_the_batch(processor):
-    inputs = processor(text=["red", "a red circle moves left"], return_tensors="pt")
-    assert inputs["attention_mask"][1].all()
-    assert inputs["attention_mask"][0].sum() == len(processor.tokenizer("red").input_ids)
-
-
 def test_long_texts_are_truncated_with_a_warning_and_keep_the_end_token(processor, caplog):
     inputs = processor(text=["red " * 200, "red"], return_tensors="pt")
     assert inputs["input_ids"].shape == (2, 77)
     assert inputs["input_ids"][0, -1] == processor.tokenizer.eos_token_id
     assert caplog.text.count("was cut to the first 77") == 1
     assert "'red red" in caplog.text
-
-
-def test_no_warning_for_a_text_of_maximum_length(processor, caplog):
-    inputs = processor(text="red " * 75, return_tensors="pt")
-    assert inputs["input_ids"].shape == (1, 77)
-    assert not caplog.text
+    caplog.clear()
+    assert processor(text="red " * 75, return_tensors="pt")["input_ids"].shape == (1, 77)
+    assert not caplog.text  # 75 words with start and end fill the maximum length
 
 
 @pytest.mark.parametrize(
     "videos",
-    [[], 3, np.zeros((3, 4)), np.zeros((2, 4, 4, 1)), [np.zeros((0, 3, 4, 4))], [[]], np.zeros((0, 3, 8, 8))],
+    [[], 3, np.zeros((3, 4)), np.zeros((2, 4, 4, 1)), [[]], np.zeros((0, 3, 8, 8))],
 )
 def test_invalid_videos_are_rejected(processor, videos):
     with pytest.raises(ValueError, match="video"):
         processor(videos=videos, return_tensors="pt")
 
 
-def test_the_error_names_a_broken_file(processor, tmp_path):
+def test_decoding_errors_name_the_file(processor, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VideoDecodingError, match="broken.mp4: "):
         processor(videos=tmp_path / "broken.mp4")
-
-
-def test_a_call_without_inputs_is_rejected(processor):
-    with pytest.raises(ValueError, match="at least one input"):
-        processor()
