@@ -1,4 +1,4 @@
-"""`pig train`, `evaluate` and `init`: errors before any work; and `pig --version`."""
+"""`pig train` and `pig evaluate`: errors before any work; `pig --version`."""
 
 import pytest
 
@@ -17,7 +17,6 @@ def test_version(pig):
         ("moving_shape", [], "no recipe moving_shape: give a YAML file, or one of didemo, moving_shapes,"),
         ("missing.yaml", [], "The recipe missing.yaml cannot be read"),
         ("moving_shapes", ["training.epoch=3"], "did you mean training.epochs?"),
-        ("moving_shapes", ["epochs"], "'epochs'"),
     ],
 )
 def test_invalid_recipes(pig, tmp_path, recipe, overrides, message):
@@ -38,14 +37,3 @@ def test_invalid_recipes(pig, tmp_path, recipe, overrides, message):
 def test_invalid_options_of_evaluate(pig, model_folder, options, message):
     command = ("evaluate", "--recipe", "moving_shapes", "--model", model_folder)
     assert_one_line_error(pig(*command, *options), message)
-
-
-@pytest.mark.parametrize("options", [["--split", "all"], ["--ties", "best"], ["--bootstrap", "-1"]])
-def test_usage_errors_of_evaluate(pig, options):
-    assert pig("evaluate", "--recipe", "moving_shapes", "--model", "m", *options)[0] == 2
-
-
-@pytest.mark.parametrize("field", ["num_selected_patches", "num_selected_patches=["])
-def test_fields_of_init(pig, tmp_path, field):
-    assert_one_line_error(pig("init", "--clip", "none", "--output", "start", field), field)
-    assert not (tmp_path / "start").exists()
