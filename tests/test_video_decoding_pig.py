@@ -1,13 +1,13 @@
-"""Decoding real video files: the sampled frames are returned, and errors state the reason."""
+"""Test decoding of real video files: sampled frames, segments, folders of frames, and error messages."""
 
+import itertools
 import pickle
 import sys
-from contextlib import suppress
+from contextlib import nullcontext
 
 import av
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_pig import video_decoding_pig
@@ -53,24 +53,19 @@ def count_decoded(monkeypatch):
     [
         (10, 4, [0, 3, 6, 9]),
         (11, 3, [0, 5, 10]),
-        (100, 12, [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]),
         (9, 1, [4]),
         (3, 5, [0, 0, 1, 1, 2]),
-        (1, 3, [0, 0, 0]),
-        (7, 2, [0, 6]),
     ],
 )
-def test_frames_are_evenly_spaced_with_both_ends(num_video_frames, num_frames, expected):
+def test_sampled_frames_are_evenly_spaced_and_include_both_ends(num_video_frames, num_frames, expected):
     indices = sample_frame_indices(num_video_frames, num_frames)
     assert indices.dtype == np.int64
     assert indices.tolist() == expected
 
 
-@pytest.mark.parametrize("num_video_frames", [1, 2, 3, 5, 12, 13, 300])
-@pytest.mark.parametrize("num_frames", [1, 2, 3, 12, 40])
-def test_jittered_frames_are_in_the_video_and_in_order(num_video_frames, num_frames):
+def test_jittered_frames_are_in_range_and_in_order():
     rng = np.random.default_rng(0)
-    for _ in range(50):
+    for num_video_frames, num_frames in 50 * [*itertools.product([1, 2, 3, 5, 12, 13, 300], [1, 2, 3, 12, 40])]:
         indices = sample_frame_indices(num_video_frames, num_frames, rng)
         assert indices.shape == (num_frames,) and indices.dtype == np.int64
         assert indices.min() >= 0 and indices.max() < num_video_frames
@@ -86,12 +81,7 @@ def test_jitter_covers_one_step_at_both_ends():
     assert single == {0, 1, 2, 3, 4}
 
 
-def test_jitter_is_reproducible():
-    first, second = (sample_frame_indices(300, 12, np.random.default_rng(7)) for _ in range(2))
-    assert (first == second).all()
-
-
-@pytest.mark.parametrize("num_video_frames, num_frames", [(0, 4), (4, 0), (-1, 4)])
+@pytest.mark.parametrize("num_video_frames, num_frames", [(0, 4), (4, 0)])
 def test_numbers_of_frames_below_one_are_rejected(num_video_frames, num_frames):
     with pytest.raises(ValueError, match=f"at least 1, got {num_video_frames} and {num_frames}"):
         sample_frame_indices(num_video_frames, num_frames)
@@ -107,14 +97,10 @@ def test_numbers_of_frames_below_one_are_rejected(num_video_frames, num_frames):
         ("groups.mp4", "libx264", {"bf": "3", "g": "15"}),
         ("open_groups.mp4", "libx264", {"x264-params": "open-gop=1:bframes=3:b-pyramid=2:keyint=15"}),
         ("refresh.mp4", "libx264", {"x264-params": "intra-refresh=1:bframes=0:keyint=15"}),
-        ("groups.mov", "libx264", {"g": "15"}),
         ("groups.mkv", "libx264", {"g": "15"}),
         ("groups.ts", "libx264", {"g": "15"}),
-        ("groups.flv", "libx264", {"g": "15"}),
         ("no_timestamps.h264", "libx264", {"g": "15"}),
         ("vp9.webm", "libvpx-vp9", {"g": "15", "deadline": "realtime", "cpu-used": "8"}),
-        ("vp8.webm", "libvpx", {"g": "15", "deadline": "realtime", "cpu-used": "8"}),
-        ("mpeg4.avi", "mpeg4", {"g": "15", "bf": "2"}),
         ("h264.avi", "libx264", {"g": "15", "bf": "3"}),
         ("mpeg1.mpg", "mpeg1video", {"g": "15", "bf": "2"}),
         ("wmv2.wmv", "wmv2", {"g": "15"}),
@@ -162,9 +148,8 @@ def test_decoding_stops_after_the_last_sampled_frame(tmp_path, frames, count_dec
     assert len(count_decoded) == 38
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
-def test_variable_frame_rate(tmp_path, frames, suffix):
-    codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
+@pytest.mark.parametrize("suffix, codec", [(".mp4", "libx264"), (".webm", "libvpx-vp9")])
+def test_variable_frame_rate(tmp_path, frames, suffix, codec):
     pts = np.cumsum(np.random.default_rng(0).integers(1, 6, 40)).tolist()
     path = write_video(tmp_path / f"video{suffix}", frames[:40], codec=codec, options={"g": "10"}, pts=pts)
     chosen, metadata = decode_video(path, 9)
@@ -174,9 +159,8 @@ def test_variable_frame_rate(tmp_path, frames, suffix):
     assert metadata.fps == pytest.approx(40 / metadata.duration)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-@pytest.mark.parametrize("num_frames", [1, 4])
-def test_slides_of_half_a_minute(tmp_path, frames, suffix, num_frames):
+@pytest.mark.parametrize("suffix, num_frames", [(".mp4", 4), (".mkv", 1)])
+def test_frames_that_last_half_a_minute(tmp_path, frames, suffix, num_frames):
     pts = list(range(0, 30 * 25 * num_frames, 30 * 25))
     path = write_video(tmp_path / f"slides{suffix}", frames[:num_frames], pts=pts)
     chosen, metadata = decode_video(path, num_frames)
@@ -191,10 +175,10 @@ def test_repeated_frames_of_an_avi_do_not_count_as_missing(tmp_path, frames):
     assert metadata.fps == pytest.approx(20 / (96 / 25))
 
 
-@pytest.mark.parametrize("num_video_frames", [1, 2, 5])
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
-def test_short_videos_repeat_frames(tmp_path, frames, num_video_frames, suffix):
-    codec = {".mp4": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}[suffix]
+@pytest.mark.parametrize(
+    "num_video_frames, suffix, codec", [(1, ".mp4", "libx264"), (1, ".webm", "libvpx-vp9"), (5, ".avi", "mpeg4")]
+)
+def test_short_videos_repeat_frames(tmp_path, frames, num_video_frames, suffix, codec):
     path = write_video(tmp_path / f"video{suffix}", frames[:num_video_frames], codec=codec)
     chosen, metadata = decode_video(path, 12)
     assert chosen.shape == (12, 64, 96, 3)
@@ -203,7 +187,7 @@ def test_short_videos_repeat_frames(tmp_path, frames, num_video_frames, suffix):
     assert metadata.fps == pytest.approx(25, rel=0.05)
 
 
-@pytest.mark.parametrize("rotation", [90, 180, 270])
+@pytest.mark.parametrize("rotation", [90, 180])
 def test_rotated_videos_are_decoded_upright(tmp_path, rotation):
     upright = numbered_frames(5, height=112, width=96)
     path = write_video(tmp_path / "video.mp4", upright, rotation=rotation)
@@ -214,7 +198,7 @@ def test_rotated_videos_are_decoded_upright(tmp_path, rotation):
     assert np.abs(chosen.astype(int) - upright).mean() < 15
 
 
-def test_display_matrix_of_a_phone(tmp_path):
+def test_display_matrix_of_a_phone_is_applied(tmp_path):
     # A phone held upright stores frames rotated by 90 degrees. The matrix maps (x, y) to (-y, x), a clockwise quarter
     # turn if y points down.
     upright = numbered_frames(3, height=112, width=96)
@@ -233,7 +217,7 @@ def test_frames_removed_by_an_edit_list_do_not_count_as_missing(tmp_path, frames
     assert read_numbers(chosen) == list(range(20, 50))
 
 
-def test_packets_without_an_image(tmp_path, frames):
+def test_packets_without_an_image_repeat_the_previous_frame(tmp_path, frames):
     video = write_video(tmp_path / "video.mkv", frames[:20], codec="mpeg4", options={"g": "5"})
     path = add_empty_packets(video, tmp_path / "empty_packets.mkv", after=[10, 19])
     chosen, metadata = decode_video(path, 22)
@@ -270,11 +254,12 @@ def test_frames_with_duplicate_timestamps_are_counted(tmp_path, frames):
     assert metadata.duration == pytest.approx(40 / 25)
 
 
-@pytest.mark.parametrize("name", ["http:video.mp4", "50%03d.mp4", "a video.mp4", "vidéo?x=1.mp4"])
-def test_file_names_are_not_interpreted_by_ffmpeg(tmp_path, monkeypatch, frames, name):
-    write_video(tmp_path / "video.mp4", frames[:3]).rename(tmp_path / name)
+def test_file_names_are_not_interpreted_by_ffmpeg(tmp_path, monkeypatch, frames):
+    path = write_video(tmp_path / "video.mp4", frames[:3])
     monkeypatch.chdir(tmp_path)
-    assert read_numbers(decode_video(name, 3)[0]) == [0, 1, 2]
+    for name in ("http:video.mp4", "50%03d.mp4", "a video.mp4", "vidéo?x=1.mp4"):
+        path = path.rename(tmp_path / name)
+        assert read_numbers(decode_video(name, 3)[0]) == [0, 1, 2]
 
 
 # segments
@@ -290,31 +275,26 @@ def test_file_names_are_not_interpreted_by_ffmpeg(tmp_path, monkeypatch, frames,
         ("mpeg4.avi", "mpeg4", {"g": "15", "bf": "2"}),
     ],
 )
-@pytest.mark.parametrize(
-    "start, end, first, last",
-    [
-        (None, None, 0, 74),
+def test_segments_contain_the_frames_that_begin_in_them(tmp_path, frames, name, codec, options):
+    path = write_video(tmp_path / name, frames, codec=codec, options=options)
+    for start, end, first, last in [
         (0, 3, 0, 74),
         (1, 2, 25, 49),
-        (0.04, 0.12, 1, 2),
         (1.01, 1.11, 26, 27),
-        (1.01, 1.02, 25, 25),  # no frame begins here
+        (1.01, 1.02, 25, 25),  # no frame begins between these times
         (None, 0.4, 0, 9),
         (2.8, None, 70, 74),
         (-5, 100, 0, 74),
         (2.99, 100, 74, 74),
         (0, 1e-9, 0, 0),
-    ],
-)
-def test_a_segment_holds_the_frames_that_begin_in_it(tmp_path, frames, name, codec, options, start, end, first, last):
-    path = write_video(tmp_path / name, frames, codec=codec, options=options)
-    expected = (first + sample_frame_indices(last - first + 1, 5)).tolist()
-    chosen, metadata = decode_video(path, 5, start=start, end=end)
-    assert read_numbers(chosen) == metadata.frames_indices == expected
-    assert (metadata.total_num_frames, metadata.duration) == (75, pytest.approx(3))  # of the whole file
-    chosen, metadata = decode_video(path, 5, np.random.default_rng(0), start, end)
-    jittered = first + sample_frame_indices(last - first + 1, 5, np.random.default_rng(0))
-    assert read_numbers(chosen) == metadata.frames_indices == jittered.tolist()
+    ]:
+        expected = (first + sample_frame_indices(last - first + 1, 5)).tolist()
+        chosen, metadata = decode_video(path, 5, start=start, end=end)
+        assert read_numbers(chosen) == metadata.frames_indices == expected
+        assert (metadata.total_num_frames, metadata.duration) == (75, pytest.approx(3))  # of the whole file
+        chosen, metadata = decode_video(path, 5, np.random.default_rng(0), start, end)
+        jittered = first + sample_frame_indices(last - first + 1, 5, np.random.default_rng(0))
+        assert read_numbers(chosen) == metadata.frames_indices == jittered.tolist()
 
 
 def test_rounded_times_find_their_frame(tmp_path, frames):
@@ -338,11 +318,8 @@ def test_segments_of_a_variable_frame_rate(tmp_path, frames, name, codec):
     "start, end, reason",
     [
         (3, None, "the segment starts at 3 s, the video ends at 3 s"),
-        (7.5, 9, "the segment starts at 7.5 s, the video ends at 3 s"),
         (2, 2, "the segment from 2 to 2 s is empty"),
-        (2, 1, "the segment from 2 to 1 s is empty"),
         (None, 0, "the segment from 0 to 0 s is empty"),
-        (-3, -1, "the segment from -3 to -1 s is empty"),
         (float("nan"), 2, "the segment from nan to 2 s is empty"),
         (1, float("nan"), "the segment from 1 to nan s is empty"),
     ],
@@ -362,8 +339,8 @@ def test_decoding_a_segment_starts_at_its_keyframe(tmp_path, frames, count_decod
 # folders of frames
 
 
-@pytest.mark.parametrize("name", ["{:06d}.jpg", "frame_{:04d}.jpeg", "img_{}.JPG", "7_{}.jpg", "2k-{}.jpg"])
-def test_a_folder_of_frames(tmp_path, frames, name, monkeypatch):
+@pytest.mark.parametrize("name", ["{:06d}.jpg", "frame_{:04d}.jpeg", "img_{}.JPG", "7_{}.jpg"])
+def test_folder_of_frames_is_decoded_without_pyav(tmp_path, frames, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)  # PyAV is not needed
     folder = write_frame_folder(tmp_path / "video", frames, name)
     for other in (".hidden_3.jpg", "._000001.jpg", "thumbs.db", "cover.jpg", "frame_5.jpg.part", "12.png"):
@@ -383,7 +360,7 @@ def test_only_sampled_frames_of_a_folder_are_read(tmp_path, frames):
     for number in (2, 3, 4, 6, 7, 8):
         (folder / f"{number:06d}.jpg").write_bytes(b"damaged")
     assert read_numbers(decode_video(folder, 3)[0]) == [0, 4, 8]
-    assert_not_decodable(folder, r"the frame 000003.jpg cannot be read as a JPEG; extract or copy it again")
+    assert_not_decodable(folder, "frame 000003.jpg cannot be read as a JPEG; extract or copy it again", opens=True)
 
 
 def test_all_frames_of_a_folder_get_the_size_of_the_first(tmp_path):
@@ -402,24 +379,27 @@ def test_folders_reject_segments_and_truncated_frames(tmp_path, frames):
         with pytest.raises(VideoDecodingError, match="a folder of frames has no frame rate"):
             decode_video(folder, 2, start=start, end=end)
     cut_file(folder / "000002.jpg", 0.5)
-    assert_not_decodable(folder, "the frame 000002.jpg cannot be read")
+    assert_not_decodable(folder, "the frame 000002.jpg cannot be read", opens=True)
+    (folder / "000001.jpg").write_bytes(b"no JPEG")
+    assert_not_decodable(folder, "the frame 000001.jpg cannot be read")
 
 
 # errors
 
 
-def assert_not_decodable(path, reason):
+def assert_not_decodable(path, reason, opens=False):
+    """Assert that decoding fails, and that `ensure_opens` fails too unless the file `opens`."""
     with pytest.raises(VideoDecodingError, match=reason) as caught:
         decode_video(path, 4)
     error = caught.value
-    with suppress(VideoDecodingError):  # other errors are not allowed
+    with nullcontext() if opens else pytest.raises(VideoDecodingError, match=reason):
         ensure_opens(path)
     assert error.path == str(path)
     assert str(error) == f"{path}: {error.reason}"
     assert "\n" not in str(error)
 
 
-def test_missing_and_empty_files_and_folders(tmp_path):
+def test_missing_and_empty_files_and_folders_are_an_error(tmp_path):
     assert_not_decodable(tmp_path / "missing.mp4", "no such file")
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
@@ -433,53 +413,48 @@ def test_missing_and_empty_files_and_folders(tmp_path):
     "name, content",
     [
         ("junk.mp4", np.random.default_rng(0).bytes(300_000)),
-        ("zeros.mp4", bytes(300_000)),
         ("page.mp4", b"<!DOCTYPE html><html><body>404</body></html>"),
-        ("notes.txt", b"some text\n" * 1000),
         # FFmpeg would read a live playlist forever.
         ("playlist.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/x.ts\n"),
     ],
 )
-def test_files_of_other_types(tmp_path, name, content):
+def test_files_of_other_types_are_an_error(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     assert_not_decodable(path, "not a video file")
 
 
-def test_audio_files(tmp_path):
+def test_audio_files_are_an_error(tmp_path):
     assert_not_decodable(write_audio(tmp_path / "audio.m4a"), "no video stream")
     assert_not_decodable(write_audio(tmp_path / "audio.mp4", with_cover=True), "no video stream")
     assert_not_decodable(write_audio(tmp_path / "audio.wav"), "not a video file")
 
 
-def test_an_mp4_without_an_index(tmp_path, frames):
+def test_mp4_without_an_index_is_an_error(tmp_path, frames):
     path = write_video(tmp_path / "video.mp4", frames)
     assert_not_decodable(cut_file(path, 0.5), "cut off before its index; download or copy it again")
 
 
-def test_a_truncated_mp4(tmp_path, frames):
+def test_truncated_mp4_is_an_error(tmp_path, frames):
     path = write_video(tmp_path / "video.mp4", frames, options={"g": "15"}, faststart=True)
     assert_not_decodable(
-        cut_file(path, 0.6), r"truncated: the file holds [2-5]\d of about 75 frames; download or copy it again"
+        cut_file(path, 0.6),
+        r"truncated: the file holds [2-5]\d of about 75 frames; download or copy it again",
+        opens=True,
     )
 
 
-@pytest.mark.parametrize("name, codec", [("video.mkv", "libx264"), ("video.webm", "libvpx"), ("video.avi", "mpeg4")])
-def test_other_truncated_files(tmp_path, frames, name, codec):
+@pytest.mark.parametrize("name, codec", [("video.mkv", "libx264"), ("video.avi", "mpeg4")])
+def test_truncated_mkv_and_avi_are_an_error(tmp_path, frames, name, codec):
     path = write_video(tmp_path / name, frames, codec=codec, options={"g": "15", "b": "2000k"})
-    assert_not_decodable(cut_file(path, 0.6), r"truncated: the file holds [2-5]\d of about [67]\d frames")
+    assert_not_decodable(cut_file(path, 0.6), r"truncated: the file holds [2-5]\d of about [67]\d frames", opens=True)
 
 
 @pytest.mark.parametrize(
     "codec, options",
-    [
-        ("libx264", {"bf": "0"}),
-        ("libx264", {"bf": "3", "b_strategy": "0"}),
-        ("mpeg4", {"bf": "0"}),
-        ("mpeg4", {"bf": "2"}),
-    ],
+    [("libx264", {"bf": "0"}), ("libx264", {"bf": "3", "b_strategy": "0"}), ("mpeg4", {"bf": "2"})],
 )
-def test_a_missing_last_packet_is_tolerated(tmp_path, frames, codec, options):
+def test_missing_last_packet_is_tolerated(tmp_path, frames, codec, options):
     path = write_video(tmp_path / "video.mp4", frames[:73], codec=codec, options=options, faststart=True)
     with av.open(path) as container:
         pts = [packet.pts for packet in container.demux(video=0) if packet.size]
@@ -492,29 +467,29 @@ def test_a_missing_last_packet_is_tolerated(tmp_path, frames, codec, options):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_an_invalid_timestamp(tmp_path, frames, suffix):
-    """Otherwise a file of a few hundred bytes could give a hundred thousand segments."""
+def test_invalid_timestamps_are_an_error(tmp_path, frames, suffix):
+    """A file of a few hundred bytes must not give a hundred thousand segments."""
     path = write_video(tmp_path / f"video{suffix}", frames[:3], pts=[0, 1, 25 * 10**4])
-    assert_not_decodable(path, r"invalid timestamps: 3 frames in [12]\d{4} s")
+    assert_not_decodable(path, r"invalid timestamps: 3 frames in [12]\d{4} s", opens=True)
 
 
-def test_a_damaged_file(tmp_path, frames):
+def test_damaged_files_are_an_error(tmp_path, frames):
     path = write_video(tmp_path / "video.mp4", frames, options={"bf": "0"})
     content = bytearray(path.read_bytes())
     start = content.index(b"mdat") + 4
     middle = start + (content.index(b"moov") - start) // 2
     content[middle : middle + 2000] = b"\xff" * 2000
     path.write_bytes(content)
-    assert_not_decodable(path, r"damaged, decoding fails near frame \d+")
+    assert_not_decodable(path, r"damaged, decoding fails near frame \d+", opens=True)
 
 
-def test_zero_frames_are_rejected(tmp_path, frames):
-    path = write_video(tmp_path / "video.mp4", frames[:3])
-    with pytest.raises(ValueError, match="at least 1, got 3 and 0"):
-        decode_video(path, 0)
+def test_ensure_opens_decodes_no_frame_of_a_video(tmp_path, frames, count_decoded):
+    ensure_opens(write_video(tmp_path / "video.mp4", frames))
+    ensure_opens(str(write_frame_folder(tmp_path / "folder", frames[:2])))
+    assert not count_decoded
 
 
-def test_without_pyav(tmp_path, monkeypatch):
+def test_missing_pyav_raises_an_error_with_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match="pip install av"):
         decode_video(tmp_path / "video.mp4", 4)
@@ -524,36 +499,9 @@ def test_remote_code_does_not_require_pyav():
     assert "av" not in get_imports(video_decoding_pig.__file__)
 
 
-def test_the_error_can_be_pickled():
+def test_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(VideoDecodingError("clip.mp4", "the file is empty")))
     assert (error.path, error.reason, str(error)) == ("clip.mp4", "the file is empty", "clip.mp4: the file is empty")
 
 
-def test_the_error_passes_through_a_data_loader_worker(tmp_path):
-    loader = DataLoader([tmp_path / "missing.mp4"], num_workers=1, collate_fn=lambda paths: decode_video(paths[0], 4))
-    with pytest.raises(VideoDecodingError, match="missing.mp4: no such file"):
-        next(iter(loader))
-
-
 # opening
-
-
-def test_ensure_opens(tmp_path, frames, count_decoded):
-    ensure_opens(write_video(tmp_path / "video.mp4", frames))
-    ensure_opens(str(write_frame_folder(tmp_path / "folder", frames[:2])))
-    assert not count_decoded
-    (tmp_path / "no_frames").mkdir()
-    (tmp_path / "text.mp4").write_text("<html>404</html>")
-    write_frame_folder(tmp_path / "broken", frames[:2])
-    (tmp_path / "broken/000001.jpg").write_bytes(b"no JPEG")
-    cut_file(write_video(tmp_path / "cut.mp4", frames), 0.5)
-    for path, reason in [
-        (tmp_path / "missing.mp4", "no such file"),
-        (tmp_path / "no_frames", "a directory without numbered JPEG frames"),
-        (tmp_path / "text.mp4", "not a video file"),
-        (tmp_path / "cut.mp4", "cut off before its index"),
-        (tmp_path / "broken", "the frame 000001.jpg cannot be read"),
-        (write_audio(tmp_path / "audio.m4a"), "no video stream"),
-    ]:
-        with pytest.raises(VideoDecodingError, match=reason):
-            ensure_opens(path)
