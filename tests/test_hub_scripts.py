@@ -1,9 +1,9 @@
-"""Model folders from the authors' checkpoints (`pig convert`) and from CLIP (`pig init`); the scripts."""
+"""Model folders from the authors' checkpoints (`pig convert`) and from CLIP (`pig init`); files of hub_scripts/."""
 
 import json
 import os
 import pickle
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -72,22 +72,16 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": input_ids, "pixel_values_videos": torch.randn(2, 4, 3, 32, 32, generator=generator)}
 
 
-@pytest.mark.parametrize(
-    ("script", "command"),
-    [
-        ("push_model", ["push", "model"]),
-        ("push_benchmark", ["push", "benchmark"]),
-        ("push_space", ["push", "space"]),
-        ("export_remote_code", ["export-code"]),
-        ("init_from_clip", ["init"]),
-        ("convert_reference_checkpoint", ["convert"]),
-    ],
-)
-def test_a_script_is_its_command(script, command):
-    arguments = [sys.executable, ROOT / f"hub_scripts/{script}.py", "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
-    assert done.returncode == 0, done.stderr
-    assert f"Usage: pig {' '.join(command)} [OPTIONS]" in done.stdout
+def test_every_script_runs_its_command(monkeypatch, capsys):
+    commands = {
+        **{"push_model": "push model", "push_benchmark": "push benchmark", "push_space": "push space"},
+        **{"export_remote_code": "export-code", "init_from_clip": "init", "convert_reference_checkpoint": "convert"},
+    }
+    for script, command in commands.items():
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / f"hub_scripts/{script}.py"), run_name="__main__")
+        assert ended.value.code == 0 and f"Usage: pig {command} [OPTIONS]" in capsys.readouterr().out
 
 
 # --- pig convert
@@ -162,7 +156,7 @@ def test_second_release_reads_the_ends_of_a_clip_with_the_early_token_ids(second
     assert (config.text_config.bos_token_id, config.text_config.eos_token_id) == (97, 98)
 
 
-def test_without_bos(first_release, second_release, clip_config):
+def test_the_bos_vector_is_dropped_without_generator_use_bos(first_release, second_release, clip_config):
     """Both releases store the bos vector even if the training did not use it."""
     for state in (first_release, second_release):
         config, converted = convert_state_dict(state, clip_config, num_selected_patches=5, generator_use_bos=False)
@@ -186,24 +180,19 @@ def test_every_size_is_read_from_the_shapes(first_release, clip_config):
     assert all(value.dtype == torch.float32 for value in converted.values())
 
 
-def test_towers_alone_are_a_two_tower_model(first_release, clip_vip, clip_config):
+def test_a_checkpoint_without_generator_is_a_two_tower_model(first_release, clip_vip, clip_config):
     towers = {name: value for name, value in first_release.items() if name.startswith("encoder.")}
     config, state = convert_state_dict(towers, clip_config)
     assert config.framework == "two_tower" and config.vision_config.use_frame_tokens
     other_config, other_state = convert_state_dict(clip_vip, clip_config)
     assert other_config.to_dict() == config.to_dict()
     assert all(torch.equal(other_state[name], value) for name, value in state.items())
-
-
-def test_clip_vip_without_frame_tokens(clip_vip, clip_config, tiny_batch):
     del clip_vip["clipmodel.vision_model.embeddings.cls_in_frames"]
-    model = model_of(clip_vip, clip_config)
-    assert not model.config.vision_config.use_frame_tokens
-    features = model.get_video_features(tiny_batch["pixel_values_videos"])
-    assert features.context_embeds.shape == (2, 1 + 3, 32)
+    assert not convert_state_dict(clip_vip, clip_config)[0].vision_config.use_frame_tokens
 
 
 def test_restore_file_in_half_precision(first_release, tmp_path):
+    (tmp_path / "model").mkdir()  # an empty output folder is valid
     half = {name: value.half() if value.is_floating_point() else value for name, value in first_release.items()}
     nested = {"model_state_dict": half, "optimizer": {"state": {0: {"step": torch.tensor(3)}}}, "epoch": 3}
     summary = convert_reference_checkpoint(
@@ -242,25 +231,18 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_written(first_release,
     assert not (tmp_path / "model").exists()
 
 
-def test_many_problems_are_counted(first_release, clip_config):
-    dropped = [name for name in first_release if name.startswith(f"{GENERATOR}encoder.layers.0.")]
-    state = {name: value for name, value in first_release.items() if name not in dropped}
-    with pytest.raises(ValueError, match=f"; and {len(dropped) - 10} more") as error:
-        convert_state_dict(state, clip_config, num_selected_patches=5)
-    assert sum(name in str(error.value) for name in dropped) == 10
-
-
-@pytest.mark.parametrize("missing", ["vision_model.embeddings.patch_embedding.weight", "visual_projection.weight"])
-def test_a_missing_weight_from_which_a_size_is_read_is_named(clip_vip, clip_config, missing):
-    del clip_vip[f"clipmodel.{missing}"]
-    with pytest.raises(ValueError, match=f"weights: missing clipmodel.{missing}.$"):
+def test_a_missing_weight_from_which_a_size_is_read_is_named(clip_vip, clip_config):
+    del clip_vip["clipmodel.visual_projection.weight"]
+    with pytest.raises(ValueError, match="weights: missing clipmodel.visual_projection.weight.$"):
         convert_state_dict(clip_vip, clip_config)
 
 
 def test_an_incomplete_generator_is_no_two_tower_model(first_release, clip_config):
-    state = {name: value for name, value in first_release.items() if not name.startswith("generator.")}
-    with pytest.raises(ValueError, match="missing generator.bos_tokens; .*more"):
+    dropped = [name for name in first_release if name.startswith("generator.")]
+    state = {name: value for name, value in first_release.items() if name not in dropped}
+    with pytest.raises(ValueError, match="missing generator.bos_tokens; .*; and [0-9]+ more") as error:
         convert_state_dict(state, clip_config, num_selected_patches=5)
+    assert sum(name in str(error.value) for name in dropped) == 10
 
 
 def test_a_token_table_of_another_shape_is_refused(second_release, clip_config):
@@ -269,7 +251,7 @@ def test_a_token_table_of_another_shape_is_refused(second_release, clip_config):
         convert_state_dict(second_release, clip_config, num_selected_patches=5)
 
 
-def test_another_clip_is_refused_with_both_numbers(first_release, clip_config):
+def test_a_clip_of_other_sizes_is_refused_with_both_sizes(first_release, clip_config):
     clip_config.text_config.num_hidden_layers, clip_config.text_config.vocab_size = 12, 49408
     clip_config.vision_config.hidden_size, clip_config.vision_config.image_size = 768, 224
     clip_config.projection_dim = 512
@@ -297,7 +279,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, run_pig, writer):
+def test_code_in_a_pickle_is_never_run(first_release, tmp_path, run_pig, writer):
     trace, path = tmp_path / "trace", tmp_path / "model_best.pt"
     content = first_release | {"encoder.clipmodel.extra": Malicious(trace)}
     if writer == "torch":
@@ -317,16 +299,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(first_release, tmp_path, run_
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
-        (b"", "is no checkpoint"),
-        (b"hello, world\n" * 100, "checkpoint"),
-        (b"PK\x03\x04 cut off", "is no checkpoint"),
+        (b"PK\x03\x04 truncated", "is no checkpoint"),
         ({"state": torch.ones(2)}, "expected names that start with encoder.clipmodel. or clipmodel.; it holds state"),
         ({}, "it holds nothing"),
         ([torch.ones(2)], "it holds list"),
-        ({"model_state_dict": {"visual.proj": torch.ones(2)}}, "it holds visual.proj"),
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path, content, message):
+def test_invalid_checkpoint_files_are_one_line_errors(tmp_path, content, message):
     path = tmp_path / "model_best.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -337,19 +316,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_output_folder_must_be_empty(tmp_path, run_pig):
-    output = tmp_path / "model"
-    output.mkdir()
-    arguments = ("--checkpoint", GOLDEN / "model_best.pt", "--clip", TINY_CLIP, "--output", output)
-    (output / "notes.txt").write_text("mine")
-    assert "not an empty folder" in run_pig("convert", *arguments)
-    assert [file.name for file in output.iterdir()] == ["notes.txt"]
-    (output / "notes.txt").unlink()
-    convert_reference_checkpoint(GOLDEN / "model_best.pt", TINY_CLIP, output)
-    assert (output / "model.safetensors").is_file()
-
-
-def test_written_weights_are_compared(tmp_path, monkeypatch):
+def test_written_weights_are_read_back_and_compared(tmp_path, monkeypatch):
     """One changed bit on the disk is an error."""
     write = PigForRetrieval.save_pretrained
 
@@ -366,7 +333,12 @@ def test_written_weights_are_compared(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "command", [("convert", "--checkpoint", GOLDEN / "model_best.pt"), ("init", "--num-frames", "4")]
 )
-def test_other_folders_than_clip_checkpoints_are_refused(run_pig, tmp_path, command, model_folder):
+def test_invalid_clip_and_output_folders_are_refused(run_pig, tmp_path, command, model_folder):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    assert "not an empty folder" in run_pig(*command, "--clip", TINY_CLIP, "--output", full)
+    assert [file.name for file in full.iterdir()] == ["notes.txt"]
     output = tmp_path / "model"
     missing = tmp_path / "missing"
     assert str(missing) in run_pig(*command, "--clip", missing, "--output", output)
@@ -475,7 +447,7 @@ def test_an_initialised_model_equals_clip_on_single_frames(clip_folders, tokeniz
     torch.testing.assert_close(outputs.logits_per_text, expected.logits_per_text, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", ["laion", "recent"])
 def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tokenizer, tmp_path, name):
     clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32)
     folder = tmp_path / "model"
@@ -533,38 +505,30 @@ def test_a_tokenizer_without_maximum_length_gets_the_length_of_the_text_tower(cl
     [
         (["num_selected_patch=3"], "no field num_selected_patch"),
         (["num_selected_patches"], "name=value, like num_selected_patches=8; got 'num_selected_patches'"),
+        (["num_selected_patches=["], "num_selected_patches=["),
         (["num_selected_patches=many"], "num_selected_patches"),
         (["num_selected_patches=100"], "generator_max_position_embeddings"),
         (["num_frames=0"], "num_frames is 0"),
         (["projection_dim=16"], "projection_dim is 16; it must be CLIP's own, 32"),
     ],
 )
-def test_invalid_fields_are_one_line(clip_folders, tmp_path, run_pig, fields, message):
+def test_invalid_fields_are_one_line_errors(clip_folders, tmp_path, run_pig, fields, message):
     output = tmp_path / "model"
     arguments = ("--clip", clip_folders["openai"], "--output", output, *fields)
     assert message in run_pig("init", *arguments)
     assert not output.exists()
 
 
-def test_a_full_output_folder_is_unchanged(clip_folders, tmp_path, run_pig):
-    (tmp_path / "notes.txt").write_text("mine")
-    arguments = ("--clip", clip_folders["openai"], "--output", tmp_path)
-    assert "not an empty folder" in run_pig("init", *arguments)
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
-
-
 # Name, hidden size and layers of the text tower and of the vision tower, patch, pixels, projection, parameters.
 PUBLISHED = [
     ("ViT-B/32", 512, 12, 768, 12, 32, 224, 512, 151_277_313),
-    ("ViT-B/16", 512, 12, 768, 12, 16, 224, 512, 149_620_737),
     ("ViT-L/14", 768, 12, 1024, 24, 14, 224, 768, 427_616_513),
-    ("ViT-L/14-336", 768, 12, 1024, 24, 14, 336, 768, 427_944_193),
     ("ViT-H/14 (LAION)", 1024, 24, 1280, 32, 14, 224, 1024, 986_109_441),
 ]
 
 
 @pytest.mark.parametrize("shape", PUBLISHED, ids=lambda shape: shape[0])
-def test_real_shapes_hold_every_weight(shape):
+def test_published_clip_sizes_keep_every_weight(shape):
     name, text, text_layers, vision, vision_layers, patch, pixels, projection, published = shape
     clip_config = CLIPConfig(
         text_config=tower(text, heads=text // 64, num_hidden_layers=text_layers),
