@@ -39,7 +39,7 @@ from modeling_pig.cli import app
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".bin", ".pt", ".mp4")
 GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
-ACTIONS = {"branch", "commit", "discussions", "preupload", "revision", "settings", "tag", "tree"}
+ACTIONS = {"branch", "commit", "discussions", "preupload", "revision", "settings", "tree"}
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}  # of a repository's address
 MAIN = "refs/heads/main"
@@ -148,8 +148,7 @@ class Repository:
         return sha
 
     def ref(self, revision: str) -> str | None:
-        names = (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
-        return next((name for name in names if name in self.refs), None)
+        return next((name for name in (revision, f"refs/heads/{revision}") if name in self.refs), None)
 
     def resolve(self, revision: str) -> Commit:
         name = self.ref(revision)
@@ -200,7 +199,6 @@ class LocalHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.users: dict[str, User] = {}
         self._faults: list[Fault] = []
-        self._secret = os.urandom(8)
         self._lock = threading.RLock()
         self._servers = [_Server(self, storage) for storage in (False, True)]
         self.url, self.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
@@ -226,7 +224,7 @@ class LocalHub:
         return self.repositories[repo_type, repo_id]
 
     def fail(self, next: int = 1, status: int = 503, path_contains: str = "", method: str | None = None, **headers):
-        """Answer the next matching requests with `status`. The header `X-Error-Message` is `x_error_message`."""
+        """Answer the next matching requests with `status`; `x_error_message` becomes the header `X-Error-Message`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         reply = Reply({"error": f"a fault of status {status}"}, status, named)
         self._faults.append(Fault(method, path_contains, next, reply))
@@ -415,9 +413,6 @@ class LocalHub:
                     repo.private = request.json["visibility"] == "private"
                 repo.gated = request.json.get("gated", repo.gated)
                 return Reply()
-            case ["POST", "tag", revision]:
-                repo.refs[f"refs/tags/{request.json['tag']}"] = repo.resolve(revision).sha
-                return Reply()
             case ["POST", "branch", name]:
                 repo.refs[f"refs/heads/{name}"] = repo.resolve(request.json.get("startingPoint", "main")).sha
                 return Reply()
@@ -449,28 +444,25 @@ class LocalHub:
             return Reply()
         verify = {"href": f"{self.url}/{PREFIXES[repo.type]}{repo.id}.git/info/lfs/objects/verify"}
         objects = [
-            {**item, "actions": {"upload": {"href": self._sign("PUT", repo, item["oid"])}, "verify": verify}}
+            {**item, "actions": {"upload": {"href": self._storage_url(repo, item["oid"])}, "verify": verify}}
             if item["oid"] not in repo.lfs
             else item
             for item in fields["objects"]
         ]
         return Reply({"transfer": "basic", "objects": objects})
 
-    def _sign(self, method: str, repo: Repository, oid: str) -> str:
-        path = f"/{repo.type}/{repo.id}/{oid}"
-        signature = hashlib.sha256(self._secret + f"{method} {path}".encode()).hexdigest()
-        return f"{self.storage_url}{path}?signature={signature}"
+    def _storage_url(self, repo: Repository, oid: str) -> str:
+        return f"{self.storage_url}/{repo.type}/{repo.id}/{oid}"
 
     def _answer_storage(self, request: Request, parts: list[str]) -> Reply:
-        """Serve LFS files. A signature in the address, which the Hub issues, gives access; no token is needed."""
+        """Serve LFS files without a token, and reject a token: it must be sent to the Hub only."""
         repo_type, *name, oid = parts
         repo = self.repositories[repo_type, "/".join(name)]
-        method = "GET" if request.method == "HEAD" else request.method
-        if not self._sign(method, repo, oid).endswith(f"?signature={request.query.get('signature')}"):
-            raise HubError(403, "The signature does not match")
-        if method == "PUT":
+        if request.token:
+            raise HubError(400, "A token was sent to the host of the LFS files")
+        if request.method == "PUT":
             if (found := hashlib.sha256(request.body).hexdigest()) != oid:
-                raise HubError(400, f"Content of sha256 {oid} was announced, {found} came")
+                raise HubError(400, f"The announced sha256 is {oid}, the sha256 of the content is {found}")
             repo.lfs[oid] = request.body
             return Reply(b"", headers={"ETag": f'"{oid}"'})
         return _serve(request, repo.lfs[oid], {"ETag": f'"{oid}"'})
@@ -485,7 +477,7 @@ class LocalHub:
         if file is None:
             raise HubError(404, "Entry not found", "EntryNotFound", headers)
         if file.lfs:
-            location = f"{self._sign('GET', repo, file.sha256)}&filename={quote(path)}"
+            location = f"{self._storage_url(repo, file.sha256)}?filename={quote(path)}"
             linked = {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
             return Reply(b"", 302, {**headers, **linked, "Location": location})
         return _serve(request, file.content, {**headers, "ETag": f'"{file.etag}"'})
