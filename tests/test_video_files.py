@@ -1,4 +1,4 @@
-"""Videos on disk: the file of a video id, and the files that do not open."""
+"""Test how the file of a video id is found, the fingerprint of a folder, and the check of files that do not open."""
 
 import os
 import shutil
@@ -43,30 +43,22 @@ def find(folder, name: str) -> str | None:
     ("file", "name"),
     [
         ("video7.mp4", "video7"),
-        ("video7.mp4", "video7.mp4"),
         ("train/video7.webm", "video7"),
-        ("TrainVal/deep/er/video7.avi", "video7"),
         ("x.mp4", "x.mov"),
-        ("x.MP4", "x.mov"),
-        ("12090392@N02_555.mp4", "12090392@N02_555."),
         ("12090392@N02_555.", "12090392@N02_555."),
         ("12090392@N02_555", "12090392@N02_555."),
         ("12090392@N02_555..mp4", "12090392@N02_555."),
         ("12090392@N02_555.", "12090392@N02_555"),
-        ("-_x.y-z_000001_000011.mp4", "-_x.y-z_000001_000011"),
         ("_a.b.c_1_2.avi", "_a.b.c_1_2"),
         ("x.mp4.mp4", "x.mp4"),
         ("videos/all/x.mp4", "all/x.mov"),
-        ("videos/all/x.mp4", "./x.mp4"),
         ("x y/日本.mkv", "日本"),
-        ("frames/x/000001.jpg", "x"),
         ("frames/x.mp4/000001.jpg", "x"),
         ("train/-x.y/frame_0001.jpeg", "-x.y.mov"),
-        ("x/img_00001.JPG", "x"),
         ("555/1.jpg", "555."),
     ],
 )
-def test_find_the_file_of_a_video(folder, make, file, name):
+def test_file_of_a_video_is_found_by_its_name(folder, make, file, name):
     make(file)
     assert find(folder, name) == (os.path.dirname(file) if file.lower().endswith(("jpg", "jpeg")) else file)
 
@@ -77,20 +69,17 @@ def test_find_the_file_of_a_video(folder, make, file, name):
         ("video70.mp4", "video7"),
         ("Video7.mp4", "video7"),
         ("video7.json", "video7"),
-        ("video7.mp4.part", "video7"),
         (".video7.mp4", "video7"),
         (".videos/video7.mp4", "video7"),
         ("other/video7.mp4", "all/video7.mp4"),
         ("a.mp4", "a.b"),  # ".b" is no extension
-        ("a.b.mp4", "a"),
         ("video7/notes.txt", "video7"),
         ("video7/cover.jpg", "video7"),
-        ("video7/.000001.jpg", "video7"),
         ("000001.jpg", ""),
         ("video7.mp4", "../videos/video7"),
     ],
 )
-def test_no_other_file_is_found(folder, make, file, name):
+def test_files_of_other_videos_are_not_found(folder, make, file, name):
     make(file)
     assert find(folder, name) is None
 
@@ -99,21 +88,15 @@ def test_no_other_file_is_found(folder, make, file, name):
     ("name", "best_first"),
     [
         ("x.mov", ["b/c/x.mov", "x.avi", "x.mp4", "a/x.mp4", "b/x.mp4", "x/000001.jpg"]),
-        ("x", ["b/c/x", "x.avi", "a/x.avi", "b/c/x.avi"]),
-        ("x.mp4.mp4", ["x.mp4.mp4", "x.mp4.avi"]),
+        ("x", ["b/c/x", "x.avi", "a/x.avi", "b/c/x.avi", "x/000001.jpg"]),
     ],
 )
-def test_the_best_of_several_candidates(folder, make, name, best_first):
+def test_best_of_several_candidates_is_found(folder, make, name, best_first):
     make(*reversed(best_first))
     for best in best_first:
         assert find(folder, name) == best.removesuffix("/000001.jpg")
         (folder / best).unlink()
     assert find(folder, name) is None
-
-
-def test_a_file_comes_before_a_folder_of_the_exact_name(folder, make):
-    make("x/000001.jpg", "deep/x.mp4")
-    assert find(folder, "x") == "deep/x.mp4"
 
 
 def test_links_are_followed_and_may_be_cyclic_or_broken(folder, make, tmp_path):
@@ -128,21 +111,17 @@ def test_links_are_followed_and_may_be_cyclic_or_broken(folder, make, tmp_path):
     assert find(folder, "z") is None
 
 
-def test_no_folder(tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     for name in ("none", "file"):
         with pytest.raises(ValueError, match=f"there is no folder .*{name}"):
             VideoFiles(tmp_path / name)
 
 
-def test_an_empty_folder_is_a_folder_without_videos(tmp_path):
-    assert VideoFiles(tmp_path).find("x") is None
-
-
 # fingerprint
 
 
-def test_the_fingerprint_changes_with_the_videos_only(folder, make):
+def test_fingerprint_changes_with_the_videos_only(folder, make):
     make("a/x.mp4", "y/000001.jpg")
     seen = {VideoFiles(folder).fingerprint}
 
@@ -169,7 +148,7 @@ def test_the_fingerprint_changes_with_the_videos_only(folder, make):
     assert has_changed()
 
 
-def test_the_fingerprint_does_not_depend_on_the_path_of_the_folder(folder, make, tmp_path):
+def test_fingerprint_does_not_depend_on_the_path_of_the_folder(folder, make, tmp_path):
     make("x.mp4")
     before = VideoFiles(folder).fingerprint
     folder.rename(tmp_path / "moved")
