@@ -49,8 +49,9 @@ def test_restore_folder_undoes_an_interrupted_replacement(tmp_path):
 def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", os.devnull):
-        with pytest.raises(OSError, match="is not a regular file"):
-            resolve_replaceable(path)
+        with pytest.raises(OSError, match="is not a regular file"), replace_file(path):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
     assert resolve_replaceable(tmp_path / "new") == (tmp_path / "new").resolve()
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import os
 import sys
 import time
 from dataclasses import replace
@@ -55,6 +56,11 @@ def contents(index: VideoIndex) -> dict[VideoEntry, tuple[float, ...]]:
 
 def as_contents(entries: list[VideoEntry], embeddings: torch.Tensor) -> dict[VideoEntry, tuple[float, ...]]:
     return {entry: tuple(embedding) for entry, embedding in zip(entries, embeddings.numpy(), strict=True)}
+
+
+@pytest.fixture
+def new_uri(tmp_path):
+    return str(tmp_path / "new.lance")
 
 
 @pytest.fixture
@@ -188,33 +194,27 @@ def test_new_index_has_the_metadata_of_version_0_1_0(index):
     assert record.decode() == json.dumps(old)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [{"model_fingerprint": "other"}, {"embedding_dim": 16}, {"num_frames": 8}],
-    ids=lambda other: next(iter(other)),
-)
-def test_index_of_another_model_is_refused(index, other):
+def test_index_of_another_model_is_refused(index):
     index.upsert(entries_of("a"), random_embeddings(1))
-    with pytest.raises(ValueError, match="was made by the model org/pig"):
-        VideoIndex(index.uri, replace(INFO, **other))
+    for other in ({"model_fingerprint": "other"}, {"embedding_dim": 16}, {"num_frames": 8}):
+        with pytest.raises(ValueError, match="was made by the model org/pig"):
+            VideoIndex(index.uri, replace(INFO, **other))
     assert len(VideoIndex(index.uri, replace(INFO, num_frames=None, model="copy"))) == 1
 
 
-@pytest.mark.parametrize(
-    "embeddings",
-    [torch.full((1, 8), torch.nan), torch.full((1, 8), torch.inf), torch.ones(1, 8), torch.zeros(1, 8)]
-    + [torch.ones(1, 4) / 2, torch.ones(8) / 8**0.5, torch.ones(2, 8) / 8**0.5],
-    ids=["nan", "infinite", "long", "zero", "other dimensions", "one-dimensional", "two rows"],
-)
-def test_upsert_refuses_invalid_embeddings(index, embeddings):
-    with pytest.raises(ValueError, match="[Ee]mbeddings"):
-        index.upsert(entries_of("a"), embeddings)
-    assert len(index) == 0
-
-
-def test_upsert_refuses_repeated_entries(index):
+def test_upsert_refuses_invalid_embeddings_and_repeated_entries(index):
+    not_normalised = [
+        torch.full((1, 8), torch.nan),
+        torch.full((1, 8), torch.inf),
+        torch.ones(1, 8),
+        torch.zeros(1, 8),
+    ]
+    for embeddings in (*not_normalised, torch.ones(1, 4) / 2, torch.ones(8) / 8**0.5, torch.ones(2, 8) / 8**0.5):
+        with pytest.raises(ValueError, match="[Ee]mbeddings"):
+            index.upsert(entries_of("a"), embeddings)
     with pytest.raises(ValueError, match="'b' occurs twice"):
         index.upsert(entries_of("a", "b", "b"), random_embeddings(3))
+    assert len(index) == 0
 
 
 def test_search_refuses_invalid_arguments(index):
@@ -259,14 +259,16 @@ def test_index_of_another_format_is_refused_with_advice(tmp_path, stored, messag
             VideoIndex(tmp_path / "v.lance", info)
 
 
-def test_drop_if_new_deletes_only_empty_indexes(tmp_path, index):
+def test_drop_if_new_deletes_only_empty_indexes(index, new_uri):
     VideoIndex(index.uri).drop_if_new()
     assert VideoIndex(index.uri).info.embedding_dim == 8
     VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
     index.drop_if_new()
     assert len(VideoIndex(index.uri)) == 1
-    VideoIndex(tmp_path / "new.lance", INFO).drop_if_new()
-    assert not (tmp_path / "new.lance").exists()
+    VideoIndex(new_uri, INFO).drop_if_new()
+    with pytest.raises(FileNotFoundError):
+        VideoIndex(new_uri)
+    assert not os.path.exists(new_uri)
 
 
 # Many writes, many processes
@@ -383,7 +385,6 @@ def make_compaction_due(monkeypatch, error: Exception) -> None:
         (OSError("No space left on device (os error 28)\nmore"), ["files could not be merged: the disk is full"]),
         (RuntimeError("something else\nmore"), ["files could not be merged: something else"]),
         (OSError("Retryable commit conflict for version 3"), []),
-        (RuntimeError("Too many concurrent writers"), []),
     ],
 )
 def test_failed_compaction_does_not_undo_the_write(index, monkeypatch, caplog, error, warnings):

@@ -81,6 +81,11 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
+def new_uri(server):
+    return server.uri()
+
+
+@pytest.fixture
 def index(server):
     return VideoIndex(server.uri(), INFO)
 
@@ -96,6 +101,7 @@ for _test in (
     test_index.test_files_returns_the_state_of_each_file,
     test_index.test_batches_yield_all_entries,
     test_index.test_index_of_another_model_is_refused,
+    test_index.test_drop_if_new_deletes_only_empty_indexes,
 ):
     globals()[_test.__name__] = _test
 
@@ -178,30 +184,21 @@ def test_writes_are_split_between_files(index, monkeypatch):
 # Conditions
 
 
-@pytest.fixture(scope="module")
-def filled_index(server):
-    index = VideoIndex(server.uri(), INFO)
+def test_results_equal_those_of_sqlite(index):
     entries = [
         VideoEntry(path, start, end, duration, size, time) for path, _, duration, start, end, size, time in ROWS
     ]
     index.upsert(entries, random_embeddings(len(ROWS)))
-    return index
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+    for text in (
         *CONDITIONS,
         "duration < 1e22 and duration > -1e-7",
         "name like 'A%'",
         "name = 'b\n[x].mov'",
         "path = '\" or 1 == 1 or path == \"'",
         "path = '\\\" or 1 == 1 //'",
-    ],
-)
-def test_results_equal_those_of_sqlite(filled_index, text):
-    results = filled_index.search(random_embeddings(1), k=10, where=text)[0]
-    assert {result.path for result in results} == find_paths_with_sqlite(text)
+    ):
+        results = index.search(random_embeddings(1), k=10, where=text)[0]
+        assert {result.path for result in results} == find_paths_with_sqlite(text), text
 
 
 # Foreign collections, invalid URIs, versions
@@ -228,21 +225,10 @@ def test_index_of_version_0_1_0_opens(server, index):
     assert (opened.info.embedding_dim, opened.info.version, len(opened)) == (8, "0.1.0", 1)
 
 
-def test_drop_if_new_deletes_only_empty_indexes(server, index):
-    VideoIndex(index.uri).drop_if_new()
-    VideoIndex(index.uri).upsert(entries_of("a"), random_embeddings(1))
-    index.drop_if_new()
-    assert len(VideoIndex(index.uri)) == 1
-    uri = server.uri()
-    VideoIndex(uri, INFO).drop_if_new()
-    with pytest.raises(FileNotFoundError):
-        VideoIndex(uri)
-
-
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:1/a-b", "http://127.0.0.1:1/a/b", "http:///a", "http://h:1/a?b=c"])
-def test_invalid_uris_are_refused(uri):
-    with pytest.raises(ValueError, match="expected http://HOST:19530/COLLECTION"):
-        VideoIndex(uri)
+def test_invalid_uris_are_refused():
+    for uri in ("http://127.0.0.1:1/a-b", "http://127.0.0.1:1/a/b", "http:///a", "http://h:1/a?b=c"):
+        with pytest.raises(ValueError, match="expected http://HOST:19530/COLLECTION"):
+            VideoIndex(uri)
 
 
 def test_login_is_read_from_the_environment_only(monkeypatch):
@@ -344,7 +330,7 @@ def test_lost_connections_are_restored_during_a_write(server, index, proxy, monk
     assert capfd.readouterr().err == ""
 
 
-def test_restart_of_the_server_during_a_write(server, index):
+def test_writes_survive_a_restart_of_the_server(server, index):
     videos = random_embeddings(2000)
 
     def write():
@@ -412,12 +398,6 @@ def test_embeddings_are_drawn_from_all_pages(index, monkeypatch):
     rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index._store._draw_embeddings(40)]
     assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
     assert len(index._store._draw_embeddings(200)) == 120
-
-
-def test_recall_of_few_entries_is_measured_with_fewer_queries(index, monkeypatch):
-    monkeypatch.setattr(milvus_store, "EXACT_UP_TO", 50)
-    index.upsert(entries_of(*map(str, range(60))), random_embeddings(60))
-    assert index.optimize()["queries"] == 30
 
 
 def test_optimize_does_nothing_while_another_process_builds_the_ann_index(index, monkeypatch):

@@ -1,7 +1,6 @@
 """Test export of an index to Parquet and import: equal contents, readable by other tools, invalid files refused."""
 
 import json
-import os
 
 import numpy as np
 import pyarrow as pa
@@ -105,13 +104,6 @@ def test_invalid_files_are_refused_and_create_no_index(index, tmp_path):
     with pytest.raises(ValueError, match="finite and normalised"):
         import_index(tmp_path / "nan.parquet", tmp_path / "new.lance")
     assert not (tmp_path / "new.lance").exists()
-
-
-def test_export_does_not_replace_a_pipe(index, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is not a regular file"):
-        export_index(index, tmp_path / "pipe")
-    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_export_of_version_0_1_0_is_imported(index, tmp_path):
