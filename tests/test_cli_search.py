@@ -15,7 +15,7 @@ from modeling_pig.stores.index import VideoEntry
 from .cli_helpers import assert_one_line_error, contents
 
 
-def test_a_table_of_results(pig, index, video_folder):
+def test_results_are_a_table_in_order_of_score(pig, index, video_folder):
     status, output, _ = pig("search", "a red circle moves left", "--index", index, "-k", 3)
     assert status == 0
     rows = [line.split() for line in output.splitlines()]
@@ -32,7 +32,7 @@ def test_the_index_finds_its_model_from_another_folder(pig, index, video_folder,
     assert pig("search", "a", "--index", tmp_path / index, "--model", model_folder)[0] == 0
 
 
-def test_an_index_made_by_another_model(pig, index, video_folder, model_folder, tmp_path, make_model, processor):
+def test_an_index_of_another_model_is_refused(pig, index, video_folder, model_folder, tmp_path, make_model, processor):
     make_model().save_pretrained(tmp_path / "other")  # the same shape; its weights are changed below
     make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
     before = contents(index)
@@ -49,28 +49,19 @@ def test_an_index_made_by_another_model(pig, index, video_folder, model_folder, 
     assert contents(index) == before
 
 
-@pytest.mark.parametrize("sentence", ["", "   "])
-def test_an_empty_query(pig, index, sentence):
-    assert_one_line_error(pig("search", sentence, "--index", index), "the sentence is empty")
-
-
 def test_a_query_over_77_tokens_is_cut_with_a_warning(pig, index, caplog):
     status, output, _ = pig("search", "red " * 100, "--index", index)
     assert status == 0 and len(output.splitlines()) == 6
     assert "A text of 102 tokens was cut to the first 77" in caplog.text
 
 
-def test_k_larger_than_the_index(pig, index):
+def test_fewer_results_than_k_are_noted(pig, index):
     status, output, error = pig("search", "a", "--index", index, "-k", 50)
     assert status == 0 and len(output.splitlines()) == 6
     assert "note: found 5 results, fewer than -k 50\n" in error
 
 
-def test_k_of_zero(pig, index):
-    assert pig("search", "a", "--index", index, "-k", 0)[0] == 2  # a usage error
-
-
-def test_a_missing_index(pig, tmp_path):
+def test_a_missing_index_is_refused(pig, tmp_path):
     assert_one_line_error(pig("search", "a", "--index", "none.lance"), "no index none.lance", "pig index")
     assert not (tmp_path / "none.lance").exists()
 
@@ -86,7 +77,7 @@ def test_paths_that_cannot_hold_an_index(pig, video_folder, model_folder, tmp_pa
     assert contents(tmp_path) == before
 
 
-def test_an_index_that_cannot_be_read(pig, index):
+def test_a_damaged_index_is_refused(pig, index):
     for path in Path(index).rglob("*.manifest"):
         path.write_bytes(b"junk")
     before = contents(index)
@@ -144,7 +135,7 @@ def test_csv_holds_unchanged_values(pig, index, video_folder, tmp_path):
     assert (tmp_path / "results.csv").read_bytes().decode() == output
 
 
-def test_a_page_with_thumbnails(pig, index, video_folder, tmp_path):
+def test_html_is_a_page_with_pictures(pig, index, video_folder, tmp_path):
     (video_folder / "video_1.mp4").unlink()  # after it was indexed
     status, output, _ = pig("search", "a red circle", "--index", index, "--html", "page.html")
     assert (status, output) == (0, "written: page.html\n")
@@ -208,7 +199,7 @@ def test_segments_of_a_file_are_grouped(pig, segment_index):
 # filters and indexes
 
 
-def test_where_and_min_score(pig, segment_index):
+def test_where_and_min_score_filter_results(pig, segment_index):
     command = ("search", "a", "--index", segment_index, "--where")
     _, output, error = pig(*command, "name like 'video%' and duration < 60")
     assert {Path(row[-1]).name for row in table(output)[1:]} == {f"video_{n}.mp4" for n in range(5)}
@@ -222,7 +213,7 @@ def test_where_and_min_score(pig, segment_index):
     assert "note: no results with --where and --min-score\n" in error
 
 
-def test_several_indexes(pig, segment_index, video_folder, model_folder):
+def test_several_indexes_are_searched_as_one(pig, segment_index, video_folder, model_folder):
     assert pig("index", video_folder / "video_0.mp4", "--model", model_folder, "--index", "one.lance")[0] == 0
     both = ("--index", segment_index, "--index", "one.lance")
     assert pig("search", "a", *both)[1] == pig("search", "a", "--index", segment_index)[1]
@@ -230,7 +221,7 @@ def test_several_indexes(pig, segment_index, video_folder, model_folder):
     assert [row[0] for row in table(output)] == ["rank", "1", "2", "3"]
 
 
-def test_an_index_whose_videos_have_moved(pig, index, video_folder, tmp_path):
+def test_search_needs_no_videos(pig, index, video_folder, tmp_path):
     expected = pig("search", "a", "--index", index)
     video_folder.rename(tmp_path / "elsewhere")
     assert pig("search", "a", "--index", index) == expected
@@ -240,10 +231,7 @@ def test_an_index_whose_videos_have_moved(pig, index, video_folder, tmp_path):
 # invalid input
 
 
-@pytest.mark.parametrize(
-    "queries",
-    [(), ("a", "--video", "v.mp4"), ("--video", "v.mp4", "--queries", "s.txt"), ("", "--queries", "s.txt")],
-)
+@pytest.mark.parametrize("queries", [(), ("a", "--video", "v.mp4"), ("", "--queries", "s.txt")])
 def test_exactly_one_kind_of_query(pig, index, queries):
     assert_one_line_error(pig("search", *queries, "--index", index), "exactly one of: a sentence, --queries")
 
@@ -262,28 +250,19 @@ def test_a_video_that_cannot_be_read(pig, index, tmp_path):
     assert_one_line_error(pig("search", "--video", "none.mp4", "--index", index), "none.mp4: no such file")
 
 
-@pytest.mark.parametrize("where", ["duration <", "nothing = 1", "path = 'a'; drop table videos", "1 = 1 or", ""])
-def test_an_invalid_condition(pig, index, where):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["   "], "the sentence is empty"),
+        (["a", "--where", "path = 'a'; drop table videos"], "column 11"),
+        (["a", "--where", ""], "condition"),
+        (["a", "--min-score", "nan"], "min_score is nan"),
+        (["a", "--csv", "none/out"], "none to write out into"),
+        (["a", "--html", "none/out"], "none to write out into"),
+        (["a", "--json", "--csv", "-"], "standard output takes one format"),
+    ],
+)
+def test_invalid_arguments(pig, index, arguments, message):
     before = contents(index)
-    assert_one_line_error(pig("search", "a", "--index", index, "--where", where))
+    assert_one_line_error(pig("search", *arguments, "--index", index), message)
     assert contents(index) == before
-
-
-def test_indexes_of_two_models(pig, index, video_folder, make_model, processor, tmp_path):
-    make_model(projection_dim=16).save_pretrained(tmp_path / "narrow")
-    processor.save_pretrained(tmp_path / "narrow")
-    assert pig("index", video_folder, "--model", "narrow", "--index", "narrow.lance")[0] == 0
-    result = pig("search", "a", "--index", index, "--index", "narrow.lance")
-    assert_one_line_error(result, "narrow.lance was made by the model", "use that model, or another index")
-
-
-def test_paths_that_cannot_be_written(pig, index):
-    for option in ("--csv", "--html"):
-        assert_one_line_error(pig("search", "a", "--index", index, option, "none/out"), "no folder", "none")
-    assert_one_line_error(
-        pig("search", "a", "--index", index, "--json", "--csv", "-"), "standard output takes one format"
-    )
-
-
-def test_an_invalid_min_score(pig, index):
-    assert_one_line_error(pig("search", "a", "--index", index, "--min-score", "nan"), "min_score is nan")
