@@ -20,10 +20,10 @@ from modeling_pig.benchmarks.moving_shapes import make_scene
 from modeling_pig.benchmarks.shapes_drawing import draw_masks
 from modeling_pig.cli import app
 from modeling_pig.encoding.texts import encode_texts
-from modeling_pig.video_decoding_pig import VideoDecodingError
 from modeling_pig.visualization.text import read_captions
 from modeling_pig.visualization.token_figure import PHRASE_COLOURS, draw_explanation
 from modeling_pig.visualization.tokens import NO_PHRASE, explain_video, split_phrases
+from tests.cli_helpers import assert_one_line_error
 from tests.test_training import DEMO, ROOT
 from tests.video_files import write_video
 
@@ -43,41 +43,33 @@ def inputs_of(processor, video):
 # phrases
 
 
-@pytest.mark.parametrize(
-    ("query", "phrases"),
-    [
-        ("a red circle moves left, a blue star spins", ["a red circle moves left", "a blue star spins"]),
-        ("a ring blinks and then grows while a star spins", ["a ring blinks and then grows", "a star spins"]),
-        ("on a plain grey ground, a ring moves to the left", ["a plain grey ground", "a ring moves to the left"]),
-        ("A man in a red shirt is playing the guitar.", ["A man", "a red shirt", "playing the guitar"]),
-        ("a cup of tea", ["a cup of tea"]),
-        ("a star jumps up and down", ["a star jumps up"]),
-        ("a well-dressed man walks by-passers down", ["a well-dressed man walks by-passers down"]),
-        ("It costs $3.50 (or £3), who's asking?", ["It costs $3.50", "£3", "who's asking"]),
-        ("and the", ["and the"]),  # no content word: the whole query is one phrase
-        ("?!", ["?!"]),
-        ("红色的圆圈", ["红色的圆圈"]),
-        ("\\frac{$x_1^2$} and \\alpha", ["\\frac{$x_1^2$}", "\\alpha"]),
-    ],
-)
-def test_phrases(query, phrases):
-    found = split_phrases(query)
-    assert [phrase.text for phrase in found] == phrases
-    assert all(query[start:end] == phrase.text for phrase in found for start, end in phrase.spans)
-
-
-def test_a_repeated_phrase_is_one_phrase():
-    query = "a dog, a cat and A dog"
-    dog, cat = split_phrases(query)
-    assert (dog.text, cat.text) == ("a dog", "a cat")
-    assert [query[start:end] for start, end in dog.spans] == ["a dog", "A dog"]
+def test_phrases_of_a_query():
+    phrases = {
+        "a red circle moves left, a blue star spins": ["a red circle moves left", "a blue star spins"],
+        "a ring blinks and then grows while a star spins": ["a ring blinks and then grows", "a star spins"],
+        "on a plain grey ground, a ring moves to the left": ["a plain grey ground", "a ring moves to the left"],
+        "A man in a red shirt is playing the guitar.": ["A man", "a red shirt", "playing the guitar"],
+        "a cup of tea": ["a cup of tea"],
+        "a star jumps up and down": ["a star jumps up"],
+        "a well-dressed man walks by-passers down": ["a well-dressed man walks by-passers down"],
+        "It costs $3.50 (or £3), who's asking?": ["It costs $3.50", "£3", "who's asking"],
+        "and the": ["and the"],  # no content word: the whole query is one phrase
+        "红色的圆圈": ["红色的圆圈"],
+        "\\frac{$x_1^2$} and \\alpha": ["\\frac{$x_1^2$}", "\\alpha"],
+        "a dog, a cat and A dog": ["a dog", "a cat"],  # a repeated phrase has two spans
+    }
+    for query, expected in phrases.items():
+        found = split_phrases(query)
+        assert [phrase.text for phrase in found] == expected
+        assert all(query[start:end].lower() == phrase.text.lower() for phrase in found for start, end in phrase.spans)
+    assert found[0].spans == ((0, 5), (17, 22))
 
 
 # computation
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])
-def test_attention_is_that_of_the_class_token_in_dense_weights(make_model, processor, shape_videos, reduction):
+def test_attention_equals_the_dense_weights_of_the_class_token(make_model, processor, shape_videos, reduction):
     model = make_model(selector_head_reduction=reduction)
     found = explain_video(model, processor, shape_videos[0], QUERY)
     model.set_attn_implementation("eager")
@@ -95,7 +87,7 @@ def test_attention_is_that_of_the_class_token_in_dense_weights(make_model, proce
 
 
 @pytest.mark.parametrize("matching", ["token", "pseudo_query"])
-def test_matches_by_brute_force(make_model, processor, shape_videos, matching):
+def test_matches_equal_brute_force(make_model, processor, shape_videos, matching):
     model = make_model(num_selected_patches=12)
     with torch.no_grad():
         model.logit_scale.fill_(4.6)  # as CLIP's, so that patches differ in their matches
@@ -202,18 +194,18 @@ def plant_attention(model, planted: list[int], num_frames: int, patches: int) ->
     attention.k_proj.register_forward_hook(lambda module, args, output: keys.expand_as(output))
 
 
-@pytest.mark.parametrize(("num_frames", "patch_size", "size"), [(1, 16, 64), (20, 32, 64), (5, 8, 64)])
-def test_outlines_lie_on_the_selected_patches(make_model, tokenizer, tmp_path, num_frames, patch_size, size):
+@pytest.mark.parametrize(("num_frames", "patch_size"), [(1, 16), (20, 32)])
+def test_outlines_lie_on_the_selected_patches(make_model, tokenizer, tmp_path, num_frames, patch_size):
     """Each frame has a unique colour, which locates it in the picture; pixels of other colours are outlines."""
     hues = [colorsys.hsv_to_rgb(frame / num_frames, 0.5, 0.6) for frame in range(num_frames)]
     frames = np.round(255 * np.array(hues)).astype(np.uint8)[:, None, None].repeat(64, axis=1).repeat(96, axis=2)
     video = write_video(tmp_path / "plain.mp4", frames, options={"crf": "1"})
-    vision = {"image_size": size, "patch_size": patch_size, "num_frames": num_frames}
-    side = size // patch_size
+    vision = {"image_size": 64, "patch_size": patch_size, "num_frames": num_frames}
+    side = 64 // patch_size
     planted = [0, num_frames * side**2 - 2, side + 1]  # with the first and the last but one patch
     model = make_model(vision_config=vision, num_selected_patches=3)
     plant_attention(model, planted, num_frames, side**2)
-    processor = PigProcessor(PigVideoProcessor(size={"height": size, "width": size}, num_frames=num_frames), tokenizer)
+    processor = PigProcessor(PigVideoProcessor(size={"height": 64, "width": 64}, num_frames=num_frames), tokenizer)
 
     found = explain_video(model, processor, video, "a red circle, a blue star")
     assert found.selected_patches.tolist() == planted
@@ -272,38 +264,30 @@ def test_equal_explanations_give_equal_files(make_model, processor, shape_videos
 @pytest.mark.parametrize(
     "query",
     [
-        "$\\frac{a}{",
-        "costs $5 and $6, x_1^2 \\n %s {y}",
+        "$\\frac{a}{ $5 and $6 \\n %s {y}",
         "w" * 400,
         "红色的圆圈\x07 \u202e <b>",
-        ", ".join(f"thing {n}" for n in range(12)),
-        "the",
+        ", ".join(map("thing {}".format, range(12))),
     ],
 )
 def test_any_text_can_be_drawn(make_model, processor, shape_videos, tmp_path, query):
-    found = explain_video(
-        make_model(), processor, shape_videos[0], query, [query], num_frames=1
-    )  # one frame: a narrow picture
+    # The picture of one frame is narrow.
+    found = explain_video(make_model(), processor, shape_videos[0], query, [query], num_frames=1)
     draw_explanation(found, tmp_path / "picture.png")
     pixels = np.asarray(PIL.Image.open(tmp_path / "picture.png").convert("L"))
     assert (pixels[:, -8:] == 255).all()  # the text ends before the edge
 
 
-# invalid input, and the command line
+# the command line
 
 
-def test_invalid_input(make_model, processor, shape_videos, tmp_path):
+def test_invalid_arguments(make_model, processor, shape_videos, tmp_path):
     model = make_model()
-    with pytest.raises(ValueError, match="The query is empty"):
-        explain_video(model, processor, shape_videos[0], " \n")
-    with pytest.raises(VideoDecodingError, match="no such file"):
-        explain_video(model, processor, tmp_path / "missing.mp4", QUERY)
     with pytest.raises(ValueError, match="99 frames"):
         explain_video(model, processor, shape_videos[0], QUERY, num_frames=99)
     found = explain_video(model, processor, shape_videos[0], QUERY)
-    for name in ("picture.gif", "picture"):
-        with pytest.raises(ValueError, match="written as .png or .pdf"):
-            draw_explanation(found, tmp_path / name)
+    with pytest.raises(ValueError, match="written as .png or .pdf"):
+        draw_explanation(found, tmp_path / "picture")
 
 
 @pytest.fixture
@@ -321,7 +305,7 @@ def pig_explain(model_folder, shape_videos, tmp_path, monkeypatch):
     return run
 
 
-def test_the_command(pig_explain, tmp_path):
+def test_pig_explain_writes_the_picture_and_prints_captions(pig_explain, tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\na blue star\n")
     result = pig_explain(captions="captions.txt", output="new/picture.pdf")
     assert result.exit_code == 0, result.stderr
@@ -334,24 +318,20 @@ def test_the_command(pig_explain, tmp_path):
     ("changes", "message"),
     [
         ({"video": "missing.mp4"}, "missing.mp4: no such file"),
-        ({"video": "junk.mp4"}, "junk.mp4: not a video file"),
         ({"query": " "}, "The query is empty"),
         ({"model": "./missing"}, "no model folder ./missing"),
         ({"output": "picture.svg"}, "picture.svg ends in .svg"),
         ({"captions": "missing.txt"}, "missing.txt"),
-        ({"captions": "junk.mp4"}, "junk.mp4 is not UTF-8 text"),
         ({"model": "two", "captions": "captions.txt"}, "generates no pseudo-query"),
     ],
 )
-def test_errors_of_the_command(pig_explain, make_model, processor, tmp_path, changes, message):
-    (tmp_path / "junk.mp4").write_bytes(b"\xff\xfejunk" * 100)
+def test_errors_of_pig_explain(pig_explain, make_model, processor, tmp_path, changes, message):
     (tmp_path / "captions.txt").write_text("a red circle\n")
     if changes.get("model") == "two":
         make_model(framework="two_tower").save_pretrained("two")
         processor.save_pretrained("two")
     result = pig_explain(**changes)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.exit_code == 1 and not result.stdout and len(lines) == 1 and message in lines[0]
+    assert_one_line_error((result.exit_code, result.stdout, result.stderr), message)
     assert not list(tmp_path.glob("picture*"))
 
 
@@ -364,7 +344,7 @@ def run_example(folder: Path, script: str, *arguments) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
-def test_visualize_tokens(model_folder, shape_videos, tmp_path):
+def test_example_visualize_tokens(model_folder, shape_videos, tmp_path):
     done = run_example(
         tmp_path, "visualize_tokens.py", shape_videos[0], QUERY, "--model", model_folder, "--output", "tokens.png"
     )
@@ -372,7 +352,7 @@ def test_visualize_tokens(model_folder, shape_videos, tmp_path):
     assert (tmp_path / "tokens.png").stat().st_size > 10_000
 
 
-def test_check_selection(model_folder, tmp_path):
+def test_example_check_selection(model_folder, tmp_path):
     arguments = ["--model", model_folder, "--recipe", DEMO, "--json", "figures.json", "data.videos=videos"]
     arguments += ["data.options.train=1", "data.options.validation=1", "data.options.test=3"]
     done = run_example(tmp_path, "check_selection.py", *arguments)
