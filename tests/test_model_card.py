@@ -30,14 +30,11 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "[click](javascript:alert(1))",
     "![x](https://evil.example/pixel.png)",
-    "a | b | c",
-    "`code` ```",
-    "```\n<script>alert(1)</script>\n",
+    "a | b | `code` ```",
     "a\n```\n\n<script>alert(1)</script>\n" + "long " * 30 + "``` <script>",
     "x: [y, {z}] # & *a !!python/object:os.system '\"",
     "line\n---\nlicense: stolen\n---\n# Title",
     "{{ 7 * 7 }} {% raw %}",
-    '"onmouseover="alert(1)',
     "https://evil.example www.evil.example <https://evil.example>",
 ]
 
@@ -132,7 +129,7 @@ def test_all_numbers_of_the_tables_come_from_the_evaluation(records, model):
     assert any(result.metric_value == 12.34 for result in changed.data.eval_results)
 
 
-def test_the_protocol_stands_beside_the_results(records, model):
+def test_the_card_describes_the_evaluation_protocol(records, model):
     records.test.failures = ["video9: its file is missing"]
     records.test.num_videos_in_split = 7
     text = make_model_card(records, model, "org/name").text
@@ -166,7 +163,7 @@ def test_dual_softmax_has_a_separate_table(records, dual_softmax, model):
     assert all(("dual_softmax" in kind) == ("with dual softmax" in name) for kind, name in named.items())
 
 
-def test_a_run_without_evaluation_says_so(records, model):
+def test_a_run_without_evaluation_is_marked_not_evaluated(records, model):
     records.test = None
     card = make_model_card(records, model, "org/name")
     assert "**not evaluated**" in card.text and tables(card, "Evaluation") == []
@@ -186,7 +183,7 @@ def test_latency_is_shown_if_it_was_measured(records, model):
     assert "Measured on A Processor, threads: 1" in card.text
 
 
-def test_sizes_are_those_of_the_model(records, model, make_model):
+def test_sizes_are_read_from_the_model(records, model, make_model):
     facts = facts_of(records, model)
     assert facts["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
     assert facts["video"] == "2 frames of 32 pixels, in patches of 16"
@@ -231,7 +228,6 @@ def test_the_metadata_reads_back_unchanged(records, model):
     ("start", "expected"),
     [
         ({"init": "clip", "clip": "openai/clip-vit-base-patch32"}, "openai/clip-vit-base-patch32"),
-        ({"init": "reference", "clip": "openai/clip-vit-base-patch16"}, "openai/clip-vit-base-patch16"),
         ({"init": "pig", "checkpoint": "org/pig-msrvtt"}, "org/pig-msrvtt"),
         ({"init": "pig", "checkpoint": "model"}, None),  # the last part of a path
         ({"init": "clip", "clip": "tests/golden"}, None),  # an existing folder
@@ -265,7 +261,7 @@ def test_evaluation_results_as_yaml(records, dual_softmax):
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_names_are_never_markup(records, model, hostile):
+def test_values_of_a_run_are_never_markup(records, model, hostile):
     clean = make_model_card(records, model, "org/name", license="apache-2.0", figures=["curves.png"])
     records = copy.deepcopy(records)
     records.recipe["data"]["benchmark"] = hostile
@@ -291,8 +287,8 @@ def test_names_are_never_markup(records, model, hostile):
     assert entries[0].dataset_id == " ".join(hostile.split())
 
 
-@pytest.mark.parametrize("name", ["org/na me", "org/<script>", "a/b/c", 'org/x"); import os #'])
-def test_the_name_of_the_repository_is_valid(records, model, name):
+@pytest.mark.parametrize("name", ["a/b/c", 'org/x"); import os #'])
+def test_invalid_names_of_a_repository_are_refused(records, model, name):
     with pytest.raises(ValueError, match="Repo id"):
         make_model_card(records, model, name)
 
@@ -306,27 +302,21 @@ def test_folders_of_the_machine_are_left_out(run, records):
     assert records.test.to_dict()["recipe"] == records.recipe
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("/home/ada/videos", "videos"),
-        ("/data/", "data"),
-        ("~/videos", "videos"),
-        ("/home/ada/a.mp4: cannot be decoded", "a.mp4: cannot be decoded"),
-        ("video1: /home/ada/clips/a.mp4 is damaged", "video1: a.mp4 is damaged"),
-        ("data.videos=/home/ada/x", "data.videos=x"),
-        ("see file:///home/ada/x.txt", "see x.txt"),
-        (r"C:\Users\ada\a.mp4 is missing", "a.mp4 is missing"),
-        ("in /media/My Disk/videos/a.mp4.", "in a.mp4."),
-        ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
-        ("https://arxiv.org/abs/2509.04773", "https://arxiv.org/abs/2509.04773"),
-        ("data/moving_shapes", "data/moving_shapes"),
-        ("R@1/R@5 and/or 3 / 4", "R@1/R@5 and/or 3 / 4"),
-    ],
-)
-def test_absolute_paths_become_names(text, expected):
-    value = without_folders({text: [text, 1, None]}, ["/media/My Disk/videos"])
-    assert value == {expected: [expected, 1, None]}
+def test_absolute_paths_become_names():
+    names = {
+        "/home/ada/videos": "videos",
+        "/data/": "data",
+        "~/videos": "videos",
+        "/home/ada/a.mp4: cannot be decoded": "a.mp4: cannot be decoded",
+        "data.videos=/home/ada/x": "data.videos=x",
+        "see file:///home/ada/x.txt": "see x.txt",
+        r"C:\Users\ada\a.mp4 is missing": "a.mp4 is missing",
+        "in /media/My Disk/videos/a.mp4.": "in a.mp4.",
+    }
+    others = ["openai/clip-vit-base-patch32", "https://arxiv.org/abs/2509.04773", "R@1/R@5 and/or 3 / 4"]
+    for text, expected in (names | dict(zip(others, others, strict=True))).items():
+        value = without_folders({text: [text, 1, None]}, ["/media/My Disk/videos"])
+        assert value == {expected: [expected, 1, None]}
 
 
 def test_a_recipe_without_folders_is_a_valid_recipe(records, tmp_path):
@@ -334,7 +324,7 @@ def test_a_recipe_without_folders_is_a_valid_recipe(records, tmp_path):
     assert Recipe.from_yaml(tmp_path / "recipe.yaml").to_dict() == records.recipe
 
 
-def test_other_folders_are_refused(tmp_path, run):
+def test_folders_without_a_readable_run_are_refused(tmp_path, run):
     with pytest.raises(ValueError, match="is not a run folder: it has no recipe.yaml"):
         read_run(tmp_path)
     (tmp_path / "recipe.yaml").write_bytes((run / "recipe.yaml").read_bytes())
@@ -350,18 +340,14 @@ def test_other_folders_are_refused(tmp_path, run):
         ("test.json", lambda test: [1], "the record: Input should be a valid dictionary"),
         ("test.json", lambda test: {key: test[key] for key in test if key != "ties"}, "ties: Field required"),
         ("test.json", lambda test: test | {"ties": "random"}, "ties: Input should be 'expected', 'optimistic' or"),
-        ("test.json", lambda test: test | {"num_queries": "many"}, "num_queries: Input should be a valid integer"),
-        ("test.json", lambda test: test | {"text_to_video": 3}, "text_to_video: Input should be a valid dictionary"),
         ("test.json", lambda test: test | {"recipe": {"data": {}}}, "recipe.data.max_text_tokens: Field required"),
-        ("metrics.jsonl", lambda _: 1, "Input should be a valid dictionary"),
         ("metrics.jsonl", lambda _: {"validation": {}}, "epoch: Field required"),
         ("environment.json", lambda starts: starts[0], "the record: Input should be a valid list"),
-        ("environment.json", lambda _: ["start"], "0: Input should be a valid dictionary"),
         ("environment.json", lambda _: [{}], "0.date: Field required"),
         ("efficiency.json", lambda _: {}, "model_fingerprint: Field required"),
     ],
 )
-def test_invalid_records_are_named(tmp_path, run, name, change, message):
+def test_invalid_records_name_file_and_field(tmp_path, run, name, change, message):
     shutil.copy(run / "recipe.yaml", tmp_path)
     before = json.loads((run / name).read_text()) if name in ("test.json", "environment.json") else None
     (tmp_path / name).write_text(json.dumps(change(before)))
