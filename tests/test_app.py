@@ -141,21 +141,37 @@ def temporary_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def open_without_name(folder: Path) -> list[str]:
-    """Return the files of a folder that this process has open, also those without a name."""
+def open_files(folder: Path, pid: int | str = "self") -> list[str]:
+    """Return the files of a folder that a process has open, with deleted and unnamed files."""
     links = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            links.append(os.readlink(link))
         except OSError:  # the descriptor of the listing is closed
             pass
     return [link for link in links if link.startswith(str(folder))]
 
 
+@contextmanager
+def started_upload(client: Client, content: bytes = b"", length: int = 100_000) -> Iterator[socket.socket]:
+    """Send the start of an upload, and keep its connection open."""
+    with socket.create_connection(("127.0.0.1", client.port), timeout=120) as connection:
+        head = f"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        yield connection
+
+
+@pytest.fixture
+def no_files_left(temporary_folder) -> Iterator[Path]:
+    """The folder for temporary files, which must be empty after the test."""
+    yield temporary_folder
+    assert not list(temporary_folder.iterdir()) and not open_files(temporary_folder)
+
+
 # --- the page
 
 
-def test_the_page_requests_no_other_site(client):
+def test_the_page_loads_nothing_from_other_sites(client):
     for path, kind in (("/", "html"), ("/style.css", "css"), ("/script.js", "javascript")):
         response = client.ask(path)
         assert response.status == 200 and kind in response.headers["Content-Type"]
@@ -166,7 +182,7 @@ def test_the_page_requests_no_other_site(client):
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_about(client, model_folder):
+def test_about_describes_the_index_and_its_limits(client, model_folder):
     about = client.json("/about")
     assert about["clips"] == 6 and about["captions"] == len(CAPTIONS) and about["max_upload_bytes"] == 200_000_000
     assert about["model"] == "/".join(Path(model_folder).parts[-2:])
@@ -181,7 +197,7 @@ def test_the_page_names_every_field_of_a_filter(client):
 # --- searching
 
 
-def test_results_are_those_of_the_searcher(client, service, videos):
+def test_results_equal_those_of_the_searcher(client, service, videos):
     found = client.search(k=3)
     expected = service.searcher.search("a red circle", k=3, group=True)
     assert [(result["rank"], result["name"], result["start"], result["end"]) for result in found] == [
@@ -195,27 +211,18 @@ def test_results_are_those_of_the_searcher(client, service, videos):
     (other,) = in_segments["others"]
     assert {(result["start"], result["end"]) for result in (in_segments, other)} == {(0.0, 1.0), (1.0, 2.0)}
     assert in_segments["id"] != other["id"]
-
-
-def test_a_filter(client, videos):
     assert [result["name"] for result in client.search(where="name like '<img%'")] == [HOSTILE_NAME]
-    assert len(client.search(where="end is null")) == 4
 
 
 @pytest.mark.parametrize(
     ("parameters", "part"),
     [
-        ({"text": ""}, "empty"),
         ({"text": "  "}, "empty"),
         ({"text": "a" * 1001}, "1001 characters"),
-        ({"where": "duration <"}, "column"),
-        ({"where": "1=1; drop table videos"}, "column"),
         ({"where": "path = 'x' union select * from secrets"}, "column"),
         ({"k": "0"}, "from 1 to 96"),
         ({"k": "97"}, "from 1 to 96"),
-        ({"k": "-1"}, "from 1 to 96"),
         ({"k": "9" * 5000}, "from 1 to 96"),
-        ({"k": "0000000010000000"}, "from 1 to 96"),
         ({"k": "²"}, "from 1 to 96"),
     ],
 )
@@ -233,7 +240,7 @@ def served_video(client, videos) -> tuple[str, bytes]:
     return f"/video/{found['id']}", videos[1].read_bytes()
 
 
-def test_a_video_and_its_byte_ranges(client, served_video, monkeypatch):
+def test_videos_are_served_whole_and_in_byte_ranges(client, served_video, monkeypatch):
     path, content = served_video
     response = client.ask(path)
     assert (response.status, response.body) == (200, content)
@@ -271,7 +278,7 @@ def test_only_videos_of_the_index_are_served(client, videos, tmp_path):
     assert client.ask("/video/x", "POST").status == 405
 
 
-def test_a_video_that_was_deleted_from_the_index_or_the_disk(model_folder, shape_videos, tmp_path, monkeypatch):
+def test_videos_deleted_from_the_index_or_the_disk_are_not_served(model_folder, shape_videos, tmp_path, monkeypatch):
     paths = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4")]
     for path, source in zip(paths, shape_videos, strict=False):
         path.write_bytes(source.read_bytes())
@@ -293,7 +300,7 @@ def test_a_video_that_was_deleted_from_the_index_or_the_disk(model_folder, shape
         assert "no such file" in client.json("/why", 400, id=ids["b.mp4"], text="a star")["error"].lower()
 
 
-def test_old_ids_are_forgotten(service, monkeypatch):
+def test_the_oldest_ids_expire(service, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_KNOWN", 3)
     with running(service) as client:
         (first,) = client.search(where="name = 'video_1.mp4'")
@@ -340,7 +347,7 @@ def test_requests_from_other_sites_are_rejected(client, shape_videos):
         assert client.ask("/upload", "POST", content, Origin=origin).status == 403
 
 
-def test_a_public_server(service, videos):
+def test_a_public_server_hides_folders_and_checks_hosts(service, videos):
     with running(
         service, is_public=True, host_names=["Videos.Example"], frame_ancestors="https://a.example"
     ) as client:
@@ -395,7 +402,7 @@ def test_explanation_of_a_segment(client, videos):
     assert first["score"] != pytest.approx(first["others"][0]["score"], abs=1e-6)
 
 
-def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
+def test_the_video_model_is_loaded_once(service, videos, monkeypatch):
     loaded, stages = [], []
     load = loading.load_pretrained
     monkeypatch.setattr(loading, "load_pretrained", lambda *arguments: loaded.append(arguments) or load(*arguments))
@@ -407,7 +414,7 @@ def test_the_whole_model_is_loaded_once(service, videos, monkeypatch):
     assert len(loaded) == 1
 
 
-def test_too_many_explanations(service, monkeypatch):
+def test_explanations_beyond_the_limit_are_rejected(service, monkeypatch):
     """Waiting explanations leave threads for other requests."""
     monkeypatch.setattr(app_server, "MAX_EXPLANATIONS", 2)
     with running(service) as client, ThreadPoolExecutor(3) as pool:
@@ -434,7 +441,7 @@ def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_p
 # --- uploading
 
 
-def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
+def test_videos_like_an_uploaded_one(client, service, videos, no_files_left):
     *stages, last = client.upload(videos[2].read_bytes(), k=3)
     assert {"stage": "Encoding the video"} in stages
     assert [result["name"] for result in last["results"]][0] == videos[2].name and len(last["results"]) == 3
@@ -443,19 +450,15 @@ def test_videos_like_an_uploaded_one(client, service, videos, temporary_folder):
     assert [result["name"] for result in found] == [HOSTILE_NAME]
     response = client.ask("/upload?where=no+filter", "POST", videos[2].read_bytes())
     assert response.status == 400 and "column" in json.loads(response.body)["error"]
-    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_captions_that_fit_an_uploaded_video(client, videos, model_folder):
+def test_captions_that_fit_an_uploaded_video(client, service, videos, model_folder, monkeypatch):
     captions = client.upload(videos[3].read_bytes(), want="captions", k=4)[-1]["captions"]
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     scores = [explain_video(model, processor, videos[3], caption).score for caption in CAPTIONS]
     best = np.argsort(scores)[::-1][:4]
     assert [caption["text"] for caption in captions] == [CAPTIONS[number] for number in best]
     assert [caption["score"] for caption in captions] == pytest.approx([scores[n] for n in best], abs=1e-5)
-
-
-def test_an_app_without_captions(client, service, videos, monkeypatch):
     monkeypatch.setattr(service, "captions", [])
     assert "--captions" in client.upload(videos[0].read_bytes(), want="captions")[-1]["error"]
 
@@ -480,38 +483,35 @@ def test_segments_of_a_long_upload(service, videos, monkeypatch):
     assert sum(seen) == 4
 
 
-def test_uploads_that_are_not_videos(client, videos, temporary_folder):
+def test_uploads_that_are_not_videos_are_rejected(client, videos, no_files_left):
     good = videos[0].read_bytes()
     for content in (b"junk" * 1000, good[: len(good) // 2], b"#EXTM3U\nfile:///etc/passwd\n", b"\0"):
         *_, last = client.upload(content)
         assert set(last) == {"error"} and last["error"] and "\n" not in last["error"]
-        assert "/proc" not in last["error"] and str(temporary_folder) not in last["error"]
+        assert "/proc" not in last["error"] and str(no_files_left) not in last["error"]
     response = client.ask("/upload", "POST", b"")
     assert response.status == 400 and "empty" in json.loads(response.body)["error"]
     assert client.ask("/upload?want=everything", "POST", good).status == 400
-    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_uploads_that_are_too_large(client, videos, temporary_folder, monkeypatch):
+def test_uploads_that_are_too_large_are_rejected(client, videos, no_files_left, monkeypatch):
     good = videos[0].read_bytes()
     monkeypatch.setattr(client.server, "max_upload_bytes", len(good))
     assert "results" in client.upload(good)[-1]
     for body in (good + b"\0", iter([good, b"\0"])):  # with and without Content-Length
         response = client.ask("/upload", "POST", body)
         assert response.status == 413 and "at most" in json.loads(response.body)["error"]
-    assert not list(temporary_folder.iterdir()) and not open_without_name(temporary_folder)
 
 
-def test_an_interrupted_upload(client, videos, temporary_folder):
-    with socket.create_connection(("127.0.0.1", client.port)) as connection:
-        connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
-        wait_until(lambda: open_without_name(temporary_folder))
+def test_an_interrupted_upload_leaves_no_files(client, videos, temporary_folder):
+    with started_upload(client, b"x" * 5000):
+        wait_until(lambda: open_files(temporary_folder))
         assert not list(temporary_folder.iterdir())  # also while it is being received
-    wait_until(lambda: not open_without_name(temporary_folder))
+    wait_until(lambda: not open_files(temporary_folder))
     assert "results" in client.upload(videos[0].read_bytes())[-1]
 
 
-def test_a_full_disk(client, videos, monkeypatch):
+def test_a_full_disk_is_reported(client, videos, monkeypatch):
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError(28, "No space left on device")
@@ -521,7 +521,7 @@ def test_a_full_disk(client, videos, monkeypatch):
     assert response.status == 507 and "No space left" in json.loads(response.body)["error"]
 
 
-def test_searches_during_uploads(client, service, videos, monkeypatch):
+def test_searches_run_during_uploads(client, service, videos, monkeypatch):
     started, may_load = threading.Event(), threading.Event()
     load = service._load
 
@@ -546,32 +546,24 @@ def test_searches_during_uploads(client, service, videos, monkeypatch):
         assert [result["name"] for result in response] == [Path(result.path).name for result in expected[text]]
 
 
-def test_too_many_uploads(service, videos, monkeypatch):
+def test_uploads_beyond_the_limit_are_rejected(service, videos, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_UPLOADS", 2)
     with running(service) as client:
-        start = b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-        with (
-            socket.create_connection(("127.0.0.1", client.port)) as first,
-            socket.create_connection(("127.0.0.1", client.port)) as second,
-        ):
-            first.sendall(start)
-            second.sendall(start)
+        with started_upload(client), started_upload(client):
             response = wait_until(lambda: refused(client.ask("/upload", "POST", b"junk")))
             assert "Too many" in json.loads(response.body)["error"]
         wait_until(lambda: not refused(client.ask("/upload", "POST", b"junk")))
 
 
-def test_a_slow_upload_is_rejected(service, temporary_folder, monkeypatch):
+def test_a_slow_upload_is_rejected(service, no_files_left, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_UPLOADS", 1)
     monkeypatch.setattr(app_server, "MAX_RECEIVING", 0.05)
     with running(service) as client:
-        with socket.create_connection(("127.0.0.1", client.port), timeout=120) as connection:
-            connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\njunk")
+        with started_upload(client, b"junk") as connection:
             response = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes the connection
         assert b" 408 " in response.splitlines()[0] and b"took longer than" in response
         monkeypatch.setattr(app_server, "MAX_RECEIVING", 600)
         assert client.ask("/upload", "POST", b"junk").status == 200
-    assert not open_without_name(temporary_folder)
 
 
 def refused(response):
@@ -636,23 +628,15 @@ def test_a_stopped_app_leaves_no_files(service, videos, tmp_path):
     for end, status in ((signal.SIGINT, None), (signal.SIGKILL, -signal.SIGKILL)):
         with pig_app("--index", index, TMPDIR=str(tmp_path)) as (process, client):
             assert len(client.search()) == 5
-            with socket.create_connection(("127.0.0.1", client.port)) as connection:
-                start = b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
-                connection.sendall(start + b"x" * 5000)
-                wait_until(
-                    lambda: any(
-                        os.readlink(link).startswith(str(tmp_path))
-                        for link in Path(f"/proc/{process.pid}/fd").iterdir()
-                        if os.path.lexists(link)
-                    )
-                )
+            with started_upload(client, b"x" * 5000):
+                wait_until(lambda: open_files(tmp_path, process.pid))
                 process.send_signal(end)
                 process.wait(120)
             assert status is None or process.returncode == status
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_errors_of_the_command(pig, service, tmp_path, free_port):
+def test_errors_of_pig_app(pig, service, tmp_path, free_port):
     index = service.searcher.indexes[0].uri
     assert_one_line_error(pig("app", "--index", "nothing.lance", "--port", 0), "nothing.lance")
     assert_one_line_error(pig("app", "--index", index, "--captions", "nothing.txt", "--port", 0), "nothing.txt")
@@ -665,6 +649,6 @@ def test_errors_of_the_command(pig, service, tmp_path, free_port):
         assert len(os.listdir("/proc/self/fd")) == num_open, caught  # `caught` would keep an open socket alive
 
 
-def test_addresses_that_other_machines_can_reach(service):
+def test_loopback_addresses_are_recognised(service):
     with bind("0.0.0.0", 0) as everywhere, bind("127.0.0.1", 0) as here, bind("localhost", 0) as by_name:
         assert [app_server.is_loopback(listener) for listener in (everywhere, here, by_name)] == [False, True, True]
