@@ -54,7 +54,7 @@ def push(run_pig):
     return partial(run_pig, "push", "space")
 
 
-def test_the_files(push, index, videos, captions, model_folder, tmp_path):
+def test_files_of_a_space(push, index, videos, captions, model_folder, tmp_path):
     printed = push("--index", index, "--captions", captions, "--license", "mit", "--output", tmp_path / "space")
     space = tmp_path / "space"
     files = {path.relative_to(space).as_posix(): path for path in space.rglob("*") if path.is_file()}
@@ -77,7 +77,7 @@ def test_the_files(push, index, videos, captions, model_folder, tmp_path):
     assert json.loads((space / "space.json").read_text())["captions"] == CAPTIONS
 
 
-def test_the_index_holds_the_same_embeddings(push, index, videos, tmp_path):
+def test_the_index_of_a_space_holds_the_same_embeddings(push, index, videos, tmp_path):
     assert "files" in push("--index", index, "--output", tmp_path / "space")
     moved = import_index(tmp_path / "space/index.parquet", tmp_path / "moved.lance")
     (original,) = VideoSearcher.from_pretrained(None, index).indexes
@@ -90,8 +90,7 @@ def test_the_index_holds_the_same_embeddings(push, index, videos, tmp_path):
             assert new.modified is None
 
 
-def test_the_space_runs_with_its_own_copies(push, index, videos, captions, tmp_path):
-    """It runs in another working folder, with its copy of the package and its copies of the videos."""
+def test_a_space_runs_with_its_copies_of_package_and_videos(push, index, videos, captions, tmp_path):
     space = tmp_path / "space"
     push("--index", index, "--captions", captions, "--with-videos", "--output", space, "--max-upload-mb", 1)
     environment = {**os.environ, "PORT": "0", "HOST": "127.0.0.1", "SPACE_HOST": "org-search.example"}
@@ -118,7 +117,7 @@ def test_the_space_runs_with_its_own_copies(push, index, videos, captions, tmp_p
         process.stdout.close()
 
 
-def test_pushing_twice_makes_one_commit(hub, push, index, videos, tmp_path):
+def test_an_unchanged_space_is_not_pushed_again(hub, push, index, videos, tmp_path):
     arguments = ("--index", index, "--repo-id", REPO)
     assert "one commit" in push(*arguments, "--with-videos")
     repository = hub.repository(REPO, "space")
@@ -129,11 +128,8 @@ def test_pushing_twice_makes_one_commit(hub, push, index, videos, tmp_path):
     assert "one commit" in push(*arguments)  # without --with-videos, the videos are deleted
     assert not [path for path in repository.main.files if path.startswith("videos/")]
     assert "index.parquet" in repository.main.files
-
-
-def test_a_public_space(hub, push, index):
-    assert "public" in push("--index", index, "--repo-id", REPO, "--public")
-    assert not hub.repository(REPO, "space").private
+    push("--index", index, "--repo-id", "org/open", "--public")
+    assert not hub.repository("org/open", "space").private
 
 
 def test_a_dry_run_writes_nothing(hub, push, index, tmp_path):
@@ -143,7 +139,7 @@ def test_a_dry_run_writes_nothing(hub, push, index, tmp_path):
     assert not (tmp_path / "space").exists() and not hub.requested()
 
 
-def test_errors(push, index, shape_videos, model_folder, make_model, processor, tmp_path):
+def test_errors_are_one_line(push, index, shape_videos, model_folder, make_model, processor, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").touch()
     make_model(projection_dim=16).save_pretrained(tmp_path / "other")
