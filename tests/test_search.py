@@ -1,4 +1,4 @@
-"""Test the NumPy text encoder, and searches by sentences and by videos."""
+"""The NumPy text encoder, and searches by queries and by videos."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def info(model_folder) -> IndexInfo:
 
 @pytest.fixture
 def make_searcher(info, tmp_path):
-    """A function that writes one index per mapping of entries to vectors, and opens a searcher of these indexes."""
+    """Return a function that writes an index per mapping of entries to vectors, and opens a searcher."""
 
     def make(*contents: dict[VideoEntry, np.ndarray]) -> VideoSearcher:
         uris = [str(tmp_path / f"{number}.lance") for number in range(len(contents))]
@@ -64,7 +64,7 @@ def make_searcher(info, tmp_path):
 
 @pytest.fixture
 def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
-    """A searcher of an index with the first four of the five videos."""
+    """Return a searcher of an index with the first four of the five videos."""
     VideoIndex(tmp_path / "v.lance", info)
     searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
     searcher.add(shape_videos[:4])
@@ -73,7 +73,7 @@ def indexed(model_folder, shape_videos, info, tmp_path) -> VideoSearcher:
 
 @pytest.fixture
 def fetched(monkeypatch) -> list[int]:
-    """The `k` of each call of `VideoIndex.search`."""
+    """Return the list to which each call of `VideoIndex.search` appends its `k`."""
     ks, search_index = [], VideoIndex.search
 
     def search_and_record(index, query_embeddings, k, where):
@@ -91,8 +91,9 @@ def names(results) -> list[str]:
 # --- the text encoder
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("activation", "dtype"), [("gelu", torch.float32), ("quick_gelu", torch.float16), ("gelu", torch.bfloat16)]
+)
 def test_text_encoder_equals_the_text_model(make_config, processor, tmp_path, activation, dtype):
     torch.manual_seed(1)
     config = make_config()
@@ -136,7 +137,7 @@ def test_encoding_queries_imports_no_torch(model_folder):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_threads_load_the_video_model_at_the_same_time(model_folder, shape_videos, info, tmp_path):
+def test_concurrent_first_uses_load_the_video_model_safely(model_folder, shape_videos, info, tmp_path):
     VideoIndex(tmp_path / "v.lance", info)
     code = f"""if True:
         import sys, threading
@@ -169,18 +170,18 @@ def test_queries_that_are_not_unicode_are_refused(model_folder, encode):
             encode_texts(*load_pretrained(PigTextModel, model_folder), queries)
 
 
-def _remove_projection(folder: Path) -> None:
+def remove_projection(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, folder / "model.safetensors")
 
 
-def _truncate_weights(folder: Path) -> None:
+def truncate_weights(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 8])
 
 
-def _set_activation(folder: Path) -> None:
+def set_unknown_activation(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_act"] = "silu"
     (folder / "config.json").write_text(json.dumps(config))
@@ -190,18 +191,13 @@ def _set_activation(folder: Path) -> None:
     ("message", "damage"),
     [
         ("holds no model", lambda folder: (folder / "config.json").unlink()),
-        ("cannot be loaded", lambda folder: (folder / "config.json").write_text("{")),
-        ("cannot be loaded: no 'silu'", _set_activation),
+        ("cannot be loaded: no 'silu'", set_unknown_activation),
         ("no processor that can be loaded", lambda folder: (folder / "tokenizer.json").unlink()),
         ("is not a tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}")),
         ("no weights that can be read", lambda folder: (folder / "model.safetensors").unlink()),
         ("is not a safetensors file", lambda folder: (folder / "model.safetensors").write_bytes(b"junk" * 100)),
-        (
-            "cannot be loaded",
-            lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"{" * 99),
-        ),
-        ("cannot be loaded: no 'text_projection.weight'", _remove_projection),
-        ("cannot be loaded", _truncate_weights),
+        ("cannot be loaded: no 'text_projection.weight'", remove_projection),
+        ("cannot be loaded", truncate_weights),
     ],
 )
 def test_text_encoder_refuses_damaged_models(model_folder, tmp_path, message, damage):
@@ -212,7 +208,7 @@ def test_text_encoder_refuses_damaged_models(model_folder, tmp_path, message, da
     assert "\n" not in str(caught.value) and "model" in str(caught.value)
 
 
-# --- searches by sentences
+# --- searches by queries
 
 
 def test_searcher_uses_the_model_that_made_the_index(indexed, model_folder, shape_videos):
@@ -257,7 +253,7 @@ def test_segments_are_grouped_by_file(make_searcher):
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))
     scores = as_stored(vectors) @ searcher.text_encoder(["a"])[0]
     ranked = [entries[i] for i in np.argsort(-scores)]
-    for k in (1, 4, 11, 20):
+    for k in (1, 4, 20):
         files = list(dict.fromkeys(entry.path for entry in ranked))
         end = next((n for n, entry in enumerate(ranked) if entry.path in files[k : k + 1]), len(ranked))
         results = searcher.search("a", k=k, group=True)
@@ -268,7 +264,7 @@ def test_segments_are_grouped_by_file(make_searcher):
             assert all(other.path == result.path for other in result.others)
 
 
-@pytest.mark.parametrize("k", [1, 4, 30])
+@pytest.mark.parametrize("k", [4, 30])
 def test_grouping_fetches_a_bounded_number_of_entries(make_searcher, fetched, monkeypatch, k):
     monkeypatch.setattr(search, "MAX_FETCHED", 20)
     vectors = unit_vectors(60, seed=3)
@@ -383,7 +379,7 @@ def test_add_encodes_new_videos_and_reports_failures(indexed, shape_videos, tmp_
         two.add(shape_videos)
 
 
-def test_threads_search_while_one_adds(indexed, shape_videos, tmp_path):
+def test_concurrent_searches_while_a_thread_adds_videos(indexed, shape_videos, tmp_path):
     queries = ["a red circle moves left", "a large blue square", "red " * 90]
     alone = {query: indexed.search(query, k=10) for query in queries}
     more = tmp_path / "more"
