@@ -42,10 +42,9 @@ DIDEMO = {
 # Second name of a video, which the lists do not contain.
 DIDEMO_OTHER_NAME = "10015567@N08_3655084291_d8b58466fa.mpg"
 
-_CAPTION_DIALECTS = ("json", "two_files", "coco", "jsonl", "jsonl_strings", "pickle")
 DIALECTS = {
-    "msrvtt_1k": (*_CAPTION_DIALECTS, "semicolons", "jsfusion_pickle", "clip_vip"),
-    "msrvtt_3k": _CAPTION_DIALECTS,
+    "msrvtt_1k": ("json", "semicolons", "jsfusion_pickle", "clip_vip"),
+    "msrvtt_3k": ("json", "two_files", "coco", "jsonl", "jsonl_strings", "pickle"),
     "msvd": ("json", "pickle", "corpus_csv", "text", "jsonl"),
     "vatex": ("list", "dict", "ref_captions"),
     "didemo": ("json", "jsonl"),

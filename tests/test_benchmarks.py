@@ -1,4 +1,4 @@
-"""Benchmarks with annotation files: every format that circulates, invalid input, leaks, and the table."""
+"""Test benchmarks with annotation files: all formats that circulate, invalid input, leaks, and the cached table."""
 
 import csv
 import json
@@ -93,26 +93,23 @@ def test_all_dialects_give_the_same_captions(load, name, dialect):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS["msrvtt_1k"])
-def test_msrvtt_1k_in_every_dialect(load, dialect):
+def test_all_dialects_of_msrvtt_1k_give_the_same_captions(load, dialect):
     benchmark = load("msrvtt_1k", dialect)
     assert captions_by_id(benchmark["test"]) == {video_id: [captions_of(video_id)[1]] for video_id in MSRVTT_1K_TEST}
     train, held_out = benchmark["train"], benchmark["validation"]
     assert (len(train), len(held_out)) == (len(MSRVTT_9K) - 3, 3)
-    assert {*train["video_id"], *held_out["video_id"]} == set(MSRVTT_9K)
-    for video_id, captions in {**captions_by_id(train), **captions_by_id(held_out)}.items():
-        assert captions == captions_of(video_id)
+    captions = captions_by_id(train) | captions_by_id(held_out)
+    assert captions == {video_id: captions_of(video_id) for video_id in MSRVTT_9K}
 
 
-@pytest.mark.parametrize("dialect", ["json", "jsfusion_pickle"])
-def test_both_splits_of_msrvtt_load_from_one_folder(load, dialect):
-    load.write("msrvtt_1k", dialect)
+def test_both_splits_of_msrvtt_load_from_one_folder(load):
+    load.write("msrvtt_1k", "jsfusion_pickle")
     load.write("msrvtt_3k")
     assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
     assert {split: rows["video_id"][:] for split, rows in load("msrvtt_3k").items()} == MSRVTT_OFFICIAL
 
 
 def test_rows_are_in_the_order_of_the_list(load):
-    assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
     assert load("msrvtt_1k", validation=0, splits=["train"])["train"]["video_id"][:] == MSRVTT_9K
 
 
@@ -135,7 +132,7 @@ def test_didemo_can_merge_all_names_of_a_video(load):
     assert "test: 9 of 9" in description(benchmark)
 
 
-def test_a_list_may_be_csv_json_or_have_crlf_ends_and_a_byte_order_mark(load):
+def test_lists_may_be_csv_json_or_have_other_line_ends(load):
     annotations = load.write("msvd")
     expected = load("msvd")["test"].to_list()
     lists = {
@@ -158,7 +155,7 @@ def test_files_of_captions_named_by_split_replace_lists(load):
     assert {split: rows["video_id"][:] for split, rows in load("msvd").items()} == MSVD
 
 
-def test_the_csv_is_enough_for_the_test_split_of_1k_a(load):
+def test_test_split_of_1k_a_loads_from_its_csv_alone(load):
     annotations = load.write("msrvtt_1k")
     for file in annotations.iterdir():
         if file.name != "MSRVTT_JSFUSION_test.csv":
@@ -187,7 +184,7 @@ def test_white_space_in_captions_is_normalised(load):
     assert "test: 2 empty captions were left out." in description(benchmark)
 
 
-def test_names_of_files_do_not_matter(load):
+def test_files_are_recognised_by_content_instead_of_name(load):
     annotations = load.write("msrvtt_1k")
     expected = {split: rows.to_list() for split, rows in load("msrvtt_1k").items()}
     for number, file in enumerate(sorted(annotations.iterdir())):
@@ -199,8 +196,8 @@ def test_names_of_files_do_not_matter(load):
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
-def test_videos_are_found(load, tmp_path, name, caplog):
-    benchmark = load(name, with_videos=True)
+def test_videos_of_all_benchmarks_are_found(load, tmp_path, name, caplog):
+    benchmark = load(name, with_videos=True, strict=True)
     for rows in benchmark.values():
         assert rows.column_names == ["video_id", "video", "captions", "start", "end"]
         for row in rows:
@@ -239,10 +236,6 @@ def test_missing_and_unreadable_videos_are_reported_and_have_no_path(load, tmp_p
     assert rows[1]["reason"] not in ("", "no file")
     with pytest.raises(ValueError, match=f"2 videos are missing .*: {missing} .no file., {broken} .*strict=False"):
         load("msvd", strict=True)
-
-
-def test_strict_loads_a_complete_benchmark(load):
-    assert len(load("vatex", with_videos=True, strict=True)["test"]) == 2
 
 
 def test_the_report_keeps_the_splits_of_earlier_loads(load, tmp_path):
@@ -301,10 +294,9 @@ def test_the_table_is_rebuilt_in_a_moved_folder(load, tmp_path, monkeypatch):
     for name in relative:
         (tmp_path / name).rename(tmp_path / "moved" / name)
     monkeypatch.chdir(tmp_path / "moved")
-    benchmark = load_benchmark("msvd", **relative, lists={"train": Path("annotations", "train_list.txt")})
-    assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
-    benchmark = load_benchmark("msvd", **relative)
-    assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
+    for options in ({"lists": {"train": Path("annotations", "train_list.txt")}}, {}):
+        benchmark = load_benchmark("msvd", **relative, **options)
+        assert all(os.path.exists(path) for rows in benchmark.values() for path in rows["video"])
 
 
 def test_the_table_is_built_once(load, monkeypatch, caplog):
@@ -354,15 +346,12 @@ def test_the_description_lists_the_files_that_were_read(load):
     assert notes[:2] == ["train: 7 videos, while 8,997 are published.", "test: 3 videos, while 1,000 are published."]
 
 
-def test_unpublished_test_ids_are_reported(load, monkeypatch):
+def test_description_compares_test_ids_with_the_published_split(load, monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.EXPECTED", dict.fromkeys(VATEX, (2, None)))
     text = description(load("vatex"))
     assert "test: these 2 ids are not those of the HGR split: do not compare with its figures." in text
-
-
-def test_published_test_ids_are_reported(load, monkeypatch):
     monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_ids(VATEX["test"]), "the HGR split"))
-    assert "(ids: test_list.txt, which are those of the HGR split)" in description(load("vatex"))
+    assert "(ids: test_list.txt, which are those of the HGR split)" in description(load("vatex", splits=["test"]))
 
 
 # Chosen lists, and contradictions
@@ -379,7 +368,7 @@ def test_a_chosen_list_is_used_and_reported(load, tmp_path):
     assert load("vatex", lists={"validation": str(chosen)})["validation"]["video_id"][:] == [VATEX["validation"][1]]
 
 
-def test_two_lists_of_one_split(load):
+def test_two_different_lists_of_a_split_are_refused(load):
     annotations = load.write("vatex")
     (annotations / "test_list_copy.txt").write_text("\n".join(reversed(VATEX["test"])))
     assert len(load("vatex")["test"]) == 2  # equal ids
@@ -389,7 +378,7 @@ def test_two_lists_of_one_split(load):
     assert len(load("vatex", lists={"test": "test_list_copy.txt"})["test"]) == 1
 
 
-def test_two_files_of_captions(load):
+def test_two_different_files_of_captions_are_refused(load):
     annotations = load.write("msvd")
     captions = change_captions(annotations, {})
     spaced = {video_id: [f" {text}" for text in texts] for video_id, texts in captions.items()}
@@ -405,10 +394,8 @@ def test_two_files_of_captions(load):
     ("name", "lists", "message"),
     [
         ("msrvtt_3k", {"train": MSRVTT_7K}, "2 videos are both in train .* and in validation .* The 7k is"),
-        ("msrvtt_3k", {"validation": MSRVTT_OFFICIAL["test"][:1]}, "1 videos are both in validation .* and in test"),
         ("msrvtt_1k", {"train": [*MSRVTT_9K, MSRVTT_1K_TEST[0]]}, "1 videos are both in train .* and in test"),
         ("msrvtt_1k", {"validation": MSRVTT_OFFICIAL["validation"]}, "2 videos are both in train .* in validation"),
-        ("vatex", {"train": VATEX["train"] + VATEX["test"]}, "2 videos are both in train .* and in test"),
         ("didemo", {"train": [DIDEMO_OTHER_NAME]}, "1 videos are both in train .* and in test"),
     ],
 )
@@ -427,7 +414,7 @@ def test_a_leak_is_refused_if_the_test_split_is_not_loaded(load, tmp_path):
         load("msrvtt_1k", lists={"train": str(tmp_path / "mine.txt")}, splits=["train"])
 
 
-def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
+def test_list_of_1k_b_is_refused_for_1k_a(load, tmp_path, monkeypatch):
     annotations = load.write("msrvtt_1k")
     one_k_b = ["video9", "video7012", "video8000"]
     (annotations / "list_miech.txt").write_text("\n".join(one_k_b))
@@ -447,28 +434,23 @@ def test_1k_b_does_not_go_with_1k_a(load, tmp_path, monkeypatch):
     [
         ("msrvtt_1k", {"splits": ["dev"]}, "`splits` names 'dev'; the splits are train, validation, test"),
         ("msrvtt_1k", {"splits": []}, "`splits` is empty"),
-        ("msrvtt_1k", {"lists": {"dev": "list.txt"}}, "`lists` names 'dev'"),
         ("msrvtt_1k", {"lists": {"test": "nowhere.txt"}}, "`lists` names 'nowhere.txt', which is no file"),
         ("msrvtt_1k", {"lists": {"test": "README.md"}}, "`lists` names .*README.md', which is no list of MSR-VTT"),
         ("msrvtt_1k", {"train": "8k"}, "`train` is '8k'; it is '9k' or '7k'"),
         ("msrvtt_1k", {"validation": -1}, "`validation` is -1"),
-        ("msrvtt_1k", {"validation": 0}, "`validation` is 0"),
         ("msrvtt_1k", {"validation": 10}, "`validation` is 10, but there are only 10 training videos"),
         ("msrvtt_1k", {"annotations": ""}, "needs `annotations`"),
         ("msrvtt_1k", {"annotations": "nowhere"}, "`annotations` is 'nowhere', which is no folder"),
-        ("msrvtt_1k", {"videos": "nowhere"}, "'nowhere'"),
         ("msrvtt_1k", {"sede": 1}, "msrvtt_1k has no option 'sede'; did you mean 'seed'"),
         ("didemo", {"merge": "both"}, "`merge` is 'both'; it is 'list' or 'base_id'"),
         # wrong types
         (None, {}, "name of a benchmark is one of .*; got None"),
         ("msvd", {"splits": 3}, "`splits` is 3; it is a list of train, validation, test"),
-        ("msvd", {"splits": [["test"]]}, "`splits` is .*; it is a list of"),
-        ("msvd", {"lists": "test.txt"}, "`lists` is 'test.txt'; it names the file of a split"),
         ("msvd", {"lists": {"test": 3}}, "`lists` is {'test': 3}; it names"),
         ("msrvtt_1k", {"validation": "5"}, "`validation` is '5'; it is a number"),
     ],
 )
-def test_invalid_options(load, name, options, message):
+def test_invalid_options_are_refused(load, name, options, message):
     annotations = load.write(name or "msvd")
     (annotations / "README.md").write_text("[The](annotations) of MSR-VTT")
     with pytest.raises(ValueError, match=message) as error:
@@ -481,23 +463,22 @@ def test_moving_shapes_takes_no_annotations(tmp_path):
         load_benchmark("moving_shapes", videos=tmp_path, annotations=tmp_path)
 
 
-def test_a_cache_that_cannot_be_written(load, tmp_path):
+def test_unwritable_cache_folder_is_an_error(load, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to .*give a folder for the table as `cache_dir`"):
         load("msvd", cache_dir=tmp_path / "file" / "cache")
 
 
-@pytest.mark.parametrize(("name", "other"), [("vatex", "msvd"), ("msvd", "vatex"), ("msrvtt_3k", "didemo")])
-def test_files_of_another_benchmark(load, name, other):
-    load.write(other)
+def test_files_of_another_benchmark_are_an_error(load):
+    load.write("msvd")
     with pytest.raises(ValueError, match="Files of .* in it: none. Ignored: .* is no id of"):
-        load(name)
+        load("vatex")
 
 
-def test_a_folder_without_annotations(load):
-    annotations = load.write("msvd")
-    for file in annotations.iterdir():
-        file.unlink()
+def test_folder_without_annotations_is_an_error(load, tmp_path):
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    (tmp_path / "videos").mkdir()
     (annotations / "picture.png").write_bytes(b"\x89PNG\0\0")
     (annotations / "empty.txt").write_text(" \n")
     (annotations / "notes.csv").write_text("split,video_id,reason\ntest,x,y\n")
@@ -514,8 +495,6 @@ def test_a_folder_without_annotations(load):
         ('{"clip_id": "a", "text": "b"}\n{"clip_id": \n', "captions_msvd.json .broken JSON at line 2: "),
         ("[" * 100_000, "captions_msvd.json .*nested too deeply"),
         ('{"-4wsuPCjDBc_5_15": [["a", "man"], 3]}', "captions_msvd.json .a caption that is a int, not text"),
-        ('{"-4wsuPCjDBc_5_15": ["a", 0]}', "captions_msvd.json .a caption that is a int, not text"),
-        ('{"-4wsuPCjDBc_5_15": 1.5}', "captions_msvd.json .a caption that is a float, not text"),
         ('[{"text": "a"}]', "captions_msvd.json .records without a video id"),
         ('[{"clip_id": "-4wsuPCjDBc_5_15"}]', "captions_msvd.json .records without captions"),
         ("[1, 2]", "captions_msvd.json .JSON of no known structure"),
@@ -527,7 +506,7 @@ def test_a_folder_without_annotations(load):
         ('[{"clip_id": "-4wsuPCjDBc_5_15", "text": "a", "text": "b"}]', "line 1: the key 'text' comes again"),
     ],
 )
-def test_broken_captions(load, content, message):
+def test_broken_captions_are_an_error(load, content, message):
     annotations = load.write("msvd")
     (annotations / "captions_msvd.json").write_text(content)
     with pytest.raises(ValueError, match=message) as error:
@@ -535,17 +514,17 @@ def test_broken_captions(load, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_repeated_keys_in_a_file_that_is_no_annotation_file(load):
+def test_repeated_keys_in_other_files_are_ignored(load):
     (load.write("msvd") / "settings.json").write_text('{"size": "1", "size": "2"}')
     assert len(load("msvd")["test"]) == len(MSVD["test"])
 
 
-@pytest.mark.parametrize("wrong", ["../secret", "a/b", "/etc/passwd", "..", "C:\\x", "video_1", "-4wsuPCjDBc"])
-def test_wrong_ids(load, wrong):
+def test_invalid_ids_are_an_error(load):
     annotations = load.write("msvd")
-    (annotations / "train_list.txt").write_text("\n".join([MSVD["train"][0], wrong, *MSVD["train"][1:]]))
-    with pytest.raises(ValueError, match="train_list.txt, line 2: .* is no id of MSVD, such as '-4wsuPCjDBc_5_15'"):
-        load("msvd")
+    for wrong in ("../secret", "a/b", "/etc/passwd", "..", "C:\\x", "video_1", "-4wsuPCjDBc"):
+        (annotations / "train_list.txt").write_text("\n".join([MSVD["train"][0], wrong, *MSVD["train"][1:]]))
+        with pytest.raises(ValueError, match="train_list.txt, line 2: .* is no id of MSVD, such as '-4wsu"):
+            load("msvd")
 
 
 @pytest.mark.parametrize(
@@ -555,14 +534,14 @@ def test_wrong_ids(load, wrong):
         ('video_id,sentence\nvideo7020,"a man\nvideo7012,b', "line 3: broken CSV"),
     ],
 )
-def test_broken_csv(load, content, message):
+def test_broken_csv_is_an_error(load, content, message):
     annotations = load.write("msrvtt_1k")
     (annotations / "MSRVTT_JSFUSION_test.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
         load("msrvtt_1k")
 
 
-def test_a_broken_line_among_ids_and_captions(load):
+def test_broken_line_of_ids_and_captions_is_an_error(load):
     annotations = load.write("msvd", "text")
     with open(annotations / "AllVideoDescriptions.txt", "a") as file:
         file.write("\n-4wsuPCjDBc_5_15")
@@ -570,7 +549,7 @@ def test_a_broken_line_among_ids_and_captions(load):
         load("msvd")
 
 
-def test_bytes_that_are_not_utf8(load):
+def test_files_that_are_not_utf8_are_an_error(load):
     annotations = load.write("msvd", "corpus_csv")
     lines = (annotations / "corpus.csv").read_bytes().split(b"\r\n")
     lines[3] = lines[3].replace(b"person", b"p\xe9rson")
@@ -597,31 +576,23 @@ def test_a_repeated_query_is_kept_once(load):
     assert "test: 1 repeated ids of MSRVTT_JSFUSION_test.csv" in description(benchmark)
 
 
-def test_a_video_without_captions(load):
+def test_videos_without_captions_and_empty_lists_are_an_error(load):
     annotations = load.write("msvd")
     change_captions(annotations, {MSVD["test"][1]: [" ", None]})
     with pytest.raises(ValueError, match="no caption of 1 of the 3 test videos, such as 'zzit5b_-ukg_5_20'"):
         load("msvd")
-
-
-def test_an_empty_list_is_ignored(load):
-    annotations = load.write("msvd")
     (annotations / "test_list.txt").write_text("\n")
     with pytest.raises(ValueError, match="no list of the test videos.*test_list.txt .empty."):
         load("msvd")
 
 
-@pytest.mark.parametrize("without", ["query", "choice out of range"])
-def test_1k_a_without_its_queries(load, without):
-    annotations = load.write("msrvtt_1k", "jsfusion_pickle")
-    choices = annotations / "jsfusion_val_caption_idx.pkl"
-    if without == "query":
-        choices.unlink()
-        message = "no query of a test video; put MSRVTT_JSFUSION_test.csv there"
-    else:
-        choices.write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 3)))
-        message = "caption 3 of 'video7020' is chosen, which has 3"
-    with pytest.raises(ValueError, match=message):
+def test_1k_a_without_valid_queries_is_an_error(load):
+    choices = load.write("msrvtt_1k", "jsfusion_pickle") / "jsfusion_val_caption_idx.pkl"
+    choices.write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 3)))
+    with pytest.raises(ValueError, match="caption 3 of 'video7020' is chosen, which has 3"):
+        load("msrvtt_1k")
+    choices.unlink()
+    with pytest.raises(ValueError, match="no query of a test video; put MSRVTT_JSFUSION_test.csv there"):
         load("msrvtt_1k")
 
 
@@ -633,21 +604,21 @@ class Hostile:
         return (os.mkdir, (str(self.marker),))
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_executes_no_code(load, tmp_path, protocol):
+def test_reading_a_pickle_executes_no_code(load, tmp_path):
     annotations = load.write("msvd")
     (annotations / "captions_msvd.json").unlink()
     content = {MSVD["test"][0]: [["a"]], "x": Hostile(tmp_path / "executed")}
-    (annotations / "raw-captions.pkl").write_bytes(pickle.dumps(content, protocol))
-    with pytest.raises(ValueError, match=r"it holds \w+.mkdir; if you trust its origin, convert it: .*json.dump"):
-        load("msvd")
-    assert not (tmp_path / "executed").exists()
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (annotations / "raw-captions.pkl").write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(ValueError, match=r"it holds \w+.mkdir; if you trust its origin, convert it: .*json.dump"):
+            load("msvd")
+        assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"\x80\x04", b"\x80\x04]\x94(K\x01", b"\x80\x04\x95\xff\xff", b"(dp0\nS'a"])
-def test_a_broken_pickle(tmp_path, content):
-    (tmp_path / "raw-captions.pkl").write_bytes(content)
-    annotations = Annotations(tmp_path, "MSVD", ".*", "x")
-    assert annotations.files == []
-    with pytest.raises(UnknownFormatError, match="a pickle, of which only"):
-        annotations.read(tmp_path / "raw-captions.pkl")
+def test_broken_pickles_are_an_error(tmp_path):
+    for content in (b"\x80\x04", b"\x80\x04]\x94(K\x01", b"\x80\x04\x95\xff\xff", b"(dp0\nS'a"):
+        (tmp_path / "raw-captions.pkl").write_bytes(content)
+        annotations = Annotations(tmp_path, "MSVD", ".*", "x")
+        assert annotations.files == []
+        with pytest.raises(UnknownFormatError, match="a pickle, of which only"):
+            annotations.read(tmp_path / "raw-captions.pkl")
