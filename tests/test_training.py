@@ -1,4 +1,4 @@
-"""Recipes, parameter groups, samples, and a short run of the loop."""
+"""Test recipes, parameter groups, the tokenizer, and short training runs."""
 
 import json
 import subprocess
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import yaml
 
 from modeling_pig import PigForRetrieval, PigProcessor
 from modeling_pig.training.loop import train
@@ -22,7 +20,7 @@ DEMO = ROOT / "configuration/recipes/moving_shapes.yaml"
 
 
 def tiny_run(videos: Path, *more: str) -> list[str]:
-    """Overrides that make the demo's recipe a matter of seconds."""
+    """Return overrides with which the demo's recipe trains a tiny model in seconds."""
     sizes = "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}"
     return [
         f"data.videos={videos}",
@@ -41,7 +39,7 @@ def tiny_run(videos: Path, *more: str) -> list[str]:
 
 
 def validations(run: Path) -> list[dict]:
-    """The lines of a run's figures that hold an evaluation."""
+    """Return the validation records of a run."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if "validation" in record]
 
@@ -54,12 +52,7 @@ def videos(tmp_path_factory) -> Path:
 # recipes
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configuration/recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_repository_is_read(path):
-    assert Recipe.from_yaml(path).data.benchmark
-
-
-def test_a_saved_recipe_is_the_same_recipe(tmp_path):
+def test_saved_recipe_equals_the_recipe(tmp_path):
     recipe = Recipe.from_yaml(DEMO, ["optimizer.learning_rate=3e-6", "training.epochs=7"])
     assert recipe.optimizer.learning_rate == 3e-6  # which YAML 1.1 takes for a string
     assert recipe.training.epochs == 7
@@ -73,38 +66,33 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path):
         ("training.epoch=3", "unknown key training.epoch: did you mean training.epochs?"),
         ("optimiser.eps=1", "unknown key optimiser: did you mean optimizer?"),
         ("training.batch_size=1", "training.batch_size: .*2.*got 1"),
-        ("training.epochs=many", "training.epochs: .*integer.*'many'"),
         ("training.mixed_precision=fp8", "training.mixed_precision: .*'bf16'.*'fp8'"),
-        ("optimizer.learning_rate=0", "optimizer.learning_rate: .*greater than 0"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: .*less than inf"),
-        ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm: .*greater than 0"),
         ("training.epochs=[", "is not YAML: put it in quotes"),
         ("model.config=null", "set model.config to the shape of the model"),
         ("model.config=missing.json", "missing.json, cannot be read: No such file"),
-        ("epochs=3", "An override is section.key=value"),
-        ("training.epochs", "An override is section.key=value"),
+        ("training.epochs", "Got the override 'training.epochs'; expected section.key=value, for example"),
         ("data.videos.x=3", "'videos', which is not a section"),
     ],
 )
-def test_impossible_recipes_are_refused_in_one_line(override, message):
+def test_invalid_recipes_are_refused_in_one_line(override, message):
     with pytest.raises(ValueError, match=message) as caught:
         Recipe.from_yaml(DEMO, [override])
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("", "no sections"), ("- a", "no sections")])
-def test_files_that_are_no_recipe(tmp_path, text, message):
-    (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        Recipe.from_yaml(tmp_path / "recipe.yaml")
+def test_invalid_recipe_files_are_refused(tmp_path):
+    for text, message in {
+        "a: [": "is not YAML",
+        "": "no sections",
+        "- a": "no sections",
+        "data: {benchmark: moving_shapes}": "data.videos: Field required",
+    }.items():
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Recipe.from_yaml(tmp_path / "recipe.yaml")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         Recipe.from_yaml(tmp_path / "missing.yaml")
-
-
-def test_a_recipe_without_data_is_refused(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"benchmark": "moving_shapes"}}))
-    with pytest.raises(ValueError, match="data.videos: Field required"):
-        Recipe.from_yaml(tmp_path / "recipe.yaml")
 
 
 # parts
@@ -125,7 +113,7 @@ def test_weight_decay_spares_biases_norms_and_logit_scale(make_model):
     assert plain_names == expected
 
 
-def test_frequent_words_are_one_token_each_and_the_same_captions_give_the_same_tokenizer():
+def test_tokenizer_has_a_token_per_frequent_word_and_is_reproducible():
     captions = [["a red circle moves left", "a Red ring, it's red"], ["a blue circle spins", "12 circles"]]
     tokenizer, again = (train_tokenizer(captions, vocab_size=800) for _ in range(2))
     assert tokenizer.get_vocab() == again.get_vocab()
@@ -137,7 +125,7 @@ def test_frequent_words_are_one_token_each_and_the_same_captions_give_the_same_t
         train_tokenizer(captions, vocab_size=500)
 
 
-def test_a_model_from_scratch_reads_words_that_no_caption_had():
+def test_tokenizer_of_a_new_model_encodes_words_that_no_caption_has():
     recipe = Recipe.from_yaml(DEMO)
     model, processor = build_model(recipe.model, [["a red circle"]])
     tokenizer, config = processor.tokenizer, model.config.text_config
@@ -152,7 +140,7 @@ def test_a_model_from_scratch_reads_words_that_no_caption_had():
 # runs
 
 
-def test_a_run_writes_a_model_that_loads_and_says_what_it_was(videos, tmp_path):
+def test_run_writes_its_recipe_metrics_and_a_model_that_loads(videos, tmp_path):
     recipe = Recipe.from_yaml(DEMO, tiny_run(videos))
     best = train(recipe, tmp_path / "run")
     assert Recipe.from_yaml(tmp_path / "run/recipe.yaml") == recipe
@@ -166,16 +154,8 @@ def test_a_run_writes_a_model_that_loads_and_says_what_it_was(videos, tmp_path):
         train(recipe, tmp_path / "run")
 
 
-def test_the_same_recipe_gives_the_same_weights(videos, tmp_path):
-    weights = []
-    for name in ("one", "two"):
-        train(Recipe.from_yaml(DEMO, tiny_run(videos, "training.epochs=1")), tmp_path / name)
-        weights.append(PigForRetrieval.from_pretrained(tmp_path / name / "model").state_dict())
-    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
-
-
-def test_a_few_steps_learn(videos, tmp_path):
-    """Eight videos, seen sixty times, are told apart."""
+def test_short_run_learns(videos, tmp_path):
+    """Train on 16 videos for 30 epochs."""
     settings = ["data.options={train: 16, validation: 16, test: 6, seed: 0}", "training.epochs=30"]
     settings += ["evaluation.every_epochs=30", "optimizer.learning_rate=3e-3", f"data.videos={tmp_path / 'videos'}"]
     train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
@@ -183,24 +163,17 @@ def test_a_few_steps_learn(videos, tmp_path):
     assert record["retrieval"] < 0.7 * 2 * np.log(8)  # chance is 2 log 8
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("model.overrides={framework: three_tower}", "three_tower"),
-        ("training.batch_size=64", "16 training videos do not fill one batch of 64"),
-        ("data.benchmark=moving_shape", "did you mean 'moving_shapes'"),
-    ],
-)
-def test_the_script_refuses_in_one_line_and_writes_nothing(videos, tmp_path, override, message):
+def test_script_reports_errors_in_one_line_and_writes_no_model(videos, tmp_path):
     command = [sys.executable, "examples/train.py", "--recipe", str(DEMO), "--output", str(tmp_path / "run")]
-    done = subprocess.run([*command, *tiny_run(videos), override], cwd=ROOT, capture_output=True, text=True)
+    command += tiny_run(videos, "training.batch_size=64")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1]
+    assert "16 training videos do not fill one batch of 64" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run/model").exists()
 
 
-def test_an_error_that_nobody_catches_ends_the_process(videos, tmp_path):
-    """Its traceback holds on to the workers, who ignore the signal by which an interpreter ends them."""
+def test_uncaught_error_ends_the_process_despite_workers(videos, tmp_path):
+    """The traceback keeps references to data loader workers, which ignore the signal that ends them at exit."""
     code = f"""
 from modeling_pig.training import loop
 from modeling_pig.training.recipe import Recipe
