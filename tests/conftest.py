@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor, video_decoding_pig
 from modeling_pig.benchmarks.moving_shapes import make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video
 from modeling_pig.training.tokenizer import train_tokenizer
@@ -99,6 +99,21 @@ def batch(make_config) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
+def count_decoded(monkeypatch):
+    """Return a list that collects the timestamp of each decoded frame."""
+    decoded = []
+    iterate_frames = video_decoding_pig._iterate_frames
+
+    def iterate_and_count(*args):
+        for frame in iterate_frames(*args):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
+    return decoded
+
+
+@pytest.fixture
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -115,9 +130,15 @@ def shape_videos(tmp_path_factory) -> list[Path]:
     return paths
 
 
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """Return the folder into which training draws the videos of `moving_shapes`. Tests must not change the videos."""
+    return tmp_path_factory.mktemp("moving_shapes") / "videos"
+
+
 @pytest.fixture
 def video_folder(shape_videos, tmp_path) -> Path:
-    """A folder of five videos."""
+    """Return a folder of five videos."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for path in shape_videos:
@@ -127,7 +148,7 @@ def video_folder(shape_videos, tmp_path) -> Path:
 
 @pytest.fixture
 def pig(tmp_path, monkeypatch):
-    """Run a `pig` command in a temporary folder; return exit status, standard output and standard error."""
+    """Return a function that runs a `pig` command in a temporary folder: exit status, standard output and error."""
     from typer.testing import CliRunner
 
     from modeling_pig.cli import app
@@ -145,7 +166,7 @@ def pig(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(pig, video_folder, model_folder) -> str:
-    """An index of the five videos."""
+    """Return the path of an index of the five videos."""
     status, _, error = pig("index", video_folder, "--model", model_folder, "--index", "v.lance")
     assert status == 0, error
     return "v.lance"

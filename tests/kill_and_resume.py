@@ -1,9 +1,9 @@
-"""Kills training at random moments, resumes it, and compares the final weights with those of a run left in peace.
+"""Kill training at random moments, resume it, and compare the final weights with those of an uninterrupted run.
 
 python tests/kill_and_resume.py --kills 50 --processes 2 --folder FOLDER
 
-The kill is SIGKILL to every process of the run at once, as when a machine goes down: at a random moment after a random
-number of steps, or while a checkpoint is being written.
+The signal is SIGKILL, sent to all processes of the run at once: at a random moment after a random number of steps, or
+while a checkpoint is written.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def training_command(recipe: Path, output: Path, overrides: list[str], num_proce
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
-    """Starts a training with processes of its own group, that can be killed together."""
+    """Start a training in a separate process group, whose processes can be killed together."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment, cwd=ROOT)
@@ -41,7 +41,7 @@ def num_lines(file: Path) -> int:
 
 
 def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -> str | None:
-    """Runs a training and kills it; says when. None if it ended before that."""
+    """Run a training, kill it, and return the moment of the kill; `None` if the run ended before."""
     process = start(command, log)
     metrics, checkpoints = output / "metrics.jsonl", output / "checkpoints"
     in_checkpoint = rng.random() < 0.5
@@ -51,7 +51,7 @@ def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -
         if in_checkpoint:
             is_time = any(checkpoints.glob(".step_*.part"))
         else:
-            # The file is cut when a run starts: what counts are the lines that this one adds.
+            # A resumed run first truncates the file: count the lines that this run adds.
             lines = num_lines(metrics)
             first_lines = lines if first_lines is None or lines < first_lines else first_lines
             is_time = lines >= first_lines + steps_before_kill
@@ -67,7 +67,7 @@ def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -
 
 
 def train_with_kills(command: list[str], output: Path, num_kills: int, seed: int) -> list[str]:
-    """Kills and resumes a training `num_kills` times at most, then lets it end. Returns when it was killed."""
+    """Kill and resume a training at most `num_kills` times, then let it end. Return the moments of the kills."""
     rng = random.Random(seed)
     log = output.with_suffix(".log")
     kills = []
@@ -87,7 +87,7 @@ def run_to_the_end(command: list[str], output: Path) -> None:
 
 
 def differing_weights(one: Path, other: Path) -> list[str]:
-    """Tensors of the best model and of the last checkpoint that differ in any bit between two run folders."""
+    """List tensors of the best model and the last checkpoint that differ in any bit between two run folders."""
     different = []
     for pattern in ("model/model.safetensors", "checkpoints/*/model.safetensors"):
         first, second = (load_file(sorted(run.glob(pattern))[-1]) for run in (one, other))
@@ -108,7 +108,7 @@ def main() -> None:
     from tests.test_training import tiny_run
 
     args.folder.mkdir(parents=True, exist_ok=True)
-    steps = args.kills * 4  # enough of them that it is not over before it was killed so often
+    steps = args.kills * 4  # so many that the run does not end before the last kill
     overrides = tiny_run(
         args.folder / "videos",
         f"training.epochs={steps // 2}",

@@ -8,7 +8,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 
-from modeling_pig.stores.conditions import FIELDS, parse_where, to_milvus, to_sql
+from modeling_pig.stores.conditions import FIELDS, parse_where, to_sql
 
 
 ROWS = [
@@ -52,6 +52,7 @@ CONDITIONS = [
     "path not like '%.mov'",
     "size not in (0, 7, 1e2)",
     "duration not between 1 and 100",
+    "name in ('it''s 5%.mp4', 'b\n[x].mov')",
     "start is null",
     "start is not null and end <= 30",
     "not (duration < 60 or size = 7)",
@@ -135,11 +136,3 @@ def test_depth_and_length_of_conditions_are_limited(table):
     assert find_paths(table, long) == set()
     with pytest.raises(ValueError, match="characters: expected at most"):
         parse_where(long + " or end<2" * 100)
-
-
-def test_expression_for_milvus():
-    text = "not duration < 60 and (path like '%\"x\"%' or name in ('it''s', 'a\nb\\c')) and start is null and size = 1"
-    assert to_milvus(parse_where(text)) == (
-        r'(not (duration < 60.0)) and ((path like "%\"x\"%") or (name in ["it' + r"'s" + r'", "a\nb\\c"])) '
-        "and (start is null) and (size == 1)"
-    )

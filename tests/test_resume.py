@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or find the disk full: nothing is lost, the weights are the same to the bit."""
+"""Test that runs which are killed, interrupted or find the disk full resume, with bit-identical weights."""
 
 import json
 import os
@@ -18,18 +18,13 @@ from .kill_and_resume import differing_weights, run_to_the_end, start, train_wit
 from .test_training import DEMO, tiny_run, validations
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("shapes") / "videos"
-
-
 def short_run(videos: Path, *more: str) -> list[str]:
     settings = ["training.checkpoint_every_steps=3", "training.log_every_steps=1", "evaluation.test=false"]
     return tiny_run(videos, *settings, "evaluation.every_epochs=4", "training.epochs=8", *more)
 
 
 @pytest.mark.parametrize(("num_processes", "num_kills"), [(1, 2), (2, 1)])
-def test_a_run_that_is_killed_and_resumed_gives_the_same_weights(videos, tmp_path, num_processes, num_kills):
+def test_killed_run_resumes_bit_identically(videos, tmp_path, num_processes, num_kills):
     overrides = short_run(videos, "data.num_workers=1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_to_the_end(training_command(DEMO, whole, overrides, num_processes), whole)
@@ -40,10 +35,10 @@ def test_a_run_that_is_killed_and_resumed_gives_the_same_weights(videos, tmp_pat
     assert steps == [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert validations(killed) == validations(whole)
     assert json.loads((whole / "environment.json").read_text())[0]["num_processes"] == num_processes
-    assert len(list((killed / "checkpoints").iterdir())) == 2  # the limit; nothing that was begun is left
+    assert len(list((killed / "checkpoints").iterdir())) == 2  # the limit, without partial checkpoints
 
 
-def test_a_run_that_is_told_to_stop_saves_and_says_so_with_its_exit_status(videos, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_sets_the_exit_status(videos, tmp_path):
     run = tmp_path / "run"
     overrides = short_run(videos, "training.checkpoint_every_steps=1000", "training.epochs=200")
     process = start(training_command(DEMO, run, overrides), tmp_path / "log")
@@ -52,12 +47,12 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so_with_its_exit_status(video
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == EXIT_INTERRUPTED
-    checkpoint = max((run / "checkpoints").glob("step_*"))  # that of an epoch may be there as well
+    checkpoint = max((run / "checkpoints").glob("step_*"))  # the epoch's checkpoint may exist too
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert f"Stopped by a signal at step {step}" in (tmp_path / "log").read_text()
 
 
-def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
+def test_interrupted_run_in_python_resumes_bit_identically(videos, tmp_path, monkeypatch):
     recipe = Recipe.from_yaml(DEMO, short_run(videos))
     handler = signal.getsignal(signal.SIGINT)
     save = Checkpoints.save
@@ -87,11 +82,9 @@ def test_an_interruption_in_python_and_resuming(videos, tmp_path, monkeypatch):
         r["validation"] for r in validations(tmp_path / "run")
     ]
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
-    with pytest.raises(ValueError, match="already holds a trained model"):
-        train(recipe, tmp_path / "run")
 
 
-def test_a_full_disk_costs_the_checkpoint_that_did_not_fit_and_no_other(videos, tmp_path, monkeypatch, caplog):
+def test_full_disk_loses_only_the_checkpoint_that_does_not_fit(videos, tmp_path, monkeypatch, caplog):
     save = Checkpoints.save
 
     def save_with_little_room(self, progress: Progress) -> bool:
@@ -114,7 +107,7 @@ def test_a_full_disk_costs_the_checkpoint_that_did_not_fit_and_no_other(videos, 
     assert sorted(folder.name for folder in (tmp_path / "run/checkpoints").iterdir())[-1] == "step_00000008_evaluated"
 
 
-def test_a_resume_with_another_number_of_processes_is_refused(videos, tmp_path):
+def test_resuming_with_another_number_of_processes_is_refused(videos, tmp_path):
     overrides = short_run(videos, "training.epochs=2", "training.seed=5")
     run_to_the_end(training_command(DEMO, tmp_path / "run", overrides), tmp_path / "run")
     (tmp_path / "run/.finished").unlink()
@@ -124,7 +117,7 @@ def test_a_resume_with_another_number_of_processes_is_refused(videos, tmp_path):
     assert "was written by 1 processes, and this run has 2" in done.stderr
 
 
-def test_a_best_model_that_was_being_replaced_is_put_back(videos, tmp_path):
+def test_interrupted_replacement_of_the_best_model_is_undone(videos, tmp_path):
     recipe = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=2"))
     train(recipe, tmp_path / "run")
     (tmp_path / "run/.finished").unlink()
@@ -133,21 +126,21 @@ def test_a_best_model_that_was_being_replaced_is_put_back(videos, tmp_path):
     assert (tmp_path / "run/model/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("damaged", ["model.safetensors", "optimizer.bin", "progress.json"])
-def test_a_damaged_checkpoint_is_named_with_what_to_do(videos, tmp_path, damaged):
+def test_damaged_checkpoint_raises_an_error_with_advice(videos, tmp_path):
     recipe = Recipe.from_yaml(DEMO, short_run(videos, "training.epochs=2"))
     train(recipe, tmp_path / "run")
     (tmp_path / "run/.finished").unlink()
     newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
-    content = (newest / damaged).read_bytes()
-    (newest / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(
-        ValueError, match=f"{newest.name} is damaged: remove it, and --resume uses the previous checkpoint"
-    ):
-        train(recipe, tmp_path / "run", resume=True)
+    message = f"{newest.name} is damaged: remove it, and --resume uses the previous checkpoint"
+    for damaged in ("model.safetensors", "optimizer.bin", "progress.json"):
+        content = (newest / damaged).read_bytes()
+        (newest / damaged).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=message):
+            train(recipe, tmp_path / "run", resume=True)
+        (newest / damaged).write_bytes(content)
 
 
-def test_two_trainings_do_not_share_a_run_folder(videos, tmp_path):
+def test_run_folder_of_another_process_is_refused(videos, tmp_path):
     run = tmp_path / "run"
     overrides = short_run(videos, "training.epochs=200")
     process = start(training_command(DEMO, run, overrides), tmp_path / "log")

@@ -88,23 +88,15 @@ def test_one_pass_decodes_the_same_frames_as_single_calls(tmp_path, frames, name
             assert read_numbers(decoded) == metadata.frames_indices
 
 
-def test_a_file_is_decoded_once_and_only_as_far_as_needed(tmp_path, frames, monkeypatch):
+def test_a_file_is_decoded_once_and_only_as_far_as_needed(tmp_path, frames, monkeypatch, count_decoded):
     path = write_video(tmp_path / "long.mp4", frames, options={"g": "1000"})
-    decoded, opened = [], []
-    iterate, open_video = video_decoding_pig._iterate_frames, video_decoding_pig._open_video
-
-    def iterate_and_count(*args):
-        for frame in iterate(*args):
-            decoded.append(frame)
-            yield frame
-
-    monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
+    opened, open_video = [], video_decoding_pig._open_video
     monkeypatch.setattr(video_decoding_pig, "_open_video", lambda *args: opened.append(args) or open_video(*args))
     clips = decode_segments(path, 4, Segmentation(1).split)
     next(clips)
-    assert len(decoded) == 25  # frames of the first segment only
+    assert len(count_decoded) == 25  # frames of the first segment only
     for number, _ in enumerate(clips, start=2):
-        assert len(decoded) == 25 * number
+        assert len(count_decoded) == 25 * number
     assert number == 8 and len(opened) == 2  # once for the packets, once for the frames
 
 

@@ -44,11 +44,6 @@ def validations(run: Path) -> list[dict]:
     return [record for record in records if "validation" in record]
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("shapes") / "videos"
-
-
 # recipes
 
 

@@ -121,7 +121,7 @@ def test_missing_folder_is_an_error(tmp_path):
 # fingerprint
 
 
-def test_fingerprint_changes_with_the_videos_only(folder, make):
+def test_fingerprint_changes_with_the_videos_only(folder, make, tmp_path):
     make("a/x.mp4", "y/000001.jpg")
     seen = {VideoFiles(folder).fingerprint}
 
@@ -146,13 +146,7 @@ def test_fingerprint_changes_with_the_videos_only(folder, make):
     assert has_changed()
     shutil.rmtree(folder / "y")
     assert has_changed()
-
-
-def test_fingerprint_does_not_depend_on_the_path_of_the_folder(folder, make, tmp_path):
-    make("x.mp4")
-    before = VideoFiles(folder).fingerprint
-    folder.rename(tmp_path / "moved")
-    assert VideoFiles(tmp_path / "moved").fingerprint == before
+    assert VideoFiles(folder.rename(tmp_path / "moved")).fingerprint in seen
 
 
 # unreadable videos
