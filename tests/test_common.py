@@ -1,7 +1,6 @@
 """Common tests of transformers models, for the three frameworks, `PigTextModel` and `PigVideoModel`."""
 
 import copy
-import pickle
 import shutil
 
 import numpy as np
@@ -12,9 +11,10 @@ from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
 
 
 FRAMEWORKS = ["hybrid", "two_tower", "single_tower"]
-VIDEO_CLASSES = [PigForRetrieval, PigVideoModel]
+# `PigVideoModel` builds the same video tower as `PigForRetrieval`: one framework is enough.
 ALL_MODELS = [
-    *((model_class, framework) for model_class in VIDEO_CLASSES for framework in FRAMEWORKS),
+    *((PigForRetrieval, framework) for framework in FRAMEWORKS),
+    (PigVideoModel, "hybrid"),
     (PigTextModel, "two_tower"),
 ]
 
@@ -91,23 +91,6 @@ def test_loading_an_empty_state_dict_initialises_all_weights(make, model_class, 
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_deep_copies_give_the_same_outputs(make, batch, model_class, framework):
-    model = make(model_class, framework)
-    inputs = inputs_of(model_class, batch)
-    with torch.inference_mode():
-        assert_same_outputs(copy.deepcopy(model)(**inputs), model(**inputs), atol=1e-6)
-
-
-@pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_outputs_can_be_pickled(make, batch, model_class, framework):
-    with torch.no_grad():
-        outputs = make(model_class, framework)(**inputs_of(model_class, batch))
-    again = pickle.loads(pickle.dumps(outputs))
-    assert type(again) is type(outputs) and again.keys() == outputs.keys()
-    assert_same_outputs(again, outputs, atol=0)
-
-
-@pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
 def test_eager_equals_sdpa(make, batch, model_class, framework):
     model = make(model_class, framework)
     inputs = inputs_of(model_class, batch)
@@ -169,12 +152,11 @@ def test_training_steps_reduce_the_loss(make, batch, framework):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_half_precision_is_close_to_float32(make, batch, tmp_path, model_class, framework, dtype):
+def test_half_precision_is_close_to_float32(make, batch, tmp_path, model_class, framework):
     model = make(model_class, framework)
     model.save_pretrained(tmp_path)
-    half = model_class.from_pretrained(tmp_path, dtype=dtype)
+    half = model_class.from_pretrained(tmp_path, dtype=torch.bfloat16)
     in_float32 = {name for name, parameter in half.named_parameters() if parameter.dtype == torch.float32}
     assert in_float32 == ({"logit_scale"} if model_class is PigForRetrieval else set())
     inputs = inputs_of(model_class, batch)
@@ -215,32 +197,21 @@ def test_video_model_exports(make, batch, framework):
         )
 
 
-def text_shapes() -> dict:
-    batch_size, tokens = torch.export.Dim("batch", min=1, max=512), torch.export.Dim("tokens", min=2, max=77)
-    return {name: {0: batch_size, 1: tokens} for name in ("input_ids", "attention_mask")}
-
-
 def other_texts(model: PigTextModel) -> dict[str, torch.Tensor]:
-    """Return texts whose number and length differ from those of the export."""
+    """Return a batch whose number and length of texts differ from the exported batch."""
     input_ids = torch.full((4, 6), 5)
     input_ids[:, -1] = model.config.eos_token_id
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
-def test_text_model_exports_for_any_batch_and_length(make, batch):
-    model = make(PigTextModel, "two_tower")
-    program = torch.export.export(model, (), inputs_of(PigTextModel, batch), dynamic_shapes=text_shapes())
-    more = other_texts(model)
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(**more).text_embeds, model(**more).text_embeds)
-
-
-def test_text_model_runs_in_onnxruntime(make, batch, tmp_path):
+def test_text_model_runs_in_onnxruntime_for_any_batch_and_length(make, batch, tmp_path):
     import onnxruntime
 
     model = make(PigTextModel, "two_tower")
     inputs = inputs_of(PigTextModel, batch)
-    program = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=text_shapes(), dynamo=True, verbose=False)
+    batch_size, tokens = torch.export.Dim("batch", min=1, max=512), torch.export.Dim("tokens", min=2, max=77)
+    shapes = dict.fromkeys(inputs, {0: batch_size, 1: tokens})
+    program = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=shapes, dynamo=True, verbose=False)
     program.save(tmp_path / "text.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "text.onnx")
     for texts in (inputs, other_texts(model)):
@@ -250,10 +221,9 @@ def test_text_model_runs_in_onnxruntime(make, batch, tmp_path):
         np.testing.assert_allclose(seen, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("num_frames", [1, 3, 12, 64])
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_clips_of_1_to_64_frames(make, framework, num_frames):
-    model = make(PigForRetrieval, framework, generator_max_position_embeddings=96)
+@pytest.mark.parametrize("num_frames", [1, 64])
+def test_clips_of_1_and_64_frames(make, num_frames):
+    model = make(PigForRetrieval, "hybrid", generator_max_position_embeddings=96)
     with torch.inference_mode():
         features = model.get_video_features(torch.randn(1, num_frames, 3, 32, 32))
     assert features.context_embeds.shape == (1, 4 + num_frames, 32)
@@ -265,14 +235,6 @@ def test_selector_takes_all_patches_of_a_short_clip(make, caplog):
     features = model.get_video_features(torch.randn(2, 1, 3, 32, 32))
     assert features.selected_patches.sort().values.tolist() == [list(range(16))] * 2
     assert "num_selected_patches is 40, but a clip of 1 frames has only 16 patches" in caplog.text
-
-
-def test_hidden_states_of_both_towers(make, batch):
-    outputs = make(PigForRetrieval, "hybrid")(**batch, output_hidden_states=True)
-    for features in (outputs.text_model_output, outputs.vision_model_output):
-        assert len(features.hidden_states) == 3
-    assert outputs.text_model_output.hidden_states[0].shape == (3, 9, 32)
-    assert outputs.vision_model_output.hidden_states[0].shape == (3, 4 + 4 * 17, 48)
 
 
 def test_inputs_on_another_device_are_rejected(make, batch):
