@@ -114,8 +114,8 @@ def test_outputs_without_the_package_are_identical(model_folder, shape_videos, t
         assert torch.equal(found[name], value), name
 
 
-def test_exported_files(model_folder, tmp_path):
-    """Code and weights are copies, other files are kept, and the installed package loads the model without trust."""
+def test_an_export_holds_code_weights_and_other_files(model_folder, tmp_path):
+    """Code and weights are copies, other files are kept, and the installed package loads it without trust."""
     source = shutil.copytree(model_folder, tmp_path / "model")
     (source / "README.md").write_text("a model card")
     (source / ".eval_results").mkdir()
