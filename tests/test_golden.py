@@ -1,4 +1,4 @@
-"""Outputs, losses and gradients of converted checkpoints equal those of the authors' code (tests/golden)."""
+"""Test that outputs, losses and gradients of converted checkpoints equal those of the authors' code (tests/golden)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Losses in closed form, in blocks, and over processes, which train as one process with the total batch."""
+"""Test losses in closed form, in blocks, and over processes, which train like one process with the total batch."""
 
 import math
 
@@ -9,7 +9,6 @@ from modeling_pig import loss_pig
 from modeling_pig.loss_pig import (
     compute_logits,
     contrastive_loss,
-    gather_with_gradient,
     global_contrastive_loss,
     reconstruction_loss,
 )
@@ -17,24 +16,15 @@ from modeling_pig.loss_pig import (
 from .training_worker import (
     CASES,
     assert_same_training,
-    blocks_of,
-    direct,
     share_embeds,
     tiny_batch,
     tiny_model,
     torchrun,
-    train,
 )
 
 
-@pytest.mark.parametrize("batch_size", [2, 7])
-def test_equal_logits_give_two_log_b(batch_size):
-    loss = contrastive_loss(torch.full((batch_size, batch_size), 3.0))
-    assert loss.item() == pytest.approx(2 * math.log(batch_size), rel=1e-6)
-
-
-def test_loss_is_zero_if_matching_pairs_score_far_above_all_others():
-    assert contrastive_loss(100 * torch.eye(5)).item() == pytest.approx(0, abs=1e-6)
+def test_equal_logits_give_two_log_b():
+    assert contrastive_loss(torch.full((7, 7), 3.0)).item() == pytest.approx(2 * math.log(7), rel=1e-6)
 
 
 def test_contrastive_loss_of_two_pairs():
@@ -43,24 +33,11 @@ def test_contrastive_loss_of_two_pairs():
     assert contrastive_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_contrastive_loss_sums_both_directions():
-    logits = torch.tensor([[0.0, 5.0], [0.0, 5.0]])  # every text prefers video 1
-    rows = (math.log(1 + math.e**5) - 0 + math.log(1 + math.e**5) - 5) / 2
-    columns = math.log(2)
-    assert contrastive_loss(logits).item() == pytest.approx(rows + columns, rel=1e-6)
-
-
-@pytest.mark.parametrize(("angle", "expected"), [(0, 0.0), (60, 1.0), (90, 2.0), (180, 4.0)])
+@pytest.mark.parametrize(("angle", "expected"), [(60, 1.0), (180, 4.0)])
 def test_reconstruction_loss_by_angle(angle, expected):
     text = torch.tensor([[3.0, 0.0]])
     pseudo_query = 0.5 * torch.tensor([[math.cos(math.radians(angle)), math.sin(math.radians(angle))]])
     assert reconstruction_loss(pseudo_query, text).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_reconstruction_loss_has_gradients_for_both_sides():
-    pseudo_query, text = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
-    reconstruction_loss(pseudo_query, text).backward()
-    assert pseudo_query.grad.abs().sum() > 0 and text.grad.abs().sum() > 0
 
 
 def test_identical_captions_are_not_negatives():
@@ -81,24 +58,15 @@ def test_a_batch_of_identical_captions_has_no_loss():
     assert loss.item() == 0 and not logits.grad.any()
 
 
-def test_ids_of_different_captions_do_not_change_the_loss(make_model, batch):
-    model = make_model().train()
-    torch.manual_seed(0)
-    plain = model(**batch, return_loss=True).loss
-    torch.manual_seed(0)
-    assert torch.equal(plain, model(**batch, return_loss=True, caption_ids=torch.tensor([5, 0, 3])).loss)
-
-
-@pytest.mark.parametrize("shape", [(2,), (3, 1)])
-def test_caption_ids_of_a_wrong_shape_are_rejected(make_model, batch, shape):
+def test_caption_ids_of_a_wrong_shape_are_rejected(make_model, batch):
     with pytest.raises(ValueError, match=r"caption_ids has shape .*\(3,\)"):
-        make_model()(**batch, return_loss=True, caption_ids=torch.zeros(shape, dtype=torch.long))
+        make_model()(**batch, return_loss=True, caption_ids=torch.zeros(2, dtype=torch.long))
 
 
 # blocks
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("num_context_tokens", [0, 3])
 def test_loss_in_blocks_equals_contrastive_loss_in_bounded_memory(monkeypatch, rows, num_context_tokens):
     torch.manual_seed(0)
@@ -139,13 +107,6 @@ def test_logits_in_blocks_equal_all_logits(monkeypatch):
     assert rows == [2, 2, 1]
 
 
-def test_training_in_blocks_equals_training_with_the_whole_matrix():
-    for case in ("two_tower, in blocks", "single_tower, in blocks"):
-        with blocks_of(16):
-            results = [{case: train(tiny_model(CASES[case][0]), case, direct)}]
-        assert_same_training(results, case, rtol=1e-10)
-
-
 # embeddings instead of inputs
 
 
@@ -180,10 +141,10 @@ def results(request, tmp_path_factory) -> list[dict]:
     return torchrun(request.param, "direct", tmp_path_factory.mktemp("run") / "results.pt")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_ddp_processes_train_as_one_process_with_the_total_batch(results, case):
+def test_ddp_processes_train_like_one_process_with_the_total_batch(results):
     """Compare losses and gradients of three steps, the last with unequal batch sizes, and the final weights."""
-    assert_same_training(results, case, rtol=1e-6)
+    for case in CASES:
+        assert_same_training(results, case, rtol=1e-6)
 
 
 def test_losses_and_gradients_over_processes_equal_those_of_one_process(results):
@@ -202,8 +163,3 @@ def test_losses_and_gradients_over_processes_equal_those_of_one_process(results)
         for number, expected in enumerate((texts.grad, videos.grad)):
             seen = torch.cat([share[key][number] for share in shares]) / len(results)
             torch.testing.assert_close(seen, expected, atol=1e-15, rtol=1e-6)
-
-
-def test_gathering_in_one_process_returns_the_input():
-    embeds = torch.randn(3, 4)
-    assert gather_with_gradient(embeds) is embeds

@@ -1,4 +1,4 @@
-"""The picture of the ranks: the curves are the record's, chance is chance, and nothing lies over anything."""
+"""Test the figure of ranks: its curves equal the record and the random baseline, and no texts overlap."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from modeling_pig.visualization.ranks import draw_ranks
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    """Draws the ranks of a model in a gallery of so many videos; returns the figure as it was saved."""
+    """Return a function that draws the ranks of a model in a gallery of `num_videos`, and returns the saved figure."""
     figures = []
     save = Figure.savefig
 
@@ -37,7 +37,7 @@ def draw(tmp_path, monkeypatch):
     return draw
 
 
-def test_both_directions_and_chance(draw):
+def test_both_directions_and_random_order_are_drawn(draw):
     figure = draw(300, missing=3)
     (axes,) = figure.axes
     text_to_video, video_to_text, chance = axes.lines
@@ -52,7 +52,7 @@ def test_both_directions_and_chance(draw):
     assert labels == ["text-to-video", "video-to-text", "random order"]
 
 
-def test_dual_softmax_is_dashed_and_named(draw):
+def test_dual_softmax_is_dashed_and_in_the_legend(draw):
     names = ["text_to_video", "video_to_text", "text_to_video_dual_softmax", "video_to_text_dual_softmax"]
     lines = draw(300, names).axes[0].lines
     assert [line.get_label() for line in lines][2] == "text-to-video, dual softmax"
@@ -60,9 +60,10 @@ def test_dual_softmax_is_dashed_and_named(draw):
     assert lines[0].get_color() == lines[2].get_color() != lines[1].get_color() == lines[3].get_color()
 
 
-@pytest.mark.parametrize("num_videos", [1, 2, 300, 2990, 5_000, 10_000, 1_000_000])
-@pytest.mark.parametrize("dual_softmax", [False, True])
-def test_no_label_lies_over_another(draw, num_videos, dual_softmax):
+@pytest.mark.parametrize(
+    ("num_videos", "dual_softmax"), [(1, True), (2, False), (300, True), (2990, False), (10_000, True), (10**6, False)]
+)
+def test_labels_do_not_overlap(draw, num_videos, dual_softmax):
     names = ["text_to_video", "video_to_text"]
     names += [f"{name}_dual_softmax" for name in names] if dual_softmax else []
     figure = draw(num_videos, names)

@@ -1,5 +1,5 @@
-"""Every recipe, model size and launch profile of the repository: it is read, it has the shapes that it claims, and it
-trains on a stand-in of its benchmark."""
+"""Test all recipes, model sizes and launch profiles of the repository: fields, shapes, and training on stand-ins of
+the benchmarks."""
 
 import json
 import os
@@ -34,24 +34,19 @@ def name_of(path: Path) -> str:
     return path.stem
 
 
-def test_there_is_a_recipe_for_each_benchmark_of_the_paper():
+def test_each_benchmark_of_the_paper_has_a_recipe():
     named = {Recipe.from_yaml(path).data.benchmark for path in RECIPES}
     assert named == {"moving_shapes", "msrvtt_1k", "msrvtt_3k", "msvd", "vatex", "didemo"}
 
 
 @pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
-def test_recipes_of_benchmarks_are_the_published_one(path):
+def test_recipes_of_benchmarks_equal_the_paper_and_give_its_shapes(path):
+    """Build model and processor in full size, without memory or weights."""
     recipe = Recipe.from_yaml(path)
     assert recipe.optimizer.learning_rate == 3e-6 and recipe.optimizer.betas == (0.9, 0.98)
     assert recipe.training.batch_size == (88 if "patch16" in recipe.model.clip else 128)
     assert recipe.training.epochs == 100 and recipe.training.warmup_ratio == 0.01
     assert recipe.data.max_text_tokens == 50
-
-
-@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
-def test_the_shapes_of_a_recipe(path):
-    """Model and processor of the full size, without memory or weights."""
-    recipe = Recipe.from_yaml(path)
     size = recipe.model.clip.removeprefix("openai/clip-")
     shape = json.loads((ROOT / f"configuration/models/{size}.json").read_text())
     shape["vision_config"] |= recipe.model.overrides
@@ -70,7 +65,7 @@ def test_the_shapes_of_a_recipe(path):
     assert model.config.vision_config.num_patches == num_patches
 
 
-def test_a_model_size_is_what_starting_from_that_clip_gives():
+def test_model_size_equals_the_configuration_from_clip():
     """ViT-B/32 in OpenAI's configuration, with its wrong token ids."""
     from transformers import CLIPConfig
 
@@ -85,8 +80,8 @@ def test_a_model_size_is_what_starting_from_that_clip_gives():
     assert seen == expected
 
 
-@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=name_of)
-def test_a_recipe_trains_on_a_stand_in_of_its_benchmark(path, tmp_path):
+@pytest.mark.parametrize("path", [path for path in OF_BENCHMARKS if "patch16" not in path.stem], ids=name_of)
+def test_recipe_trains_on_a_stand_in_of_its_benchmark(path, tmp_path):
     recipe = Recipe.from_yaml(path)
     getattr(benchmark_stand_ins, f"write_{recipe.data.benchmark}")(tmp_path)
     small = [
@@ -112,34 +107,21 @@ def test_a_recipe_trains_on_a_stand_in_of_its_benchmark(path, tmp_path):
 # launch profiles
 
 
-def test_there_is_a_profile_for_each_kind_of_machine():
-    assert [path.stem for path in PROFILES] == [
-        "cpu",
-        "cpu_processes",
-        "fsdp2",
-        "multi_gpu",
-        "multi_node",
-        "one_gpu",
-    ]
+def test_profiles_have_valid_fields():
+    assert [path.stem for path in PROFILES] == ["cpu", "cpu_processes", "fsdp2", "multi_gpu", "multi_node", "one_gpu"]
+    for path in PROFILES:
+        config = load_config_from_file(str(path))  # refuses unknown keys
+        fields = yaml.safe_load(path.read_text())
+        assert config.num_processes == fields["num_processes"]
+        assert "mixed_precision" not in fields  # set by the recipe
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=name_of)
-def test_profiles_hold_what_accelerate_knows(path):
-    config = load_config_from_file(str(path))  # refuses unknown keys
-    fields = yaml.safe_load(path.read_text())
-    assert config.num_processes == fields["num_processes"]
-    assert "mixed_precision" not in fields  # the recipe says
-
-
-def test_the_sharding_profile_is_what_accelerate_makes_a_plugin_of(monkeypatch):
+def test_fsdp2_profile_configures_the_plugin(monkeypatch):
     from accelerate import FullyShardedDataParallelPlugin
 
-    for name, value in yaml.safe_load((ROOT / "configuration/accelerate/fsdp2.yaml").read_text())[
-        "fsdp_config"
-    ].items():
-        monkeypatch.setenv(
-            name.upper().replace("LAYER_CLS_TO_WRAP", "CLS_TO_WRAP"), str(value)
-        )  # as the launcher does
+    profile = yaml.safe_load((ROOT / "configuration/accelerate/fsdp2.yaml").read_text())
+    for name, value in profile["fsdp_config"].items():  # as the launcher does
+        monkeypatch.setenv(name.upper().replace("LAYER_CLS_TO_WRAP", "CLS_TO_WRAP"), str(value))
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
     assert str(plugin.state_dict_type).endswith("SHARDED_STATE_DICT")
@@ -150,12 +132,12 @@ def test_the_sharding_profile_is_what_accelerate_makes_a_plugin_of(monkeypatch):
     assert set(plugin.transformer_cls_names_to_wrap) <= names
 
 
-@pytest.mark.parametrize(("profile", "num_processes"), [("cpu", 1), ("one_gpu", 1), ("cpu_processes", 2)])
-def test_profiles_that_can_run_on_a_cpu_train(profile, num_processes, tmp_path):
+@pytest.mark.parametrize(("profile", "num_processes"), [("cpu", 1), ("cpu_processes", 2)])
+def test_cpu_profiles_train(profile, num_processes, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(ROOT / f"configuration/accelerate/{profile}.yaml")]
     if num_processes > 1:
-        command += ["--main_process_port", "0"]  # any that is free
+        command += ["--main_process_port", "0"]  # any free port
     script = ["examples/train.py", "--recipe", str(DEMO), "--output", str(tmp_path / "run")]
     overrides = tiny_run(tmp_path / "videos", "training.epochs=1", "evaluation.test=false")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -167,8 +149,8 @@ def test_profiles_that_can_run_on_a_cpu_train(profile, num_processes, tmp_path):
     PigForRetrieval.from_pretrained(tmp_path / "run/model")
 
 
-def test_a_sharded_model_trains_as_copies_do_and_resumes(tmp_path):
-    """FSDP2 over two processes: the same weights as DDP, checkpoints in parts, the best model in one."""
+def test_sharded_model_trains_like_copies_and_resumes(tmp_path):
+    """Compare FSDP2 over two processes with DDP: equal weights, sharded checkpoints, one best model."""
     settings = ["evaluation.test=false", "training.checkpoint_every_steps=1", "training.save_total_limit=10"]
     overrides = tiny_run(tmp_path / "videos", *settings)
 
@@ -184,14 +166,14 @@ def test_a_sharded_model_trains_as_copies_do_and_resumes(tmp_path):
     sharded = tmp_path / "sharded"
     launch(["tests/fsdp_worker.py", str(DEMO), str(sharded)], "sharded")
     parts = sorted((sharded / "checkpoints/step_00000003/pytorch_model_fsdp_0").glob("*.distcp"))
-    assert len(parts) == 2  # one a process
+    assert len(parts) == 2  # one per process
     first = load_file(sharded / "model/model.safetensors")
     for name, expected in load_file(copies / "model/model.safetensors").items():
         assert torch.allclose(first[name], expected, atol=1e-5), name
 
     (sharded / ".finished").unlink()
     shutil.rmtree(sharded / "model")
-    for checkpoint in sorted((sharded / "checkpoints").iterdir())[1:]:  # as if it had been killed after step 1
+    for checkpoint in sorted((sharded / "checkpoints").iterdir())[1:]:  # like a kill after step 1
         shutil.rmtree(checkpoint)
     launch(["tests/fsdp_worker.py", str(DEMO), str(sharded)], "sharded")
     again = load_file(sharded / "model/model.safetensors")

@@ -17,7 +17,7 @@ from .test_index import INFO, RECORD, contents
 
 @pytest.fixture
 def index(tmp_path):
-    """An index of whole files and segments, written in several calls; each field is set in some entry."""
+    """Return an index of whole files and segments, written in several calls; each field is set in some entry."""
     index = VideoIndex(tmp_path / "v.lance", INFO)
     entries = [VideoEntry(f"/v/it's\n{i}.mp4", duration=i / 3, size=i, modified=2**60 + i) for i in range(30)]
     segments = [VideoEntry("/v/long.mp4", 0.1 * i, 0.1 * i + 30, 90.0, content_hash="00ff") for i in range(25)]
