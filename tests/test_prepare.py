@@ -38,7 +38,7 @@ BENCHMARK = {"name": "moving_shapes", **SIZES, "num_threads": 2, "progress": Fal
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """Videos of a tiny moving_shapes. Tests must not change them."""
+    """Return the videos of a tiny `moving_shapes`. Tests must not change the videos."""
     folder = tmp_path_factory.mktemp("drawn") / "videos"
     prepare_benchmark(videos=folder, output=folder.parent / "manifest", **BENCHMARK)
     return folder
@@ -46,45 +46,45 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def videos(drawn, tmp_path) -> Path:
-    """A copy of the drawn videos."""
+    """Return a copy of the drawn videos."""
     return shutil.copytree(drawn, tmp_path / "videos")
 
 
 @pytest.fixture
 def output(tmp_path) -> Path:
-    """Folder to prepare into; does not exist."""
+    """Return the path of an output folder that does not exist."""
     return tmp_path / "out"
 
 
 @pytest.fixture
 def prepare(videos, output):
-    """Prepare the copy of the drawn videos."""
+    """Return a function that prepares the copy of the drawn videos."""
     return partial(prepare_benchmark, videos=videos, output=output, **BENCHMARK)
 
 
 @pytest.fixture
 def didemo(tmp_path) -> Path:
-    """A stand-in of DiDeMo: its first test video is a folder of frames, and the files have other extensions."""
+    """Write a stand-in of DiDeMo: its first test video is a folder of frames, and files have other extensions."""
     write_didemo(tmp_path / "didemo")
     return tmp_path / "didemo"
 
 
 @pytest.fixture
 def prepare_didemo(didemo, output):
-    """Prepare the stand-in of DiDeMo."""
+    """Return a function that prepares the stand-in of DiDeMo."""
     folders = {"annotations": didemo / "annotations", "videos": didemo / "videos"}
     return partial(prepare_benchmark, "didemo", output=output, progress=False, **folders)
 
 
 @pytest.fixture
 def pig_prepare(pig, videos):
-    """Run `pig prepare` on the copy of the drawn videos, with other arguments at the end."""
+    """Return a function that runs `pig prepare` on the copy of the drawn videos with further arguments."""
     return partial(pig, "prepare", "moving_shapes", *OPTIONS, "--videos", videos, "--output", "out")
 
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """A video of 5 numbered frames."""
+    """Return a video of 5 numbered frames."""
     return write_video(tmp_path / "in.mp4", numbered_frames(5))
 
 
