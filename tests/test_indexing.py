@@ -1,4 +1,4 @@
-"""Test updating an index: new, changed and deleted files, interrupted runs, and several processes."""
+"""Updating an index: new, changed and deleted files, interrupted runs, and several processes."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def model_and_processor(model_folder):
 
 @pytest.fixture
 def folder(shape_videos, tmp_path) -> Path:
-    """A folder with five videos."""
+    """Return a folder with five videos."""
     return shutil.copytree(shape_videos[0].parent, tmp_path / "videos")
 
 
@@ -46,7 +46,7 @@ def index(model_folder, tmp_path) -> VideoIndex:
 
 @pytest.fixture
 def update(model_and_processor, index, folder):
-    """A function that indexes the folder; its arguments are those of `index_videos`."""
+    """Return a function that indexes the folder with options of `index_videos`."""
 
     def run(**options) -> IndexingReport:
         return index_videos(*model_and_processor, index, folder, **options)
@@ -68,16 +68,14 @@ def copy_videos(folder: Path, count: int) -> None:
 # --- encoding files
 
 
-@pytest.mark.parametrize("num_threads", [1, 3])
-def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, shape_videos, tmp_path, num_threads):
+def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, shape_videos, tmp_path):
     model, processor = model_and_processor
     long = write_video(tmp_path / "long.mp4", numbered_frames(100))
     (tmp_path / "broken.mp4").write_bytes(b"junk")
     paths = [str(path) for path in [*shape_videos, long, tmp_path / "broken.mp4"]]
     failures: list = []
-    files = list(
-        encode_files(model, processor, paths, failures, Segmentation(0.5).split, batch_size=3, num_threads=num_threads)
-    )
+    split = Segmentation(0.5).split
+    files = list(encode_files(model, processor, paths, failures, split, batch_size=3, num_threads=3))
     assert [failure.path for failure in failures] == paths[-1:]
     assert sorted(file.path for file in files) == sorted(paths[:-1])
     for file in files:
@@ -93,7 +91,7 @@ def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, sh
             assert entry.duration == metadata.duration and entry.size == os.path.getsize(entry.path)
 
 
-def test_a_long_file_is_never_in_memory_as_a_whole(model_and_processor, tmp_path, monkeypatch):
+def test_decoded_segments_in_memory_are_bounded(model_and_processor, tmp_path, monkeypatch):
     """The number of decoded segments that wait to be encoded is bounded, for a file of 40 segments."""
     model, processor = model_and_processor
     path = write_video(tmp_path / "long.mp4", numbered_frames(400))
@@ -130,7 +128,7 @@ def test_closing_encode_files_ends_its_threads(model_and_processor, shape_videos
     assert threading.active_count() == before
 
 
-def test_an_error_in_a_thread_is_raised(model_and_processor, shape_videos, monkeypatch):
+def test_errors_in_decoding_threads_are_raised(model_and_processor, shape_videos, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError
 
@@ -161,7 +159,9 @@ def test_new_changed_unchanged_and_deleted_files(update, index, folder):
 
 def test_changes_are_detected_by_hash(update, index, folder):
     paths = sorted(folder.iterdir())
-    assert counts(update(by_hash=True)) == (5, 0, 0)
+    assert counts(update()) == (5, 0, 0)
+    assert counts(update(by_hash=True)) == (0, 0, 5)  # adds the missing hashes
+    assert all(len(state.content_hash) == 64 for state in index.files().values())
     os.utime(paths[0], ns=(0, 1))  # the same content
     status = paths[1].stat()
     content = bytearray(paths[1].read_bytes())
@@ -172,12 +172,6 @@ def test_changes_are_detected_by_hash(update, index, folder):
     assert index.files()[str(paths[0])].modified == 1  # the time was updated without encoding the file
     assert counts(update()) == (0, 0, 5)
     assert len(index) == 5
-
-
-def test_missing_hashes_are_added(update, index):
-    update()
-    assert counts(update(by_hash=True)) == (0, 0, 5)
-    assert all(len(state.content_hash) == 64 for state in index.files().values())
 
 
 def test_only_files_in_the_index_are_hashed_for_comparison(update, folder, monkeypatch):
@@ -222,15 +216,6 @@ def test_changes_of_folders_of_frames_are_detected_by_hash(update, folder):
     shutil.copy(frames / "000001.jpg", frames / "000004.jpg")  # does not change the time of the folder
     assert counts(update()) == (0, 0, 6)
     assert counts(update(by_hash=True)) == (0, 1, 5)
-
-
-def test_a_changed_file_loses_its_previous_segments(update, index, folder):
-    path = sorted(folder.iterdir())[0]
-    update(segmentation=Segmentation(0.5))
-    assert len(index) == 20
-    write_video(path, numbered_frames(25))
-    update(segmentation=Segmentation(0.5))
-    assert [entry.end for entry, _ in index.get(str(path))] == [0.5, 1.0] and len(index) == 18
 
 
 # --- files that change while they are read
@@ -312,7 +297,7 @@ def wait_until_written(index: Path, processes: list) -> None:
         time.sleep(0.01)
 
 
-def test_kills_lose_and_duplicate_nothing(folder, model_folder, tmp_path):
+def test_killed_runs_lose_and_duplicate_no_entries(folder, model_folder, tmp_path):
     copy_videos(folder, 16)
     kills = index_with_kills(folder, model_folder, tmp_path / "p.lance", num_kills=2)
     assert kills
@@ -334,7 +319,7 @@ def test_ctrl_c_keeps_the_indexed_files(folder, command, tmp_path):
     assert 0 < num_indexed == len(VideoIndex(tmp_path / "p.lance").files()) < 500
 
 
-def test_two_runs_at_the_same_time(folder, command, tmp_path):
+def test_two_concurrent_runs_index_each_video_once(folder, command, tmp_path):
     copy_videos(folder, 20)
     logs = [tmp_path / "log0", tmp_path / "log1"]
     processes = [start_pig(*command, "--batch-size", 2, log=log) for log in logs]
@@ -347,7 +332,7 @@ def test_two_runs_at_the_same_time(folder, command, tmp_path):
 
 @pytest.fixture
 def run_two(command, tmp_path, free_port):
-    """A function that runs the command in two processes, like torchrun; it returns their exit statuses and outputs."""
+    """Return a function that runs the command in two processes, like torchrun, and returns statuses and outputs."""
 
     def run(meanwhile=lambda processes: None, **options_of_second) -> list[tuple[int, str]]:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
