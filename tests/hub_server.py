@@ -619,7 +619,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path) -> Iterator[LocalHub]:
-    """A Hub whose client in this process is `ada`, who may write to `org`; the cache is in `tmp_path / "home"`."""
+    """Start a Hub; user `ada` of this process may write to `org`, and the cache is in `tmp_path / "home"`."""
     with LocalHub() as hub:
         token = hub.add_user("ada", TOKEN, organizations=["org"])
         with hub.connected(tmp_path / "home", token):
@@ -628,7 +628,7 @@ def hub(tmp_path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def run_pig() -> Callable[..., str]:
-    """A function that runs a `pig` command, and returns its output or its error line; neither may hold `TOKEN`."""
+    """Return a function that runs a `pig` command and returns its output or error line, without `TOKEN`."""
 
     def run(*arguments: Any) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -1,4 +1,4 @@
-"""The server of the app over real connections: search, videos, explanations, uploads, and rejected requests."""
+"""The app server over real connections: search, videos, explanations, uploads, and rejected requests."""
 
 import base64
 import io
@@ -109,7 +109,7 @@ def running(service: SearchService, **options) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def videos(shape_videos, tmp_path_factory) -> list[Path]:
-    """The five videos; the name of the first is HTML."""
+    """Return the five videos; the first file name is HTML."""
     folder = tmp_path_factory.mktemp("app videos")
     names = [HOSTILE_NAME, *(path.name for path in shape_videos[1:])]
     for path, name in zip(shape_videos, names, strict=True):
@@ -163,7 +163,7 @@ def started_upload(client: Client, content: bytes = b"", length: int = 100_000) 
 
 @pytest.fixture
 def no_files_left(temporary_folder) -> Iterator[Path]:
-    """The folder for temporary files, which must be empty after the test."""
+    """Return the folder for temporary files; check after the test that no file is left or open."""
     yield temporary_folder
     assert not list(temporary_folder.iterdir()) and not open_files(temporary_folder)
 
@@ -226,7 +226,7 @@ def test_results_equal_those_of_the_searcher(client, service, videos):
         ({"k": "²"}, "from 1 to 96"),
     ],
 )
-def test_invalid_searches(client, parameters, part):
+def test_invalid_searches_are_rejected(client, parameters, part):
     assert part in client.json("/search", 400, **{"text": "a star", **parameters})["error"]
 
 
@@ -374,7 +374,7 @@ def test_ids_do_not_reveal_the_path(client, service):
 # --- explanations
 
 
-def test_explanation_of_a_file(client, service, videos, model_folder, temporary_folder):
+def test_explanation_equals_explain_video(client, service, videos, model_folder, temporary_folder):
     (found,) = client.search(where=f"name = '{videos[1].name}'")
     response = client.json("/why", id=found["id"], text="a red circle moves left")
     kind, _, data = response["picture"].partition(",")
@@ -393,8 +393,7 @@ def test_explanation_of_a_file(client, service, videos, model_folder, temporary_
     assert "empty" in client.json("/why", 400, id=found["id"], text="")["error"]
 
 
-def test_explanation_of_a_segment(client, videos):
-    """Only the segment is explained: the explanation has the score of the result."""
+def test_explanation_of_a_segment_has_the_score_of_its_result(client, videos):
     (first,) = client.search(where=f"name = '{videos[4].name}'", text="a star")
     for segment in (first, *first["others"]):
         response = client.json("/why", id=segment["id"], text="a star")
@@ -427,7 +426,7 @@ def test_explanations_beyond_the_limit_are_rejected(service, monkeypatch):
         assert [future.result().status for future in waiting] == [200, 200]
 
 
-def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_path):
+def test_a_model_without_pseudo_query_explains_without_captions(shape_videos, make_model, processor, tmp_path):
     make_model(framework="two_tower").save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     make_index(tmp_path / "v.lance", str(tmp_path / "model"), [VideoSegment(str(shape_videos[0]))])
@@ -441,7 +440,7 @@ def test_a_model_without_pseudo_query(shape_videos, make_model, processor, tmp_p
 # --- uploading
 
 
-def test_videos_like_an_uploaded_one(client, service, videos, no_files_left):
+def test_an_upload_finds_similar_videos(client, service, videos, no_files_left):
     *stages, last = client.upload(videos[2].read_bytes(), k=3)
     assert {"stage": "Encoding the video"} in stages
     assert [result["name"] for result in last["results"]][0] == videos[2].name and len(last["results"]) == 3
@@ -452,7 +451,7 @@ def test_videos_like_an_uploaded_one(client, service, videos, no_files_left):
     assert response.status == 400 and "column" in json.loads(response.body)["error"]
 
 
-def test_captions_that_fit_an_uploaded_video(client, service, videos, model_folder, monkeypatch):
+def test_an_upload_finds_the_captions_nearest_to_it(client, service, videos, model_folder, monkeypatch):
     captions = client.upload(videos[3].read_bytes(), want="captions", k=4)[-1]["captions"]
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     scores = [explain_video(model, processor, videos[3], caption).score for caption in CAPTIONS]
@@ -463,7 +462,7 @@ def test_captions_that_fit_an_uploaded_video(client, service, videos, model_fold
     assert "--captions" in client.upload(videos[0].read_bytes(), want="captions")[-1]["error"]
 
 
-def test_segments_of_a_long_upload(service, videos, monkeypatch):
+def test_long_uploads_are_split_into_at_most_64_segments(service, videos, monkeypatch):
     segmentation = UploadSegmentation()
     for duration in (None, 10.0, 61.0, 1919.0):
         assert segmentation.split(duration) == Segmentation().split(duration)

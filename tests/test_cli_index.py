@@ -154,7 +154,7 @@ def test_delete_removes_the_entries_of_files(pig, index, video_folder, tmp_path)
 # failed files
 
 
-def test_broken_files_are_listed_and_skipped(index_folder, video_folder, tmp_path):
+def test_damaged_files_are_listed_and_skipped(index_folder, video_folder, tmp_path):
     (video_folder / "junk.mp4").write_bytes(b"junk" * 100)
     (video_folder / "empty.mp4").touch()
     (video_folder / "folder.mp4").mkdir()
@@ -218,7 +218,7 @@ def test_prune_keeps_the_files_of_an_unmounted_disk(index_folder, video_folder, 
         assert (status, output) == (3, summary(unchanged=3, failed=2) + kept + HOLDS_FIVE)
 
 
-def test_a_folder_of_broken_files_creates_no_index(pig, model_folder, tmp_path):
+def test_a_folder_of_damaged_files_creates_no_index(pig, model_folder, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/junk.mp4").write_bytes(b"junk")
     result = pig("index", "bad", "--model", model_folder, "--index", "v.lance")
@@ -267,7 +267,7 @@ def test_an_emptied_folder_does_not_empty_the_index(index_folder, index, video_f
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
-def test_paths_that_cannot_be_written(pig, video_folder, model_folder, tmp_path):
+def test_unwritable_paths_are_errors(pig, video_folder, model_folder, tmp_path):
     command = ("index", video_folder, "--model", model_folder)
     assert_one_line_error(pig(*command, "--index", "/proc/v.lance"), "/proc/v.lance")
     assert_one_line_error(pig(*command, "--index", "v.lance", "--report", "/proc/failed.csv"), "/proc/failed.csv")
@@ -295,12 +295,12 @@ def test_a_full_disk_keeps_the_index(index_folder, index, video_folder, monkeypa
         (["--device", "toaster"], "no device 'toaster'"),
     ],
 )
-def test_invalid_options(index_folder, tmp_path, options, message):
+def test_invalid_options_are_errors(index_folder, tmp_path, options, message):
     assert_one_line_error(index_folder(*options), message)
     assert not (tmp_path / "v.lance").exists()
 
 
-def test_missing_indexes(pig, video_folder, model_folder):
+def test_missing_indexes_are_refused(pig, video_folder, model_folder):
     for command in (["export", "--output", "v.parquet"], ["list"], ["delete", video_folder]):
         assert_one_line_error(pig(*command, "--index", "none.lance"), "no index none.lance")
     assert_one_line_error(pig("import", "v.parquet", "--index", "none.lance"), "no file v.parquet")

@@ -87,7 +87,7 @@ def test_a_damaged_index_is_refused(pig, index):
 
 @pytest.fixture
 def segment_index(index) -> str:
-    """An index of the five videos and of a longer video with three segments."""
+    """Return an index of the five videos and of a longer video with three segments."""
     store = VideoIndex(index)
     embeddings = np.eye(3, store.info.embedding_dim, dtype=np.float32)
     store.upsert([VideoEntry("/v/long.mp4", 30.0 * n, 30.0 * n + 30, 90.0) for n in range(3)], embeddings)
@@ -232,11 +232,11 @@ def test_search_needs_no_videos(pig, index, video_folder, tmp_path):
 
 
 @pytest.mark.parametrize("queries", [(), ("a", "--video", "v.mp4"), ("", "--queries", "s.txt")])
-def test_exactly_one_kind_of_query(pig, index, queries):
+def test_exactly_one_kind_of_query_is_required(pig, index, queries):
     assert_one_line_error(pig("search", *queries, "--index", index), "exactly one of: a sentence, --queries")
 
 
-def test_queries_that_cannot_be_read(pig, index, tmp_path):
+def test_unreadable_query_files_are_errors(pig, index, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
     problems = {"empty.txt": "holds no queries", "binary.txt": "not UTF-8", "none.txt": "none.txt: No such file"}
@@ -244,7 +244,7 @@ def test_queries_that_cannot_be_read(pig, index, tmp_path):
         assert_one_line_error(pig("search", "--queries", name, "--index", index), name, part)
 
 
-def test_a_video_that_cannot_be_read(pig, index, tmp_path):
+def test_an_unreadable_query_video_is_an_error(pig, index, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     assert_one_line_error(pig("search", "--video", "junk.mp4", "--index", index), "junk.mp4: not a video file")
     assert_one_line_error(pig("search", "--video", "none.mp4", "--index", index), "none.mp4: no such file")
@@ -262,7 +262,7 @@ def test_a_video_that_cannot_be_read(pig, index, tmp_path):
         (["a", "--json", "--csv", "-"], "standard output takes one format"),
     ],
 )
-def test_invalid_arguments(pig, index, arguments, message):
+def test_invalid_arguments_are_errors(pig, index, arguments, message):
     before = contents(index)
     assert_one_line_error(pig("search", *arguments, "--index", index), message)
     assert contents(index) == before

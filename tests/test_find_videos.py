@@ -100,7 +100,7 @@ def test_broken_links_are_failures(tmp_path):
 
 
 def test_videos_behind_broken_links_do_not_count_as_deleted(tmp_path):
-    """The links may point to a disk that is not mounted."""
+    """A broken link may point to a disk that is not mounted."""
     touch(tmp_path, "a.mp4", "sub/a.mp4")
     (tmp_path / "b.mp4").symlink_to("/nowhere/x.mp4")
     (tmp_path / "disk").symlink_to("/nowhere")
@@ -195,7 +195,7 @@ def test_unreadable_folders_are_failures(tmp_path, monkeypatch):
         find_videos(closed)
 
 
-def test_covered_paths(tmp_path):
+def test_covers_paths_inside_the_sources_only(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mkv")
     found = find_videos([tmp_path / "a", tmp_path / "b/*.mp4"])
     covered = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]

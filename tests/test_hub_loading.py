@@ -101,7 +101,7 @@ def test_cached_models_load_offline(uploaded, hub, tmp_path, model_folder, other
 
 
 def test_a_separate_process_reads_the_hub_from_its_environment(uploaded, hub, tmp_path, model_folder):
-    """The Hub is set by environment variables; this process then loads offline from the cache of the other."""
+    """This process then loads offline from the cache of the other process."""
     done = hub.run(LOAD, NAME, home=tmp_path / "user")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == model_fingerprint(model_folder)
@@ -111,7 +111,7 @@ def test_a_separate_process_reads_the_hub_from_its_environment(uploaded, hub, tm
 
 
 def test_an_unavailable_hub_needs_a_cache(uploaded, hub, tmp_path, model_folder):
-    """With a cache, the model loads; without, the message names the connection and not the model."""
+    """Without a cache, the message names the connection and not the model."""
     load_pretrained(PigForRetrieval, NAME)
     hub.fail(next=999, status=503)
     model, _ = load_pretrained(PigForRetrieval, NAME)
@@ -182,7 +182,7 @@ def test_a_failed_download_resumes_in_a_later_load(hub, other_folder, model_fold
 
 @pytest.mark.parametrize("where", ["folder", "hub"])
 def test_pickled_weights_are_never_read(hub, tmp_path, model_folder, monkeypatch, where):
-    """A model whose weights are a pickle only is rejected before unpickling."""
+    """A model with pickled weights only is rejected before unpickling."""
     folder = shutil.copytree(model_folder, tmp_path / "pickle")
     (folder / "model.safetensors").unlink()
     torch.save(PigForRetrieval.from_pretrained(model_folder).state_dict(), folder / "pytorch_model.bin")

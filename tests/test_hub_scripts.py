@@ -147,7 +147,7 @@ def test_second_release_equals_weights_set_by_hand(first_release, second_release
     assert not trained & {"generator.bos_embedding", "generator.eos_embedding", "generator.text_projection.weight"}
 
 
-def test_second_release_reads_the_ends_of_a_clip_with_the_early_token_ids(second_release, clip_config):
+def test_second_release_corrects_the_token_ids_of_early_clip_checkpoints(second_release, clip_config):
     clip_config.text_config.bos_token_id, clip_config.text_config.eos_token_id = 0, 2
     table = second_release[f"{GENERATOR}embeddings.token_embedding.weight"]
     config, state = convert_state_dict(second_release, clip_config, num_selected_patches=5)
@@ -206,7 +206,7 @@ def test_restore_file_in_half_precision(first_release, tmp_path):
             assert torch.equal(state[our_name(name)], value.float()), name
 
 
-def test_weights_that_do_not_fit_are_named_and_nothing_is_written(first_release, tmp_path, run_pig):
+def test_unexpected_weights_are_named_and_nothing_is_written(first_release, tmp_path, run_pig):
     del first_release["fusioner.cross_attn.k_proj.bias"]
     del first_release["encoder.clipmodel.vision_model.embeddings.cls_in_frames"]
     del first_release["generator.bos_tokens"]
@@ -317,7 +317,7 @@ def test_invalid_checkpoint_files_are_one_line_errors(tmp_path, content, message
 
 
 def test_written_weights_are_read_back_and_compared(tmp_path, monkeypatch):
-    """One changed bit on the disk is an error."""
+    """A single changed bit in the written file is an error."""
     write = PigForRetrieval.save_pretrained
 
     def write_another_bit(model, folder):
@@ -408,7 +408,7 @@ CLIPS = {
 
 @pytest.fixture(scope="module")
 def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
-    """One folder per entry of CLIPS, with random weights: in one file, in shards, in half precision."""
+    """Return a folder per entry of CLIPS with random weights: in a single file, in shards, in half precision."""
     folders = {}
     for name, written in CLIPS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -474,7 +474,7 @@ def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tok
     assert model(**inputs).video_embeds.shape == (1, clip.config.projection_dim)
 
 
-def test_the_command_initialises_a_model(clip_folders, run_pig, tmp_path):
+def test_pig_init_writes_a_model(clip_folders, run_pig, tmp_path):
     output = tmp_path / "model"
     printed = run_pig(
         "init",

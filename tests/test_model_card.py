@@ -1,4 +1,4 @@
-"""The model card: all numbers come from the run, names are never markup, and no folder of the machine is shown."""
+"""The model card: all numbers come from the run, values are never markup, and no folder of the machine is shown."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run with its evaluation."""
+    """Return a run folder with its evaluation."""
     folder = tmp_path_factory.mktemp("runs")
     train(Recipe.from_yaml(DEMO, tiny_run(folder / "videos")), folder / "run")
     return folder / "run"
@@ -59,7 +59,7 @@ def records(run) -> RunRecords:
 
 @pytest.fixture(scope="module")
 def dual_softmax(run, model) -> EvaluationRecord:
-    """An evaluation of the run with dual softmax."""
+    """Evaluate the run with dual softmax."""
     processor, recipe = PigProcessor.from_pretrained(run / "model"), Recipe.from_yaml(run / "recipe.yaml")
     split = load_benchmark("moving_shapes", videos=recipe.data.videos, **recipe.data.options)["test"]
     evaluation = evaluate(model, processor, split, dual_softmax=True, num_bootstrap=50, progress=False)

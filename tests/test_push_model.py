@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
-    """A copy of the run, which the test may change."""
+    """Return a copy of the run, which the test may change."""
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     return tmp_path / "run"
 
@@ -158,7 +158,7 @@ def test_the_script_pushes_and_the_code_of_the_card_runs(hub, run, tmp_path, sha
     assert run_python("-c", WITHOUT_PACKAGE + with_code + report).startswith("PigProcessor transformers_modules.")
 
 
-def test_code_is_pushed_with_remote_code_only(hub, run, push):
+def test_code_is_pushed_only_with_the_option_remote_code(hub, run, push):
     push(run, REPO, "--remote-code")
     files = pushed(hub)
     for name in ("modeling_pig.py", "configuration_pig.py", "processing_pig.py", "modules.json"):
@@ -201,7 +201,7 @@ def test_pickles_are_refused_by_name(hub, run, push):
     assert not hub.requests
 
 
-def test_other_files_and_links_out_of_the_run_are_not_pushed(hub, run, push, tmp_path):
+def test_unknown_files_and_links_out_of_the_run_are_not_pushed(hub, run, push, tmp_path):
     (tmp_path / "secret").write_text("{}")
     (run / "model/.env.json").write_text("{}")
     (run / "model/README.md").write_text("another card")
@@ -370,7 +370,7 @@ def test_tokens_without_write_access_are_refused(hub, run, push, monkeypatch):
     assert not hub.repositories
 
 
-def test_offline_mode_is_named(hub, run, push, tmp_path):
+def test_offline_mode_is_an_error(hub, run, push, tmp_path):
     with hub.connected(tmp_path / "home", TOKEN, offline=True):
         assert "HF_HUB_OFFLINE is set" in push(run, REPO)
 

@@ -106,7 +106,7 @@ def test_names_and_queries_are_escaped(tmp_path):
     assert "\x1b" not in (tmp_path / "page.html").read_text()
 
 
-def test_the_reason_is_shown_if_there_is_no_picture(shape_videos, tmp_path):
+def test_a_missing_picture_shows_its_reason(shape_videos, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     results = [
         SearchResult(1, 0.9, str(tmp_path / "junk.mp4"), 2.0),
@@ -163,7 +163,7 @@ def test_decoded_pictures_in_memory_are_bounded(tmp_path, monkeypatch):
     assert len(Page(page).all("img")) == 60
 
 
-def test_a_picture_that_several_queries_share_is_decoded_once(tmp_path, monkeypatch):
+def test_pictures_of_several_queries_are_decoded_once(tmp_path, monkeypatch):
     decoded = []
 
     def picture(*segment):
@@ -210,7 +210,7 @@ def test_format_span():
     assert [format_span(*span) for span in spans] == ["", "1:00–1:00", "1:00:30–1:01:00.5", "0:01.5–"]
 
 
-def test_printable():
+def test_printable_escapes_control_characters():
     assert printable("it's [red] 日本\u3000語 é.mp4") == "it's [red] 日本\u3000語 é.mp4"
     assert printable("a\nb\x1b[2J\x9b\u202e\x00") == r"a\nb\x1b[2J\x9b\u202e\x00"
     assert printable(os.fsdecode(b"a\xff.mp4")) == r"a\xff.mp4"

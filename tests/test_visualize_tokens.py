@@ -367,7 +367,7 @@ def test_example_check_selection(model_folder, tmp_path):
     assert "area of objects in selected patches" in done.stdout and "3 videos" in done.stdout
 
 
-def test_coverage_of_patches():
+def test_coverage_of_patches_equals_the_mean_of_the_masks():
     scene = make_scene("test", 5)  # three shapes
     frames = [0, 23]
     masks = draw_masks(scene)[:, frames] / 255
