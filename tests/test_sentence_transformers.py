@@ -1,4 +1,4 @@
-"""sentence-transformers loads an exported model, and encodes queries and video files to the same embeddings."""
+"""Test that sentence-transformers loads an exported model and computes the same embeddings of queries and videos."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_embeddings_equal_those_of_the_model(exported, embeds, shape_videos, tmp
     np.testing.assert_allclose(again.encode(videos), embeds["video"], atol=1e-5)
 
 
-def test_without_the_package(exported, embeds, shape_videos, tmp_path):
+def test_embeddings_are_equal_without_the_package(exported, embeds, shape_videos, tmp_path):
     output = tmp_path / "output.npz"
     stdout = run_without_package(ENCODE, tmp_path / "cache", exported, output, *shape_videos)
     assert stdout.split() == ["False"]
