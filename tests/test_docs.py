@@ -36,7 +36,7 @@ STAND_INS = {
     "configuration/accelerate/multi_gpu.yaml": "configuration/accelerate/cpu.yaml",
     "ORIGINALS": "originals",
     "--short-side 224 --fps 3": "--short-side 224 --fps 3 --option validation=2",
-    'videos="data/msrvtt/videos"': 'videos="originals"',
+    'videos="data/msrvtt/videos"': 'videos="originals", validation=2',
     "--clip CLIP": "--clip tiny_clip",
     "--clip openai/clip-vit-base-patch32": "--clip tiny_clip",
     '"http://127.0.0.1:19530"': 'os.environ["MILVUS"]',
@@ -66,6 +66,7 @@ exec /usr/bin/make --dry-run -C {root} "$@" > /dev/null
 BRIEFLY = """#!{python}
 # Starts a server, waits for its address, and ends it.
 import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it, and its children too
 with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as server:
     address = server.stdout.readline()
     server.send_signal(signal.SIGINT)
@@ -87,10 +88,11 @@ small_moving_shapes = partial(
 """
 
 
-@pytest.fixture(scope="module")
-def workspace(model_folder, tmp_path_factory) -> Path:
+@pytest.fixture
+def workspace(model_folder, tmp_path) -> Path:
     """A folder with what the pages take for granted: videos, a demo model, a run, an index, checkpoints."""
-    folder = tmp_path_factory.mktemp("workspace")
+    folder = tmp_path / "workspace"
+    folder.mkdir()
     for name in ("examples", "configuration"):
         (folder / name).symlink_to(ROOT / name)
     for name in ("runs/demo/model", "runs/new/model"):
