@@ -24,7 +24,7 @@ from .transfer import export_index, import_index
 
 
 app = typer.Typer(
-    help="Search videos with sentences; train, evaluate and publish the model that does it.",
+    help="Search videos with sentences; train, evaluate and publish retrieval models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -12,7 +12,7 @@ def app(
     index: IndexesOption,
     model: MovedModelOption = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Text file, one caption per line: the page shows those that fit a video.")
+        Path | None, typer.Option(help="Text file, one caption per line: the page shows captions that fit a video.")
     ] = None,
     example: Annotated[
         list[str] | None, typer.Option(help="Example query that the page offers. May be repeated.")

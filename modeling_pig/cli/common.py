@@ -26,7 +26,7 @@ RecipeOption = Annotated[
     str, typer.Option(help="Recipe: a YAML file, or the name of a recipe of the package, such as moving_shapes.")
 ]
 OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="section.key=value ...", help="Values that replace those of the recipe.")
+    list[str] | None, typer.Argument(metavar="section.key=value ...", help="Values that replace values of the recipe.")
 ]
 YamlOption = Annotated[
     list[str] | None,

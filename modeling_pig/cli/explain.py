@@ -14,7 +14,7 @@ def explain(
     model: ModelOption,
     output: Annotated[Path, typer.Option(help="Picture to write, .png or .pdf.")] = Path("tokens.png"),
     captions: Annotated[
-        Path | None, typer.Option(help="Text file, one caption per line: print those nearest to the pseudo-query.")
+        Path | None, typer.Option(help="Text file, one caption per line: print the nearest to the pseudo-query.")
     ] = None,
     matching: Annotated[
         Literal["pseudo_query", "token"], typer.Option(help="How patches are matched with phrases.")

@@ -44,7 +44,7 @@ def index(
     segment: Annotated[
         float | None,
         typer.Option(
-            help="Length of a segment in seconds; 0: do not split videos. By default, videos of 60 s and more are "
+            help="Length of a segment in seconds; 0: do not split videos. By default, videos longer than 60 s are "
             "split into segments of 30 s. Unchanged files keep their segments."
         ),
     ] = None,
@@ -60,7 +60,7 @@ def index(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda; a GPU by default.")] = None,
 ) -> None:
-    """Encode videos that are not in an index, or that have changed since.
+    """Encode new and changed videos into an index.
 
     An interrupted run resumes when you run the same command again.
     Under torchrun or accelerate launch, each process encodes its share of the videos.

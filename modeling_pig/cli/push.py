@@ -105,7 +105,7 @@ def push_space(
     index: IndexesOption,
     model: MovedModelOption = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Text file, one caption per line: the Space shows those that fit a video.")
+        Path | None, typer.Option(help="Text file, one caption per line: the Space shows captions that fit a video.")
     ] = None,
     with_videos: Annotated[bool, typer.Option("--with-videos", help="Put the videos into the Space.")] = False,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest video to upload, in MB.")] = 200,

@@ -92,7 +92,7 @@ def search(
 
 
 def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
-    """Print a note if a query has no results because of `where` or `min_score`, or has fewer than k results."""
+    """Print a note if a filtered query has no results, or if an unfiltered query has fewer than k results."""
     num_results = min(len(results) for _, results in ranked)
     filters = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
     if filters and not num_results:

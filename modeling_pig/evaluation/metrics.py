@@ -1,4 +1,4 @@
-"""Compute ranks of the correct results from scores in blocks of queries, retrieval metrics, and their intervals."""
+"""Compute ranks from scores in blocks of queries, retrieval metrics from ranks, and bootstrap intervals."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -30,7 +30,7 @@ def ranks_of_targets(scores: torch.Tensor, targets: torch.Tensor, ties: TiePolic
     if not (lowest.isfinite() and highest.isfinite()):
         wrong = int((~scores.isfinite()).sum())
         raise ValueError(
-            f"{wrong} of {scores.numel()} scores are NaN or infinite, which no rank can be made of: look for a model "
+            f"{wrong} of {scores.numel()} scores are NaN or infinite and cannot be ranked: look for a model "
             "whose training diverged, or for half precision that overflows."
         )
     target_scores = scores.gather(1, targets[:, None])  # (queries, 1)
@@ -50,11 +50,10 @@ def ranks_in_both_directions(
 ) -> dict[str, np.ndarray]:
     """Rank per text (text-to-video) and per video (video-to-text), without the whole matrix of scores.
 
-    Held at a time are one block of (block_size, videos) and, for video-to-text, one or two (videos, videos) matrices.
+    Memory holds one block of scores (block_size, videos) and, for video-to-text, one or two (videos, videos) matrices.
 
-    With several texts per video, video-to-text ranks videos by their best text: a video's score for the texts of
-    another is the highest among them (as in CLIP4Clip), and its rank that of its own texts' best among those of all
-    videos.
+    If videos have several texts, video-to-text takes the highest score over the texts of each video (as in
+    CLIP4Clip). The rank of a video is the rank of the highest score of its own texts among these maxima.
 
     Dual softmax multiplies each score with softmax(100 x score) over all queries of its direction: of text-to-video
     over all texts for each video, of video-to-text over all videos for each text, before the highest of a video's
@@ -65,9 +64,9 @@ def ranks_in_both_directions(
 
     Args:
         score_block (`Callable[[slice], torch.Tensor]`): scores of some texts, a range of rows, with all videos, of
-            shape (texts of the block, videos), on the CPU. A matrix's `__getitem__` is one.
-        video_of_text (`torch.Tensor` of shape `(texts,)`): the video that each text belongs to; each has one or more.
-        num_videos (`int`): all videos.
+            shape (texts of the block, videos), on the CPU. For a matrix of scores, pass its `__getitem__`.
+        video_of_text (`torch.Tensor` of shape `(texts,)`): the video of each text; each video has at least one text.
+        num_videos (`int`): number of videos.
         ties (`str`): see [`ranks_of_targets`].
         dual_softmax (`bool`): rank by dual softmax as well.
         block_size (`int`): texts per block.
@@ -148,7 +147,7 @@ def bootstrap_intervals(
 
     Videos are drawn with replacement, each with all its queries (a cluster bootstrap). The captions of one video are
     found or missed together, so that drawing them one by one would take twenty captions of one video for twenty
-    independent trials, and the intervals would be too narrow. The gallery stays as it is.
+    independent trials, and the intervals would be too narrow. The gallery is unchanged.
 
     Args:
         ranks (`np.ndarray` of shape `(queries,)`): from [`ranks_in_both_directions`].

@@ -21,7 +21,7 @@ from .frame_cache import FrameCache, resized
 
 class BatchItem(NamedTuple):
     """
-    Position in a batch.
+    Request for the sample at one position of a batch.
 
     Attributes:
         epoch (`int`): current epoch. Persistent workers do not learn of a new epoch otherwise.

@@ -16,7 +16,7 @@ from torch import nn
 from modeling_pig.modeling_pig import PigOutput
 
 
-# Outputs of a forward pass that it accepts in place of its inputs.
+# Outputs of a forward pass that `PigForRetrieval.forward` accepts in place of its inputs.
 _EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
 
 
@@ -26,7 +26,7 @@ def cached_backward(
     """Compute `accelerator.backward(model(**batch, return_loss=True).loss)` in the memory of `chunk_size` pairs.
 
     The gradients are equal up to rounding. With dropout, each chunk draws separate random numbers, the same in both of
-    its passes. They are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
+    its passes. The gradients are added to `.grad`, scaled as Accelerate scales them (mixed precision, gradient
     accumulation), and averaged over the processes once, with the last chunk. Call it in place of `backward`:
     inside `accelerator.accumulate(model)` if gradients are accumulated, and before clipping them.
 
@@ -46,7 +46,7 @@ def cached_backward(
     """
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"A gradient cache cannot be used with {accelerator.distributed_type.value}, which has its own "
+            f"A gradient cache cannot be used with {accelerator.distributed_type.value}, which has a separate "
             "backward pass: train with DDP or FSDP, or without the cache."
         )
     chunks = _split(batch, chunk_size)

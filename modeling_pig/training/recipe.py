@@ -35,7 +35,7 @@ class DataRecipe:
     num_workers: Annotated[int, Ge(0)] = 4  # decoding processes per training process
     frame_cache: str | None = None  # folder for decoded frames: only the first epoch decodes videos
     frame_cache_gigabytes: Annotated[float, Gt(0)] = 50.0
-    max_unreadable_share: Share = 0.05  # share of training videos that may fail; more end the run
+    max_unreadable_share: Share = 0.05  # share of training videos that may fail; a larger share ends the run
 
 
 @dataclass
@@ -201,7 +201,7 @@ class Recipe:
         return dict(_flatten(self.to_dict()))
 
     def differences(self, earlier: "Recipe", free: Collection[str] = ()) -> list[str]:
-        """List the fields that differ from `earlier`, one phrase per field; fields in `free` are ignored."""
+        """List the fields that differ from `earlier`, one message per field; fields in `free` are ignored."""
         now, then = self.flat(), earlier.flat()
         keys = [key for key in now | then if key not in free and now.get(key) != then.get(key)]
         return [f"{key} is {now.get(key)!r} and was {then.get(key)!r}" for key in keys]

@@ -113,7 +113,7 @@ def convert_state_dict(
     fields = {name: value for name, value in new.items() if value is not None} | pig_config
     if not any(name.startswith(("generator.", "interaction.")) for name in state):
         fields["framework"] = "two_tower"
-        if is_clip_vip:  # its first version has no frame tokens
+        if is_clip_vip:  # the first version of CLIP-ViP has no frame tokens
             fields["use_frame_tokens"] = "vision_model.embeddings.frame_embedding" in state
     ends_are_rows = TOKEN_TABLE in state and BOS not in state and EOS not in state
     if ends_are_rows:
@@ -185,7 +185,8 @@ def _check_against_clip(sizes: dict[str, int | None], clip_config: CLIPConfig) -
             contradictions.append(f"{path} is {seen} in the checkpoint and {expected} in CLIP")
     if contradictions:
         raise ValueError(
-            f"This is not the CLIP that the checkpoint started from: {'; '.join(contradictions)}. Give the right one."
+            f"This is not the CLIP that the checkpoint started from: {'; '.join(contradictions)}. Give the CLIP "
+            "checkpoint that the training started from."
         )
 
 

@@ -28,7 +28,7 @@ def train_tokenizer(captions: Iterable[list[str]], vocab_size: int, max_length: 
     Raises:
         ValueError: `vocab_size` is less than 514.
     """
-    backend: Any = CLIPTokenizer().backend_tokenizer  # for CLIP's own way to normalise and to split
+    backend: Any = CLIPTokenizer().backend_tokenizer  # normalises and splits text like CLIP
     words: Counter[str] = Counter()
     for texts in captions:
         for text in texts:
@@ -45,13 +45,13 @@ def train_tokenizer(captions: Iterable[list[str]], vocab_size: int, max_length: 
         first, *rest = _apply_merges(word, ranks)
         if len(rest) > room:
             break
-        for piece in rest:  # what is left apart is joined from left to right
+        for piece in rest:  # the remaining pieces are merged from left to right
             ranks[first, piece] = len(ranks)
             first += piece
             vocab.append(first)
         room -= len(rest)
     vocab += ["<|startoftext|>", "<|endoftext|>"]
-    merges: Any = list(ranks)  # pairs, which the annotation of CLIPTokenizer does not foresee
+    merges: Any = list(ranks)  # pairs; the annotation of CLIPTokenizer lacks this type
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(vocab)}, merges=merges, model_max_length=max_length
     )
