@@ -44,6 +44,9 @@ class PigVisionConfig(CLIPVisionConfig):
             Number of learned tokens of the whole video besides the class token, G. They attend to all frames.
         use_frame_tokens (`bool`, *optional*, defaults to `True`):
             Whether each frame has a learned token that summarises it.
+        global_token_init (`str`, *optional*, defaults to `"class_embedding"`):
+            How [`PigForRetrieval.from_clip`] initialises the global tokens. `"class_embedding"`: as the class
+            embedding plus noise, so that an untrained model ranks about as well as CLIP. `"random"`: as in the paper.
         kwargs: fields of [`~transformers.CLIPVisionConfig`].
     """
 
@@ -52,6 +55,7 @@ class PigVisionConfig(CLIPVisionConfig):
     num_frames: int = 12
     num_global_tokens: int = 3
     use_frame_tokens: bool = True
+    global_token_init: Literal["class_embedding", "random"] = "class_embedding"
 
     def validate_architecture(self):
         super().validate_architecture()
@@ -113,6 +117,9 @@ class PigConfig(PreTrainedConfig):
             Maximum of `logit_scale`, which [`PigForRetrieval.clamp_logit_scale_`] enforces; the minimum is 0.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of random initial weights, as in CLIP.
+        untrained (`bool`, *optional*, defaults to `False`):
+            Whether the model is as [`PigForRetrieval.from_clip`] initialised it. Training sets it to `False`; set it
+            yourself if you train with another loop.
 
     Example:
 
@@ -144,6 +151,7 @@ class PigConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 4.60
     logit_scale_max: float | int = math.log(200)
     initializer_factor: float | int = 1.0
+    untrained: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

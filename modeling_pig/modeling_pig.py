@@ -52,6 +52,9 @@ from .loss_pig import PigLosses, compute_logits, compute_losses
 
 logger = logging.get_logger(__name__)
 
+# Standard deviation of the noise on global tokens that start as the class embedding, relative to that embedding's.
+GLOBAL_TOKEN_NOISE = 0.1
+
 
 @dataclass
 class PigVisionOutput(BaseModelOutputWithPooling):
@@ -868,12 +871,13 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
     @classmethod
     def from_clip(cls, clip_name_or_folder: str, **pig_config) -> "PigForRetrieval":
-        """Create a model from a CLIP checkpoint, as in the paper. Every weight of the checkpoint is used.
+        """Create a model from a CLIP checkpoint. Every weight of the checkpoint is used.
 
         Both towers are those of CLIP. The generator's transformer and projection are copies of the text tower's, its
         bos and eos vectors copies of the embeddings of these tokens; the frame token is a copy of the class embedding.
-        Newly initialised are the global tokens (random), the temporal embedding (zero), the generator's input
-        projection and the interaction.
+        The global tokens are the class embedding plus noise that makes them differ, or random as in the paper with
+        `global_token_init="random"`. Newly initialised are the temporal embedding (zero), the generator's input
+        projection and the interaction. The configuration is marked as `untrained`.
 
         Args:
             clip_name_or_folder (`str`): CLIP checkpoint in Hugging Face format, on the Hub or in a folder.
@@ -900,9 +904,15 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
                 f"{min(missing)}. Download or save it again."
             )
         model = cls(PigConfig.from_clip_config(clip.config, **pig_config))
+        model.config.untrained = True
         state = clip.state_dict()
+        class_embedding = clip.vision_model.embeddings.class_embedding  # (C,)
+        if model.config.vision_config.global_token_init == "class_embedding":
+            noise = torch.randn_like(model.vision_model.embeddings.global_embedding)  # (G, C)
+            noise *= GLOBAL_TOKEN_NOISE * class_embedding.std()
+            state["vision_model.embeddings.global_embedding"] = class_embedding + noise
         if model.vision_model.embeddings.frame_embedding is not None:
-            state["vision_model.embeddings.frame_embedding"] = clip.vision_model.embeddings.class_embedding
+            state["vision_model.embeddings.frame_embedding"] = class_embedding
         if model.config.framework == "hybrid":
             state |= _generator_state_from_text_tower(model.generator, clip.text_model, clip.text_projection)
         expected = model.state_dict().keys()

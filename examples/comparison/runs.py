@@ -188,7 +188,7 @@ class Workspace:
     def ceiling(self, regime: str, split: str) -> dict[str, float]:
         """Return the highest possible recall, in per cent: some captions fit several videos."""
         recipe = self.recipe(regime, still=False, overrides=[])
-        found = retrieval_ceiling(split_of(recipe, split), self.regime(recipe))
+        found = retrieval_ceiling(split_of(recipe, split))
         return {name: 100 * found[name] for name in ("R@1", "R@5", "R@10")}
 
 

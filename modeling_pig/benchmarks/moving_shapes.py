@@ -15,7 +15,7 @@ A caption can fit several test videos, mostly the near-twin of the other size if
 size. `retrieval_ceiling(dataset["test"])` counts these videos and returns the highest recall that a model can reach.
 
 The options of `Regime` change the benchmark: more, smaller or consecutive shapes, captions that name only some of the
-shapes, and stills for models of single frames.
+shapes, salient shapes among distractors that no caption names, and stills for models of single frames.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,11 @@ class Regime:
     Attributes:
         shapes (`tuple[int, ...]`): numbers of shapes that a scene may have.
         scale (`float`): factor on the size of every shape. Many shapes have room only if they are small.
-        named (`int`, *optional*): largest number of shapes that a caption names; consecutive captions name different
-            shapes; by default all. Only captions that name the differing shape then distinguish near-twins.
+        named (`int`, *optional*): largest number of shapes that a caption names, by default all. Which shapes a
+            caption names is drawn independently of the style of the caption and of the other captions. Only captions
+            that name the differing shape distinguish near-twins.
+        salient (`int`, *optional*): number of salient shapes. Salient shapes are large and move; the other shapes are
+            small and motionless, and no caption names them. By default sizes and motions are random.
         still (`bool`): whether nothing moves: a video is one frame, and its captions name no motions.
         in_turn (`bool`): whether the shapes appear one after another, each in an equal segment of the video. A still
             shows all shapes.
@@ -106,6 +110,7 @@ class Regime:
     named: int | None = None
     still: bool = False
     in_turn: bool = False
+    salient: int | None = None
 
     def __post_init__(self) -> None:
         if not self.shapes or min(self.shapes) < 1:
@@ -116,18 +121,22 @@ class Regime:
             raise ValueError(f"`shapes` is {list(self.shapes)}; at most {NUM_FRAMES // 2} can come in turn")
         if self.named is not None and self.named < 1:
             raise ValueError(f"`named` is {self.named}; it is a number of shapes, at least 1, or null for all")
+        if self.salient is not None and not 1 <= self.salient <= min(self.shapes):
+            raise ValueError(
+                f"`salient` is {self.salient}; it is a number of shapes, from 1 to the smallest of `shapes`, "
+                f"{min(self.shapes)}, or null"
+            )
 
     @property
     def differences(self) -> tuple[str, ...]:
         """Kinds of difference that near-twins of this regime can have."""
-        return tuple(name for name in DIFFERENCES if not (self.still and name in ("motion", "order")))
+        excluded = ("motion", "order") if self.still else ()
+        excluded += () if self.salient is None else ("size",)  # the size of a shape tells whether it is salient
+        return tuple(name for name in DIFFERENCES if name not in excluded)
 
-    def named_shapes(self, scene: Scene, caption: int) -> tuple[Shape, ...]:
-        """Return the shapes that the caption with this number, from 0, names."""
-        count = len(scene.shapes)
-        if self.named is None or self.named >= count:
-            return scene.shapes
-        return tuple(scene.shapes[(caption * self.named + i) % count] for i in range(self.named))
+    def is_salient(self, shape: Shape) -> bool:
+        """Return whether captions may name a shape."""
+        return self.salient is None or shape.size == "large"
 
 
 _PLAIN_REGIME = Regime()
@@ -162,13 +171,16 @@ def _split_of(shapes: Sequence[Shape]) -> str:
     return SPLITS[int(hashlib.sha256(json.dumps(content).encode()).hexdigest(), 16) % len(SPLITS)]
 
 
-def _sample_shapes(rng: np.random.Generator, count: int, still: bool) -> list[Shape]:
+def _sample_shapes(rng: np.random.Generator, count: int, regime: Regime) -> list[Shape]:
     """Draw shapes without positions."""
     shapes = []
-    for _ in range(count):
-        num_motions = 0 if still else 1 + (rng.random() < _SECOND_MOTION)
+    salient = range(count) if regime.salient is None else _shuffled(rng, range(count))[: regime.salient]
+    for number in range(count):
+        num_motions = 0 if regime.still or number not in salient else 1 + (rng.random() < _SECOND_MOTION)
         motions = tuple(_choose(rng, MOTIONS) for _ in range(num_motions))
         colour, form, size = (_choose(rng, list(options)) for options in (COLOURS, FORMS, SIZES))
+        if regime.salient is not None:
+            size = "large" if number in salient else "small"
         shapes.append(Shape(colour, form, size, motions))
     return shapes
 
@@ -213,7 +225,7 @@ def _position_shapes(rng: np.random.Generator, shapes: Sequence[Shape], scale: f
 def _sample_scene(rng: np.random.Generator, split: str, regime: Regime) -> Scene:
     count = _choose(rng, regime.shapes)
     for _ in range(_MAX_TRIALS):
-        shapes = _sample_shapes(rng, count, regime.still)
+        shapes = _sample_shapes(rng, count, regime)
         if _is_sound(shapes) and _split_of(shapes) == split:
             placed = _position_shapes(rng, shapes, regime.scale)
             if placed is not None:
@@ -240,13 +252,18 @@ def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
         yield replace(shape, motions=shape.motions[::-1])
 
 
-def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split: str) -> Scene | None:
-    """Draw a scene of the same split with one difference of this kind; return `None` if there is none.
+def _sample_twin(
+    rng: np.random.Generator, scene: Scene, difference: str, split: str, regime: Regime
+) -> Scene | None:
+    """Draw a scene of the same split with one difference of this kind in a shape that captions may name.
+
+    Return `None` if there is none.
 
     All shapes keep their positions, unless the edited shape would leave the frame or touch another shape: it then
     moves to the nearest free position.
     """
-    edits = ((i, edit) for i, shape in enumerate(scene.shapes) for edit in _edits(shape, difference))
+    nameable = [(i, shape) for i, shape in enumerate(scene.shapes) if regime.is_salient(shape)]
+    edits = ((i, edit) for i, shape in nameable for edit in _edits(shape, difference))
     for i, edit in _shuffled(rng, edits):
         others = scene.shapes[:i] + scene.shapes[i + 1 :]
         shapes = (*scene.shapes[:i], edit, *scene.shapes[i + 1 :])
@@ -270,6 +287,7 @@ def _base_of(split: str, index: int) -> int:
     return index if twin is None else min(index, twin)
 
 
+@lru_cache(maxsize=8)  # the table of a benchmark asks for each scene several times
 def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> Scene:
     """Draw the scene of a video.
 
@@ -289,7 +307,7 @@ def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_RE
     difference = regime.differences[base // 3 % len(regime.differences)]
     while True:
         scene = _sample_scene(rng, split, regime)
-        other = _sample_twin(rng, scene, difference, split)
+        other = _sample_twin(rng, scene, difference, split, regime)
         if other is not None:
             return scene if index == base else other
 
@@ -311,12 +329,44 @@ class Description:
     ground: str | None = None
 
 
-def describe(scene: Scene, regime: Regime = _PLAIN_REGIME) -> list[Description]:
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What a caption is about, and how it says it.
+
+    Attributes:
+        style (`int`): position in the list of styles: the plain style, and those that name sizes, the ground, or both.
+        shapes (`tuple[int, ...]`): positions in the scene of the shapes that the caption names.
+    """
+
+    style: int
+    shapes: tuple[int, ...]
+
+
+def plan_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_REGIME) -> list[CaptionPlan]:
+    """Draw the plans of the four captions of a video; the arguments are those of [`make_scene`].
+
+    If captions name all shapes, the styles come in their order. Otherwise the order of the styles and the shapes of
+    each caption are drawn independently, so that no style or word tells which shapes a caption names.
+    """
+    shapes = make_scene(split, index, seed, regime).shapes
+    nameable = [number for number, shape in enumerate(shapes) if regime.is_salient(shape)]
+    styles = range(len(_CAPTION_STYLES))
+    if regime.named is None or regime.named >= len(nameable):
+        return [CaptionPlan(style, tuple(nameable)) for style in styles]
+    rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 2])
+    return [
+        CaptionPlan(style, tuple(sorted(_shuffled(rng, nameable)[: regime.named])))
+        for style in _shuffled(rng, styles)
+    ]
+
+
+def describe(scene: Scene, plans: Sequence[CaptionPlan]) -> list[Description]:
     """Return the description that each caption of a scene expresses, in the order of the captions."""
     descriptions = []
-    for number, (_, names_sizes, names_ground) in enumerate(_CAPTION_STYLES):
-        named = ("colour", "form") + (() if regime.still else ("motions",)) + (("size",) if names_sizes else ())
-        shapes = tuple({name: getattr(shape, name) for name in named} for shape in regime.named_shapes(scene, number))
+    for plan in plans:
+        _, names_sizes, names_ground = _CAPTION_STYLES[plan.style]
+        named = ("colour", "form") + (() if scene.is_still else ("motions",)) + (("size",) if names_sizes else ())
+        shapes = tuple({name: getattr(scene.shapes[number], name) for name in named} for number in plan.shapes)
         descriptions.append(Description(shapes, scene.ground if names_ground else None))
     return descriptions
 
@@ -345,8 +395,10 @@ def make_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN
     # Near-twins draw the same words in the same order, so that their captions differ only where their scenes do.
     rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 1])
     return [
-        _write_caption(rng, replace(scene, shapes=regime.named_shapes(scene, number)), *style)
-        for number, style in enumerate(_CAPTION_STYLES)
+        _write_caption(
+            rng, replace(scene, shapes=tuple(scene.shapes[i] for i in plan.shapes)), *_CAPTION_STYLES[plan.style]
+        )
+        for plan in plan_captions(split, index, seed, regime)
     ]
 
 
@@ -390,20 +442,23 @@ def recall_ceiling(counts: np.ndarray, k: int) -> float:
     return float(np.minimum(1.0, k / np.asarray(counts)).mean())
 
 
-def retrieval_ceiling(split: Iterable[Mapping[str, Any]], regime: Regime = _PLAIN_REGIME) -> dict[str, Any]:
+def retrieval_ceiling(split: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Compute the highest possible text-to-video recall in a split whose captions can fit several videos.
 
     Args:
-        split (`datasets.Dataset`): rows with a `"scene"`: `load_benchmark("moving_shapes", ...)["test"]`.
-        regime (`Regime`, *optional*): regime of the benchmark.
+        split (`datasets.Dataset`): rows with a `"scene"` and `"plans"`, as in
+            `load_benchmark("moving_shapes", ...)["test"]`.
 
     Returns:
         `dict`: `"fitting"`, the number of videos in the split that each caption fits, int64 of shape
         `(num_captions,)`, video by video; `"ambiguous"`, the share of captions that fit several videos; `"R@1"`,
         `"R@5"` and `"R@10"`, the highest possible recall. Shares and recalls are from 0 to 1.
     """
-    scenes = [Scene.from_dict(row["scene"]) for row in split]
-    counts = count_fitting([description for scene in scenes for description in describe(scene, regime)], scenes)
+    scenes, descriptions = [], []
+    for row in split:
+        scenes.append(Scene.from_dict(row["scene"]))
+        descriptions += describe(scenes[-1], [CaptionPlan(**plan) for plan in row["plans"]])
+    counts = count_fitting(descriptions, scenes)
     recalls = {f"R@{k}": recall_ceiling(counts, k) for k in (1, 5, 10)}
     return {"fitting": counts, "ambiguous": float((counts > 1).mean()), **recalls}
 
@@ -419,7 +474,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
         videos (`str`): folder to draw the videos into, as `train/train_0000.mp4` and so on.
         train, validation, test (`int`, *optional*, defaults to 2000, 200, 300): number of videos, at least 1.
         seed (`int`, *optional*, defaults to 0): seed of the benchmark, at least 0.
-        shapes, scale, named, still, in_turn (*optional*): see [`Regime`].
+        shapes, scale, named, still, in_turn, salient (*optional*): see [`Regime`].
     """
 
     videos: str = ""
@@ -432,6 +487,7 @@ class MovingShapesConfig(datasets.BuilderConfig):
     named: int | None = _PLAIN_REGIME.named
     still: bool = _PLAIN_REGIME.still
     in_turn: bool = _PLAIN_REGIME.in_turn
+    salient: int | None = _PLAIN_REGIME.salient
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -442,15 +498,15 @@ class MovingShapesConfig(datasets.BuilderConfig):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it is a number of videos, at least 1")
         if self.seed < 0:
             raise ValueError(f"`seed` is {self.seed}; it is at least 0")
-        self.regime = Regime(tuple(self.shapes), self.scale, self.named, self.still, self.in_turn)
+        self.regime = Regime(tuple(self.shapes), self.scale, self.named, self.still, self.in_turn, self.salient)
 
 
 class MovingShapes(datasets.GeneratorBasedBuilder):
     """Builder of the benchmark. It draws the videos that are missing in its folder, and keeps existing ones."""
 
     # Raise it with every change to the table: it is part of the cache's key.
-    VERSION = datasets.Version("1.3.0")
-    # Raise it with every change to a caption or a frame: videos of another version are not reused.
+    VERSION = datasets.Version("1.4.0")
+    # Raise it with every change to a frame: videos of another version are not reused.
     DRAWING_VERSION = "1.0.0"
     BUILDER_CONFIG_CLASS = MovingShapesConfig
 
@@ -475,6 +531,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                 "scale": datasets.Value("float64"),
                 "in_turn": datasets.Value("bool"),
             },
+            "plans": [{"style": datasets.Value("int32"), "shapes": [datasets.Value("int32")]}],
             "twin": datasets.Value("string"),
         }
         return datasets.DatasetInfo(description=__doc__, features=datasets.Features(features))
@@ -505,6 +562,9 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                     "start": None,
                     "end": None,
                     "scene": asdict(make_scene(split, index, self.config.seed, self.config.regime)),
+                    "plans": [
+                        asdict(plan) for plan in plan_captions(split, index, self.config.seed, self.config.regime)
+                    ],
                     "twin": "" if twin is None or twin >= num_videos else _video_id(split, twin),
                 },
             )
@@ -547,6 +607,7 @@ class MovingShapes(datasets.GeneratorBasedBuilder):
                 "scale": regime.scale,
                 "still": regime.still,
                 "in_turn": regime.in_turn and not regime.still,
+                "salient": regime.salient,
             }
             for regime in (self.config.regime, _PLAIN_REGIME)
         )

@@ -103,6 +103,11 @@ class Scene:
     scale: float = 1.0
     in_turn: bool = False
 
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing moves, so that the video has one frame."""
+        return not any(shape.motions for shape in self.shapes)
+
     @classmethod
     def from_dict(cls, scene: dict[str, Any]) -> "Scene":
         """Return the scene of a dataset row's `"scene"` column."""
@@ -286,7 +291,6 @@ def write_video(scene: Scene, path: str | os.PathLike) -> None:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = FRAME_SIZE
         stream.pix_fmt = "yuv420p"
-        is_still = not any(shape.motions for shape in scene.shapes)
-        for frame in islice(draw_scene(scene), 1 if is_still else None):
+        for frame in islice(draw_scene(scene), 1 if scene.is_still else None):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -141,7 +141,7 @@ def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProc
 
     from modeling_pig import PigVideoModel
 
-    from ..encoding.loading import load_pretrained
+    from ..encoding.loading import describe_untrained, load_pretrained
     from ..encoding.model_files import model_fingerprint
     from ..stores.index import IndexInfo
 
@@ -150,6 +150,8 @@ def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProc
         raise ValueError(
             f"{model} is a single-tower model, without embeddings per video: use a hybrid or two-tower model."
         )
+    if (warning := describe_untrained(video_model.config, model)) and read_launcher("RANK", 0) == 0:
+        typer.echo(f"warning: {warning}", err=True)
     if device is None:
         device = f"cuda:{read_launcher('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:

@@ -61,9 +61,19 @@ def load_pretrained(model_class: type[PreTrainedModel], name_or_folder: str) -> 
     return model.eval(), processor
 
 
+def describe_untrained(config: PigConfig, name: str) -> str:
+    """Describe in one sentence that a model was not trained, and what to do; return `""` for a trained model."""
+    if not config.untrained:
+        return ""
+    return (
+        f"{name} has the weights of CLIP and was not trained on videos: expect the results of CLIP on frames, or worse. "
+        f"Train it: pig train --recipe RECIPE --output RUN model.init=pig model.checkpoint={name} model.overrides={{}}"
+    )
+
+
 def _one_line(error: Exception) -> str:
     """Join the first two lines of a message: the second line of transformers' messages says what to do."""
     return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
 
 
-__all__ = ["load_pretrained"]
+__all__ = ["describe_untrained", "load_pretrained"]

@@ -7,6 +7,7 @@ from transformers import CLIPConfig
 
 from modeling_pig import PigForRetrieval, PigProcessor
 
+from ..encoding.loading import describe_untrained
 from .repository import check_empty
 
 
@@ -19,7 +20,7 @@ def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
         **pig_config: fields of [`PigConfig`], or fields of [`PigVisionConfig`] that CLIP lacks, such as `num_frames`.
 
     Returns:
-        `str`: summary of the model in one line.
+        `str`: summary of the model in one line, and a line that says that the model is untrained.
 
     Raises:
         ValueError: a field is unknown or invalid, `output` is not empty, or `clip` is not a CLIP checkpoint with a
@@ -38,7 +39,7 @@ def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
     processor = PigProcessor.from_clip(clip, model.config)
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    return describe_model(model, output)
+    return f"{describe_model(model, output)}\n{describe_untrained(model.config, str(output))}"
 
 
 def load_clip_config(clip: str) -> CLIPConfig:

@@ -86,6 +86,7 @@ def make_model_card(
     }
     markdown = {
         "idea": IDEAS[framework],
+        "untrained": model.config.untrained,
         "usage": PYTHON.format(repo_id=repo_id),
         "remote_usage": REMOTE_PYTHON.format(repo_id=repo_id) if has_code else None,
         "has_embeddings": has_embeddings,
