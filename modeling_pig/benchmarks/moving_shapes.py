@@ -252,9 +252,7 @@ def _edits(shape: Shape, difference: str) -> Iterator[Shape]:
         yield replace(shape, motions=shape.motions[::-1])
 
 
-def _sample_twin(
-    rng: np.random.Generator, scene: Scene, difference: str, split: str, regime: Regime
-) -> Scene | None:
+def _sample_twin(rng: np.random.Generator, scene: Scene, difference: str, split: str, regime: Regime) -> Scene | None:
     """Draw a scene of the same split with one difference of this kind in a shape that captions may name.
 
     Return `None` if there is none.
@@ -355,8 +353,7 @@ def plan_captions(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN
         return [CaptionPlan(style, tuple(nameable)) for style in styles]
     rng = np.random.default_rng([seed, SPLITS.index(split), _base_of(split, index), 2])
     return [
-        CaptionPlan(style, tuple(sorted(_shuffled(rng, nameable)[: regime.named])))
-        for style in _shuffled(rng, styles)
+        CaptionPlan(style, tuple(sorted(_shuffled(rng, nameable)[: regime.named]))) for style in _shuffled(rng, styles)
     ]
 
 

@@ -66,7 +66,7 @@ def describe_untrained(config: PigConfig, name: str) -> str:
     if not config.untrained:
         return ""
     return (
-        f"{name} has the weights of CLIP and was not trained on videos: expect the results of CLIP on frames, or worse. "
+        f"{name} has the weights of CLIP and was not trained on videos: expect results of CLIP on frames, or worse. "
         f"Train it: pig train --recipe RECIPE --output RUN model.init=pig model.checkpoint={name} model.overrides={{}}"
     )
 
