@@ -112,11 +112,27 @@ class KeysWithPatches(PigForRetrieval):
         return features
 
 
+class ConstantQuery(PigForRetrieval):
+    """Pool every video for one trained query. If this ranks as well as the hybrid, the pseudo-query is not used."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.constant_query = nn.Parameter(torch.randn(config.projection_dim) / config.projection_dim**0.5)
+
+    def get_video_features(self, *args, **kwargs):
+        features = super().get_video_features(*args, **kwargs)
+        query = self.constant_query.expand(features.context_embeds.shape[0], 1, -1)  # (B, 1, D)
+        features.pooler_output = self.interaction(query, features.context_embeds).squeeze(1)  # (B, D)
+        return features
+
+
 FRAMEWORKS = {name: Variant(name, {"framework": name}) for name in ("two_tower", "hybrid", "single_tower")}
 
 ABLATIONS = {
     variant.name: variant
     for variant in (
+        Variant("random_globals", {"global_token_init": "random"}),  # the start of the paper
+        Variant("constant_query", model_class=ConstantQuery),
         Variant("no_reconstruction", {"reconstruction_loss_weight": 0.0}),
         Variant("detached_target", model_class=DetachedTarget),
         *(Variant(f"patches_{k}", {"num_selected_patches": k}) for k in (0, 4, 8, 32)),  # the paper selects 16
