@@ -1,7 +1,6 @@
 """Common tests of transformers models, for the three frameworks, `PigTextModel` and `PigVideoModel`."""
 
 import copy
-import shutil
 
 import numpy as np
 import pytest
@@ -98,15 +97,6 @@ def test_eager_equals_sdpa(make, batch, model_class, framework):
         expected = model(**inputs)
         model.set_attn_implementation("eager")
         assert_same_outputs(model(**inputs), expected)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="flex attention is compiled, which needs a C++ compiler")
-def test_flex_equals_sdpa(make, batch):
-    model = make(PigForRetrieval, "hybrid")
-    with torch.no_grad():
-        expected = model(**batch)
-        model.set_attn_implementation("flex_attention")
-        assert_same_outputs(model(**batch), expected)
 
 
 @pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)

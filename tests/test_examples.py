@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import yaml
 
 from modeling_pig import PigForRetrieval
-from tests.test_training import DEMO, ROOT, tiny_run, validations
+from tests.test_training import ROOT, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -187,15 +186,3 @@ def test_errors_are_one_line(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: ") and "missing" in done.stderr
-
-
-def test_accelerate_launch_trains_on_two_processes(run_folder):
-    """Run the whole training loop on two processes by `accelerate launch -m modeling_pig.cli train`."""
-    profile = ROOT / "configuration/accelerate/cpu_processes.yaml"
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", profile, "--num_processes", 2]
-    training = ["train", "--recipe", DEMO, "--output", "two", *tiny_run("videos")]
-    python(run_folder, *launcher, "-m", "modeling_pig.cli", *training)
-    records = validations(run_folder / "two")
-    assert [record["step"] for record in records] == [2, 4]  # batches of 8 over both processes
-    assert records[0]["num_processes"] == 2
-    shutil.rmtree(run_folder / "two")
