@@ -130,7 +130,7 @@ class Regime:
     @property
     def differences(self) -> tuple[str, ...]:
         """Kinds of difference that near-twins of this regime can have."""
-        excluded = ("motion", "order") if self.still else ()
+        excluded: tuple[str, ...] = ("motion", "order") if self.still else ()
         excluded += () if self.salient is None else ("size",)  # the size of a shape tells whether it is salient
         return tuple(name for name in DIFFERENCES if name not in excluded)
 
