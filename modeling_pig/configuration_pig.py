@@ -46,7 +46,8 @@ class PigVisionConfig(CLIPVisionConfig):
             Whether each frame has a learned token that summarises it.
         global_token_init (`str`, *optional*, defaults to `"class_embedding"`):
             How [`PigForRetrieval.from_clip`] initialises the global tokens. `"class_embedding"`: as the class
-            embedding plus noise, so that an untrained model ranks about as well as CLIP. `"random"`: as in the paper.
+            embedding plus noise; on clips of equal frames an untrained model then ranks about as well as CLIP.
+            `"random"`: as in the paper.
         kwargs: fields of [`~transformers.CLIPVisionConfig`].
     """
 

@@ -92,6 +92,7 @@ class Workspace:
         drawn = self.regime(recipe)
         counts = "-".join(map(str, drawn.shapes))
         kind = "_still" if still else "_in_turn" if drawn.in_turn else ""
+        kind += "" if drawn.salient is None else f"_salient_{drawn.salient}"
         folder = self.data / f"{counts}_shapes_scale_{drawn.scale}{kind}"
         recipe.data.videos = str(folder)
         if recipe.data.frame_cache is not None:
