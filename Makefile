@@ -41,6 +41,7 @@ docs: install  ## write the documentation with the API reference to site/
 	$(BIN)/mkdocs build --strict
 
 bench: install  ## measure costs beside named peers, write docs/benchmarks.md (40 minutes on two cores)
+	$(BIN)/python -m pytest -m bench
 	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
 	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
 	$(BIN)/python examples/benchmark.py train --json runs/benchmark-train.json

@@ -43,7 +43,7 @@ STAND_INS = {
     "http://127.0.0.1:19530": "$MILVUS",
     "benchmark.py search --threads 1 --sizes 1000 10000 100000 1000000": "benchmark.py --help",  # has a test
     "benchmark.py index": "benchmark.py --help",  # has a test
-    "benchmark.py start": "benchmark.py start --quick --threads 1",
+    "benchmark.py start": "benchmark.py --help",  # has a test
     'load_benchmark("moving_shapes", videos="data/moving_shapes")': "small_moving_shapes()",
     "pig app ": "briefly pig app --port 0 ",
     "runs/mine org/name": "runs/published org/name",

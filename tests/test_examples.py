@@ -1,4 +1,7 @@
-"""Every example runs, with the commands of `make demo` on little data: train, evaluate, index, search."""
+"""Every example runs, with the commands of `make demo` on little data: train, evaluate, index, search.
+
+The tests of the benchmarks run at the start of `make bench`.
+"""
 
 import json
 import os
@@ -85,6 +88,7 @@ def test_quickstart_ranks_queries(run_folder, shape_videos):
     assert sum(percentages) == pytest.approx(100, abs=0.2)
 
 
+@pytest.mark.bench
 def test_benchmark_of_the_model(tmp_path):
     settings = ["--sizes", "b32", "--batches", "1", "--frames", "1", "--repeats", "1"]
     output = example(
@@ -98,6 +102,7 @@ def test_benchmark_of_the_model(tmp_path):
     assert gflops["two_tower"] < gflops["hybrid"] and 8 < gflops["CLIP on frames"] < 9  # one frame through ViT-B/32
 
 
+@pytest.mark.bench
 def test_benchmark_of_ranking(tmp_path):
     output = example(tmp_path, "benchmark.py", "ranking", "--shape", "1200", "60", "32", "--json", "figures.json")
     assert "1,200 texts x 60 videos" in output
@@ -126,6 +131,7 @@ def test_the_benchmark_page_refuses_other_files(tmp_path):
     assert not (tmp_path / "page.md").exists()
 
 
+@pytest.mark.bench
 def test_benchmark_of_search(tmp_path):
     output = example(tmp_path, "benchmark.py", "search", "--quick", "--threads", "1", "--json", "figures.json")
     assert "1,000 videos are searched by {'method': 'exact'}" in output
@@ -135,6 +141,15 @@ def test_benchmark_of_search(tmp_path):
     assert {row["videos"] for row in figures["bars"]} == {1000} and all(row["value"] for row in figures["bars"])
 
 
+@pytest.mark.bench
+def test_benchmark_of_the_start(tmp_path):
+    example(tmp_path, "benchmark.py", "start", "--quick", "--threads", "1", "--json", "figures.json")
+    rows = json.loads((tmp_path / "figures.json").read_text())["first answer"]
+    assert [row["search"] for row in rows] == ["ours", "transformers"]
+    assert all(0 < row["seconds"] <= row["slowest"] and row["peak memory MB"] > 10 for row in rows)
+
+
+@pytest.mark.bench
 def test_benchmark_of_indexing(tmp_path):
     example(
         tmp_path, "benchmark.py", "index", "--quick", "--threads", "1", "--device", "cpu", "--json", "figures.json"
@@ -145,6 +160,7 @@ def test_benchmark_of_indexing(tmp_path):
     assert [row["videos"] for row in figures["steadiness"]] == [200] and figures["steadiness"][0]["end / start"] > 0
 
 
+@pytest.mark.bench
 def test_benchmark_of_training(tmp_path):
     output = example(tmp_path, "benchmark.py", "train", "--quick", "--threads", "1", "--json", "figures.json")
     assert "beside CLIP on the same frames" in output
