@@ -112,6 +112,10 @@ class PigConfig(PreTrainedConfig):
             Dropout after the interaction's linear layer.
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the loss that pulls the pseudo-query towards the query.
+        reranking_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of a second retrieval loss, of `hybrid` only, in which each video is pooled for each query of the
+            batch, as in `single_tower`. It trains the interaction to re-rank results, see
+            [`PigForRetrieval.similarity`]. The paper does not have it.
         logit_scale_init_value (`float`, *optional*, defaults to 4.60):
             Initial logarithm of the factor on the cosines.
         logit_scale_max (`float`, *optional*, defaults to ln 200):
@@ -149,6 +153,7 @@ class PigConfig(PreTrainedConfig):
     interaction_num_attention_heads: int = 1
     interaction_dropout: float = 0.1
     reconstruction_loss_weight: float = 1.0
+    reranking_loss_weight: float = 0.0
     logit_scale_init_value: float | int = 4.60
     logit_scale_max: float | int = math.log(200)
     initializer_factor: float | int = 1.0

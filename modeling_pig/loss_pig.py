@@ -45,6 +45,7 @@ class PigLosses(NamedTuple):
     loss: torch.Tensor | None = None
     retrieval_loss: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
+    reranking_loss: torch.Tensor | None = None
 
 
 def compute_losses(
@@ -57,6 +58,8 @@ def compute_losses(
     reconstruction_loss_weight: float = 1.0,
     caption_ids: torch.Tensor | None = None,
     over_processes: bool = False,
+    context_embeds: torch.Tensor | None = None,
+    reranking_loss_weight: float = 1.0,
 ) -> PigLosses:
     """Compute the losses of B matching pairs of a query and a video.
 
@@ -70,6 +73,9 @@ def compute_losses(
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0): weight of the reconstruction loss.
         caption_ids (`torch.LongTensor` of shape `(B,)`, *optional*): as in [`contrastive_loss`].
         over_processes (`bool`, *optional*, defaults to `False`): compute the losses of the total batch.
+        context_embeds (`torch.Tensor` of shape `(B, S, D)`, *optional*): context tokens of the videos, which
+            `similarity` takes too; adds the re-ranking loss.
+        reranking_loss_weight (`float`, *optional*, defaults to 1.0): weight of the re-ranking loss.
 
     Returns:
         [`PigLosses`].
@@ -88,16 +94,23 @@ def compute_losses(
             f"caption_ids has shape {tuple(caption_ids.shape)}; expected one number per text, ({batch_size},)."
         )
     batch_sizes = gather_batch_sizes(video_embeds) if over_processes else [batch_size]
-    if len(batch_sizes) == 1 and logits_per_text.numel() <= MAX_BLOCK_ELEMENTS:
-        retrieval_loss = contrastive_loss(logits_per_text, caption_ids)
-    else:
-        retrieval_loss = global_contrastive_loss(
-            similarity, logit_scale, text_embeds, video_embeds, batch_sizes, caption_ids
-        )
-    if pseudo_query_embeds is None:
-        return PigLosses(loss=retrieval_loss, retrieval_loss=retrieval_loss)
-    reconstruction = mean_over_processes(reconstruction_loss(pseudo_query_embeds, text_embeds), batch_sizes)
-    return PigLosses(retrieval_loss + reconstruction_loss_weight * reconstruction, retrieval_loss, reconstruction)
+
+    def loss_of(embeds: torch.Tensor, logits: torch.Tensor | None = None) -> torch.Tensor:
+        if len(batch_sizes) > 1 or batch_size**2 > MAX_BLOCK_ELEMENTS:
+            return global_contrastive_loss(similarity, logit_scale, text_embeds, embeds, batch_sizes, caption_ids)
+        if logits is None:
+            logits = compute_logits(similarity, logit_scale, text_embeds, embeds)
+        return contrastive_loss(logits, caption_ids)
+
+    retrieval_loss = loss = loss_of(video_embeds, logits_per_text)
+    reconstruction = reranking_loss = None
+    if pseudo_query_embeds is not None:
+        reconstruction = mean_over_processes(reconstruction_loss(pseudo_query_embeds, text_embeds), batch_sizes)
+        loss = loss + reconstruction_loss_weight * reconstruction
+    if context_embeds is not None:
+        reranking_loss = loss_of(context_embeds)
+        loss = loss + reranking_loss_weight * reranking_loss
+    return PigLosses(loss, retrieval_loss, reconstruction, reranking_loss)
 
 
 def compute_logits(

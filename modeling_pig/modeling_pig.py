@@ -123,10 +123,13 @@ class PigOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, with `return_loss=True`):
-            `retrieval_loss + config.reconstruction_loss_weight * reconstruction_loss`.
+            `retrieval_loss + config.reconstruction_loss_weight * reconstruction_loss`, plus
+            `config.reranking_loss_weight * reranking_loss` if that weight is not 0.
         retrieval_loss (`torch.Tensor` of shape `()`, *optional*): contrastive loss, a sum over both directions.
         reconstruction_loss (`torch.Tensor` of shape `()`, *optional*):
             Distance of pseudo-query and query; `hybrid` only.
+        reranking_loss (`torch.Tensor` of shape `()`, *optional*):
+            Contrastive loss of videos that are pooled for each query; `hybrid` with a `reranking_loss_weight` only.
         logits_per_text (`torch.Tensor` of shape `(Q, B)`): cosines times the exponential of `logit_scale`.
         logits_per_video (`torch.Tensor` of shape `(B, Q)`): transpose of `logits_per_text`.
         text_embeds (`torch.Tensor` of shape `(Q, D)`): embeddings of the queries, normalised.
@@ -134,6 +137,8 @@ class PigOutput(ModelOutput):
             Embeddings of the videos, normalised. For `single_tower`, in which the embedding of a video depends on the
             query, the context tokens, not normalised.
         pseudo_query_embeds (`torch.Tensor` of shape `(B, D)`, *optional*): pseudo-queries, normalised; `hybrid` only.
+        context_embeds (`torch.Tensor` of shape `(B, S, D)`, *optional*):
+            Context tokens of the videos; `hybrid` with a `reranking_loss_weight` only.
         selected_patches, selection_scores (`torch.Tensor` of shape `(B, K)`, *optional*):
             As in [`PigVideoFeatures`]; with `output_selection=True` only.
         text_model_output (`BaseModelOutputWithPooling`): output of `get_text_features`.
@@ -143,11 +148,13 @@ class PigOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     retrieval_loss: torch.FloatTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
+    reranking_loss: torch.FloatTensor | None = None
     logits_per_text: torch.FloatTensor | None = None
     logits_per_video: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
     video_embeds: torch.FloatTensor | None = None
     pseudo_query_embeds: torch.FloatTensor | None = None
+    context_embeds: torch.FloatTensor | None = None
     selected_patches: torch.LongTensor | None = None
     selection_scores: torch.FloatTensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
@@ -924,15 +931,25 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
         Args:
             text_embeds (`torch.Tensor` of shape `(Q, D)`): `get_text_features(...).pooler_output`.
-            video_embeds (`torch.Tensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`):
-                `get_video_features(...).pooler_output`, or `.context_embeds` for `single_tower`, which pools each
-                video separately for each query.
+            video_embeds (`torch.Tensor` of shape `(B, D)` or `(B, S, D)`):
+                `get_video_features(...).pooler_output`, or `.context_embeds`. Context tokens are pooled separately
+                for each query: the scores of `single_tower`, and those by which `hybrid` re-ranks. `two_tower` has no
+                interaction to pool them.
 
         Returns:
             `torch.Tensor` of shape `(Q, B)`.
+
+        Raises:
+            ValueError: `video_embeds` has another shape than the framework allows.
         """
+        allowed = {"two_tower": (2,), "single_tower": (3,), "hybrid": (2, 3)}[self.config.framework]
+        if video_embeds.ndim not in allowed:
+            raise ValueError(
+                f"video_embeds has shape {tuple(video_embeds.shape)}; a {self.config.framework} model expects "
+                f"{' or '.join({2: '(B, D)', 3: '(B, S, D)'}[ndim] for ndim in allowed)}."
+            )
         text_embeds = nn.functional.normalize(text_embeds, dim=-1)
-        if self.config.framework != "single_tower":
+        if video_embeds.ndim == 2:
             return text_embeds @ nn.functional.normalize(video_embeds, dim=-1).t()
         pooled = self.interaction(text_embeds.unsqueeze(0), video_embeds)  # (B, Q, D)
         return torch.einsum("qd,bqd->qb", text_embeds, nn.functional.normalize(pooled, dim=-1))
@@ -956,6 +973,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
         text_embeds: torch.FloatTensor | None = None,
         video_embeds: torch.FloatTensor | None = None,
         pseudo_query_embeds: torch.FloatTensor | None = None,
+        context_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigOutput:
         r"""Score every query against every video, and compute the losses with `return_loss=True`.
@@ -981,21 +999,27 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
                 `video_embeds` of an earlier output, instead of `pixel_values_videos`.
             pseudo_query_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*):
                 `pseudo_query_embeds` of the same output as `video_embeds`; the loss of `hybrid` needs them.
+            context_embeds (`torch.FloatTensor` of shape `(B, S, D)`, *optional*):
+                `context_embeds` of the same output as `video_embeds`; a loss with a `reranking_loss_weight` needs them.
 
         Returns:
             [`PigOutput`].
 
         Raises:
             ValueError: inputs or embeddings are missing or both given; `return_loss` with other numbers of queries
-                than videos, or with `video_embeds` of a `hybrid` model without `pseudo_query_embeds`.
+                than videos, or with `video_embeds` of a `hybrid` model without `pseudo_query_embeds` or
+                `context_embeds`.
         """
         is_hybrid = self.config.framework == "hybrid"
+        learns_to_rerank = is_hybrid and self.config.reranking_loss_weight > 0
         if (input_ids is None) == (text_embeds is None):
             raise ValueError("Give either input_ids or text_embeds.")
         if (pixel_values_videos is None) == (video_embeds is None):
             raise ValueError("Give either pixel_values_videos or video_embeds.")
         if return_loss and is_hybrid and video_embeds is not None and pseudo_query_embeds is None:
             raise ValueError("return_loss needs pseudo_query_embeds with the video_embeds of a hybrid model.")
+        if return_loss and learns_to_rerank and video_embeds is not None and context_embeds is None:
+            raise ValueError("return_loss needs context_embeds with video_embeds, for the re-ranking loss.")
 
         video_features = text_features = None
         if video_embeds is None:
@@ -1006,6 +1030,8 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
                 video_embeds = nn.functional.normalize(video_features.pooler_output, dim=-1)  # (B, D)
             if is_hybrid:
                 pseudo_query_embeds = nn.functional.normalize(video_features.pseudo_query_embeds, dim=-1)  # (B, D)
+            if learns_to_rerank:
+                context_embeds = video_features.context_embeds  # (B, S, D)
         if text_embeds is None:
             text_features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
             text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
@@ -1024,7 +1050,9 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
                 pseudo_query_embeds if is_hybrid else None,
                 self.config.reconstruction_loss_weight,
                 caption_ids,
-                over_processes=self.training,
+                self.training,
+                context_embeds if learns_to_rerank else None,
+                self.config.reranking_loss_weight,
             )
 
         with_selection = output_selection and video_features is not None
@@ -1032,11 +1060,13 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             loss=losses.loss,
             retrieval_loss=losses.retrieval_loss,
             reconstruction_loss=losses.reconstruction_loss,
+            reranking_loss=losses.reranking_loss,
             logits_per_text=logits_per_text,
             logits_per_video=logits_per_text.t(),
             text_embeds=text_embeds,
             video_embeds=video_embeds,
             pseudo_query_embeds=pseudo_query_embeds,
+            context_embeds=context_embeds,
             selected_patches=video_features.selected_patches if with_selection else None,
             selection_scores=video_features.selection_scores if with_selection else None,
             text_model_output=text_features,

@@ -27,7 +27,7 @@ from .training_worker import (
 
 
 FRAMEWORKS = ("two_tower", "hybrid", "single_tower")
-EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds", "context_embeds")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_gradients_equal_those_of_the_whole_batch(accelerator, framework, chunk_
     whole = direct(expected, batch)
     outputs = cached_backward(accelerator, model, batch, chunk_size)
     assert_close_by_tensor(gradients(model), gradients(expected), rtol=1e-10)
-    for name in ("loss", "retrieval_loss", "reconstruction_loss", "logits_per_text", *EMBEDS):
+    for name in ("loss", "retrieval_loss", "reconstruction_loss", "reranking_loss", "logits_per_text", *EMBEDS):
         assert (outputs.get(name) is None) == (whole.get(name) is None)
         if name in whole:
             torch.testing.assert_close(outputs[name], whole[name], rtol=1e-10, atol=1e-14)

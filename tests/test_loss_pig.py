@@ -114,7 +114,7 @@ def test_logits_in_blocks_equal_all_logits(monkeypatch):
 def test_embeddings_can_replace_inputs(framework):
     model, batch = tiny_model(framework), tiny_batch(5, seed=0)
     whole = model(**batch, return_loss=True)
-    names = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+    names = ("text_embeds", "video_embeds", "pseudo_query_embeds", "context_embeds")
     embeds = {name: whole[name] for name in names if whole.get(name) is not None}
     again = model(**embeds, return_loss=True)
     assert torch.equal(again.loss, whole.loss) and torch.equal(again.logits_per_text, whole.logits_per_text)
@@ -131,6 +131,31 @@ def test_invalid_combinations_of_inputs_and_embeddings_are_rejected():
         model(**batch, video_embeds=embeds.video_embeds)
     with pytest.raises(ValueError, match="needs pseudo_query_embeds"):
         model(text_embeds=embeds.text_embeds, video_embeds=embeds.video_embeds, return_loss=True)
+    with pytest.raises(ValueError, match="needs context_embeds"):
+        model(
+            **{name: embeds[name] for name in ("text_embeds", "video_embeds", "pseudo_query_embeds")}, return_loss=True
+        )
+    context = model.get_video_features(batch["pixel_values_videos"]).context_embeds
+    with pytest.raises(ValueError, match=r"shape \(3, 6, 16\); a two_tower model expects \(B, D\)"):
+        tiny_model("two_tower").similarity(embeds.text_embeds, context)
+    with pytest.raises(ValueError, match=r"shape \(3, 16\); a single_tower model expects \(B, S, D\)"):
+        tiny_model("single_tower").similarity(embeds.text_embeds, embeds.video_embeds)
+
+
+def test_the_reranking_loss_is_that_of_a_single_tower():
+    """The interaction of a hybrid, with the same weights in a single-tower."""
+    hybrid, batch = tiny_model("hybrid"), tiny_batch(5, seed=0, with_caption_ids=True)
+    single_tower = tiny_model("single_tower")
+    single_tower.load_state_dict(
+        {name: value for name, value in hybrid.state_dict().items() if not name.startswith("generator.")}
+    )
+    outputs, expected = (model(**batch, return_loss=True) for model in (hybrid, single_tower))
+    torch.testing.assert_close(outputs.reranking_loss, expected.loss)
+    parts = outputs.retrieval_loss + outputs.reconstruction_loss + 0.5 * outputs.reranking_loss
+    torch.testing.assert_close(outputs.loss, parts)
+    scores = hybrid.similarity(outputs.text_embeds, outputs.context_embeds)
+    torch.testing.assert_close(hybrid.logit_scale.exp() * scores, expected.logits_per_text)
+    assert tiny_model("hybrid", reranking_loss_weight=0.0)(**batch, return_loss=True).reranking_loss is None
 
 
 # processes

@@ -40,7 +40,10 @@ BATCH_SIZES = (8, 8, 5)  # the last is split as 3 + 2 and as 2 + 1 + 1 + 1
 
 
 def tiny_model(framework: str, **settings) -> PigForRetrieval:
-    """Return a model in training mode whose weights differ from their initial identities and zeros."""
+    """Return a model in training mode whose weights differ from their initial identities and zeros.
+
+    A hybrid has all three losses.
+    """
     tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = PigConfig(
         text_config={**tower, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2},
@@ -49,7 +52,12 @@ def tiny_model(framework: str, **settings) -> PigForRetrieval:
         num_selected_patches=3,
         framework=framework,
         logit_scale_init_value=2.0,
-        **{"generator_num_hidden_layers": 1, "interaction_dropout": 0.0, **settings},
+        **{
+            "generator_num_hidden_layers": 1,
+            "interaction_dropout": 0.0,
+            "reranking_loss_weight": 0.5 if framework == "hybrid" else 0.0,
+            **settings,
+        },
     )
     torch.manual_seed(0)
     model = PigForRetrieval(config).double().train()
@@ -89,7 +97,7 @@ def train(model: nn.Module, case: str, backward, rank: int = 0, world_size: int 
     for step, batch_size in enumerate(BATCH_SIZES):
         batch = tiny_batch(batch_size, seed=step, with_caption_ids=with_caption_ids)
         outputs = backward(model, {name: value.tensor_split(world_size)[rank] for name, value in batch.items()})
-        names = ("loss", "retrieval_loss", "reconstruction_loss")
+        names = ("loss", "retrieval_loss", "reconstruction_loss", "reranking_loss")
         losses.append({name: outputs[name].item() for name in names if outputs.get(name) is not None})
         gradients.append({_plain(name): value.grad.clone() for name, value in model.named_parameters()})
         optimizer.step()

@@ -17,7 +17,7 @@ from modeling_pig.modeling_pig import PigOutput
 
 
 # Outputs of a forward pass that `PigForRetrieval.forward` accepts in place of its inputs.
-_EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds")
+_EMBEDS = ("text_embeds", "video_embeds", "pseudo_query_embeds", "context_embeds")
 
 
 def cached_backward(

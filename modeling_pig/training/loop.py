@@ -451,7 +451,12 @@ def _mixed_precision(choice: str) -> str:
 
 
 def _losses(outputs: Any) -> dict[str, torch.Tensor]:
-    losses = {"loss": outputs.loss, "retrieval": outputs.retrieval_loss, "reconstruction": outputs.reconstruction_loss}
+    losses = {
+        "loss": outputs.loss,
+        "retrieval": outputs.retrieval_loss,
+        "reconstruction": outputs.reconstruction_loss,
+        "re-ranking": outputs.reranking_loss,
+    }
     return {name: value.detach() for name, value in losses.items() if value is not None}
 
 
