@@ -1000,7 +1000,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             pseudo_query_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*):
                 `pseudo_query_embeds` of the same output as `video_embeds`; the loss of `hybrid` needs them.
             context_embeds (`torch.FloatTensor` of shape `(B, S, D)`, *optional*):
-                `context_embeds` of the same output as `video_embeds`; a loss with a `reranking_loss_weight` needs them.
+                `context_embeds` of the same output as `video_embeds`; the re-ranking loss needs them.
 
         Returns:
             [`PigOutput`].

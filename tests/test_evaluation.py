@@ -193,6 +193,30 @@ def test_evaluator_equals_the_forward_pass(make_model, processor, split, framewo
     assert result["recall_curve"] == recall_curves(ranks, 5)
 
 
+def test_reranking_equals_brute_force(make_model, processor, split, monkeypatch):
+    monkeypatch.setattr(evaluator, "CAPTIONS_PER_BLOCK", 4)
+    model = make_model(framework="hybrid").eval()
+    for weight in model.interaction.parameters():  # at first all scores of a video are nearly equal
+        torch.nn.init.normal_(weight)
+    result = evaluate(model, processor, split, progress=False, rerank=3).to_dict()
+    assert result["rerank"] == 3
+    texts = [caption for row in split for caption in row["captions"]]
+    inputs = processor(text=texts, videos=[row["video"] for row in split], return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model(**inputs)
+        pooled = model.similarity(outputs.text_embeds, outputs.vision_model_output.context_embeds)
+    ranks = []
+    for query, (first, again) in enumerate(zip(outputs.logits_per_text.tolist(), pooled.tolist(), strict=True)):
+        order = sorted(range(5), key=lambda video, first=first: -first[video])
+        order = sorted(order[:3], key=lambda video, again=again: -again[video]) + order[3:]
+        ranks.append(order.index(query // 2) + 1)
+    assert result["text_to_video_reranked"] == retrieval_metrics(np.array(ranks))
+    assert result["text_to_video_reranked"]["MnR"] != result["text_to_video"]["MnR"]
+    for framework, count in (("hybrid", 0), ("two_tower", 3)):
+        with pytest.raises(ValueError, match=f"rerank is {count}, and the model is a {framework}: expected 1 or more"):
+            evaluate(make_model(framework=framework), processor, split, progress=False, rerank=count)
+
+
 def test_half_precision_models_are_evaluated(make_model, processor, split):
     for framework in ("hybrid", "single_tower"):
         result = evaluate(make_model(framework=framework).bfloat16(), processor, split, progress=False).to_dict()
@@ -285,8 +309,12 @@ def test_printed_table_has_counts_and_intervals():
 
     record |= {"text_to_video" + DUAL: METRICS | {"R@1": 44.0}, "video_to_text" + DUAL: METRICS}
     names = [direction + suffix for suffix in ("", DUAL) for direction in ("text_to_video", "video_to_text")]
+    names.append("text_to_video_reranked")
+    record |= {"rerank": 50, names[-1]: METRICS | {"R@1": 45.0}}
     record["intervals_95"] = dict.fromkeys(names, intervals)
     print_evaluation(EvaluationRecord.model_construct(**record), console)
     table, dual = console.export_text().split("with dual softmax")
     assert table.count("37.6 [34.9, 40.3]") == 2 and "1,012.2 [1,000.0, 1,024.5]" in table and "44.0" not in table
+    dual, reranked = dual.split("the best 50 videos of each query re-ranked")
     assert "44.0" in dual and "1,000 bootstrap samples" in dual
+    assert reranked.count("45.0 [34.9, 40.3]") == 1 and "video-to-text" not in reranked

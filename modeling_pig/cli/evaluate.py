@@ -30,6 +30,10 @@ def evaluate(
     dual_softmax: Annotated[
         bool, typer.Option("--dual-softmax", help="Also rank with dual softmax, in a separate table.")
     ] = False,
+    rerank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also re-rank so many of the best videos of each query, in a separate table."),
+    ] = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, help=f"Samples for the 95 % intervals, at least {MIN_BOOTSTRAP}; 0: no intervals.")
     ] = 1000,
@@ -78,6 +82,7 @@ def evaluate(
             max_text_tokens=data.max_text_tokens,
             dual_softmax=dual_softmax,
             num_bootstrap=bootstrap,
+            rerank=rerank,
         )
         record = result_record(evaluation, retrieval_model, model, split, settings.to_dict(), rows.info.description)
         print_evaluation(record)

@@ -60,12 +60,15 @@ class EncodedVideos:
         durations (`list[float | None]`): durations of the files in seconds; `None` if the file does not state it.
         positions (`list[int]`): positions of the videos in the input of [`encode_videos`]. They are in order; the
             positions of failed videos are missing.
+        context_embeds (`torch.Tensor` of shape `(B, S, embedding_dim)`): context tokens of the videos, float32, not
+            normalised, on the CPU.
     """
 
     paths: list[str]
     embeddings: torch.Tensor
     durations: list[float | None]
     positions: list[int]
+    context_embeds: torch.Tensor
 
 
 @torch.inference_mode()
@@ -88,21 +91,24 @@ def encode_videos(
     """
     decoded = _decode_in_order(processor, videos, failures, 2 * batch_size, num_threads or os.cpu_count() or 1)
     while batch := list(islice(decoded, batch_size)):
+        embeddings, context_embeds = _embed(model, [video.clip for video in batch])
         yield EncodedVideos(
             paths=[video.path for video in batch],
-            embeddings=_embed(model, [video.clip for video in batch]),
+            embeddings=embeddings,
             durations=[video.duration for video in batch],
             positions=[video.position for video in batch],
+            context_embeds=context_embeds,
         )
 
 
-def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> torch.Tensor:
-    """Encode clips, each (1, T, 3, height, width), into the embeddings of [`EncodedVideos`]."""
+def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode clips, each (1, T, 3, height, width), into the embeddings and context tokens of [`EncodedVideos`]."""
     pixel_values_videos = torch.cat(clips)  # (B, T, 3, height, width)
     features = model.get_video_features(pixel_values_videos.to(model.device, model.dtype))
+    context_embeds = features.context_embeds.float().cpu()
     if model.config.framework == "single_tower":
-        return features.context_embeds.float().cpu()
-    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu()
+        return context_embeds, context_embeds
+    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu(), context_embeds
 
 
 class _DecodedVideo(NamedTuple):
@@ -185,7 +191,7 @@ def encode_files(
     read_files: dict[int, _ReadFile] = {}  # files that are read to the end, by reading
 
     def encode_batch() -> None:
-        embeddings = _embed(model, [clip for _, clip in batch])
+        embeddings, _ = _embed(model, [clip for _, clip in batch])
         for (reading, _), embedding in zip(batch, embeddings, strict=True):
             encoded[reading].append(embedding)
         batch.clear()

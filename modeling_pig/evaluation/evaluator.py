@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -11,7 +12,14 @@ from modeling_pig import PigForRetrieval, PigProcessor, VideoDecodingError
 from ..encoding.texts import encode_texts
 from ..encoding.video_segment import VideoSegment
 from ..encoding.videos import encode_videos
-from .metrics import TiePolicy, bootstrap_intervals, ranks_in_both_directions, recall_curves, retrieval_metrics
+from .metrics import (
+    TiePolicy,
+    bootstrap_intervals,
+    ranks_in_both_directions,
+    ranks_of_targets,
+    recall_curves,
+    retrieval_metrics,
+)
 from .records import Evaluation
 
 
@@ -31,6 +39,7 @@ def evaluate(
     dual_softmax: bool = False,
     num_bootstrap: int = 0,
     seed: int = 0,
+    rerank: int | None = None,
 ) -> Evaluation:
     """Evaluate text-to-video and video-to-text retrieval: every caption is a query, every video a candidate.
 
@@ -50,6 +59,9 @@ def evaluate(
         num_bootstrap (`int`): number of bootstrap samples for 95 % intervals, see [`bootstrap_intervals`]; 0
             computes none.
         seed (`int`): seed of the bootstrap.
+        rerank (`int`, *optional*): also rank with re-ranking: the interaction of a `hybrid` model pools the best
+            `rerank` videos of each query again, now for the query itself, and orders them by the new scores. The
+            metrics are reported under a separate name.
 
     Returns:
         [`Evaluation`]: R@1, R@5, R@10, R@50 in per cent, MdR and MnR in both directions, with dual softmax and
@@ -57,8 +69,14 @@ def evaluate(
         with its captions, and is listed in `failures`.
 
     Raises:
-        ValueError: a video has no captions, no video can be decoded, or scores are NaN or infinite.
+        ValueError: a video has no captions, no video can be decoded, scores are NaN or infinite, or `rerank` is less
+            than 1 or the model is not `hybrid`.
     """
+    if rerank is not None and (rerank < 1 or model.config.framework != "hybrid"):
+        raise ValueError(
+            f"rerank is {rerank}, and the model is a {model.config.framework}: expected 1 or more, and a hybrid: its "
+            "interaction re-ranks."
+        )
     rows = list(split)
     for row in rows:
         if not row["captions"]:
@@ -70,12 +88,14 @@ def evaluate(
     segments = [VideoSegment(row["video"], row.get("start"), row.get("end")) for row in with_file]
     undecodable: list[VideoDecodingError] = []
     encoded: list[dict] = []
-    video_embeds = []
+    video_embeds, context_embeds = [], []
     batches = encode_videos(model, processor, segments, undecodable, batch_size, num_threads)
     with tqdm(total=len(segments), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
             encoded += [with_file[position] for position in batch.positions]
             video_embeds.append(batch.embeddings)
+            if rerank is not None:
+                context_embeds.append(batch.context_embeds)
             bar.update(len(encoded) + len(undecodable) - bar.n)
     failures += [str(failure) for failure in undecodable]
     if not encoded:
@@ -85,23 +105,18 @@ def evaluate(
     captions = [caption for row in encoded for caption in row["captions"]]
     video_of_caption = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
     caption_embeds = encode_texts(model, processor, captions, max_text_tokens)
-    is_single_tower = model.config.framework == "single_tower"
-    dtype = model.dtype if is_single_tower else torch.float32  # a single tower's scores pass through its weights
-    block_size = (
-        MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * caption_embeds.shape[1]) if is_single_tower else len(encoded)
-    )
-    blocks = torch.cat(video_embeds).to(model.device, dtype).split(max(block_size, 1))
-
-    def score_block(rows: slice) -> torch.Tensor:
-        queries = caption_embeds[rows].to(model.device, dtype)
-        return torch.cat([model.similarity(queries, videos) for videos in blocks], dim=1).cpu()
-
+    scores = _Scores(model, caption_embeds, torch.cat(video_embeds))
     with torch.inference_mode():
         ranks = ranks_in_both_directions(
-            score_block, video_of_caption, len(encoded), ties, dual_softmax, block_size=CAPTIONS_PER_BLOCK
+            scores, video_of_caption, len(encoded), ties, dual_softmax, block_size=CAPTIONS_PER_BLOCK
         )
+        if rerank is not None:
+            pooled_scores = _Scores(model, caption_embeds, torch.cat(context_embeds))
+            ranks["text_to_video_reranked"] = _rank_again(scores, pooled_scores, video_of_caption, rerank, ties)
     model.train(was_training)
     fields: dict[str, Any] = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
+    if rerank is not None:
+        fields["rerank"] = rerank
     if num_bootstrap:
         video_of_query = {"text": video_of_caption.numpy(), "video": torch.arange(len(encoded)).numpy()}
         fields["intervals_95"] = {
@@ -118,6 +133,45 @@ def evaluate(
         ties=ties,
         failures=failures,
     )
+
+
+class _Scores:
+    """Scores, on the CPU, of a range of captions with all videos.
+
+    Args:
+        model (`PigForRetrieval`): model whose `similarity` is the score.
+        caption_embeds (`torch.Tensor` of shape `(captions, D)`): embeddings of the captions.
+        video_embeds (`torch.Tensor` of shape `(videos, D)` or `(videos, S, D)`): embeddings or context tokens.
+    """
+
+    def __init__(self, model: PigForRetrieval, caption_embeds: torch.Tensor, video_embeds: torch.Tensor):
+        is_pooled = video_embeds.ndim == 3
+        dtype = model.dtype if is_pooled else torch.float32  # the scores of context tokens pass through weights
+        block_size = len(video_embeds)
+        if is_pooled:
+            block_size = max(MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * video_embeds.shape[-1]), 1)
+        self._model = model
+        self._captions = caption_embeds.to(model.device, dtype)
+        self._blocks = video_embeds.to(model.device, dtype).split(block_size)
+
+    def __call__(self, rows: slice) -> torch.Tensor:
+        captions = self._captions[rows]
+        return torch.cat([self._model.similarity(captions, videos) for videos in self._blocks], dim=1).cpu()
+
+
+def _rank_again(
+    scores: _Scores, pooled_scores: _Scores, video_of_caption: torch.Tensor, count: int, ties: TiePolicy
+) -> np.ndarray:
+    """Return the rank of each caption's video if the best `count` videos are ordered by their pooled scores."""
+    ranks = []
+    for start in range(0, len(video_of_caption), CAPTIONS_PER_BLOCK):
+        rows = slice(start, start + CAPTIONS_PER_BLOCK)
+        first = scores(rows).float()
+        best = first.topk(min(count, first.shape[1]), dim=1).indices
+        # Cosines differ by at most 2: all other videos keep their order below the best ones.
+        again = (first - 3).scatter(1, best, pooled_scores(rows).float().gather(1, best))
+        ranks.append(ranks_of_targets(again, video_of_caption[rows], ties))
+    return np.concatenate(ranks)
 
 
 __all__ = ["evaluate"]

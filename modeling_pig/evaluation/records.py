@@ -36,6 +36,8 @@ class Evaluation(Record):
         text_to_video, video_to_text (`dict[str, float]`): metric -> value.
         text_to_video_dual_softmax, video_to_text_dual_softmax (`dict[str, float]`, *optional*): the same with dual
             softmax.
+        text_to_video_reranked (`dict[str, float]`, *optional*): the same with re-ranking of the best `rerank` videos.
+        rerank (`int`, *optional*): number of videos that were re-ranked for each query.
         intervals_95 (`dict`, *optional*): direction -> metric -> [low, high] of the 95 % interval.
         num_bootstrap, seed (`int`, *optional*): number of bootstrap samples of the intervals, and their seed.
         recall_curve (`dict[str, list]`, *optional*): `k`, and R@k over k in each direction, see [`recall_curves`].
@@ -48,6 +50,8 @@ class Evaluation(Record):
     video_to_text: Metrics
     text_to_video_dual_softmax: Metrics | None = None
     video_to_text_dual_softmax: Metrics | None = None
+    text_to_video_reranked: Metrics | None = None
+    rerank: int | None = None
     intervals_95: dict[str, dict[str, list[float]]] | None = None
     num_bootstrap: int | None = None
     seed: int | None = None

@@ -1,7 +1,7 @@
 """Create the record of an evaluation, with everything needed to repeat it, and print its metrics as a table."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -66,7 +66,7 @@ def result_record(
 
 
 def print_evaluation(record: EvaluationRecord, console: Console | None = None) -> None:
-    """Print the metrics of an evaluation as a table, and those with dual softmax as a second table.
+    """Print the metrics of an evaluation as a table, and those with dual softmax or re-ranking as further tables.
 
     A cell holds a metric, with its 95 % interval if intervals were computed: `37.6 [34.9, 40.3]`.
     """
@@ -75,24 +75,29 @@ def print_evaluation(record: EvaluationRecord, console: Console | None = None) -
         f"{record.benchmark}, {record.split}: {record.num_queries:,} queries, {record.num_videos:,} of "
         f"{record.num_videos_in_split:,} videos, ties {record.ties}"
     )
-    console.print(_make_table(title, record, ""))
+    console.print(_make_table(title, record, DIRECTIONS))
     if record.text_to_video_dual_softmax:
-        console.print(_make_table("with dual softmax, which uses all queries at once", record, "_dual_softmax"))
+        directions = [f"{name}_dual_softmax" for name in DIRECTIONS]
+        console.print(_make_table("with dual softmax, which uses all queries at once", record, directions))
+    if record.text_to_video_reranked:
+        title = f"the best {record.rerank} videos of each query re-ranked"
+        console.print(_make_table(title, record, ["text_to_video_reranked"]))
 
 
-def _make_table(title: str, record: EvaluationRecord, suffix: str) -> Table:
+def _make_table(title: str, record: EvaluationRecord, keys: Sequence[str]) -> Table:
     intervals, caption = record.intervals_95, None
     if intervals:
         caption = f"[95 % interval], {record.num_bootstrap:,} bootstrap samples of the videos"
     table = Table(title=title, caption=caption, min_width=len(title) + 2)  # rich wraps a title at the table's width
-    for name in ("", *DIRECTIONS):
-        table.add_column(name.replace("_", "-"), justify="right" if name else "left")
+    table.add_column("")
+    for key in keys:
+        table.add_column("-".join(key.split("_")[:3]), justify="right")
     for metric in record.text_to_video:
         cells = []
-        for direction in (name + suffix for name in DIRECTIONS):
-            cell = f"{getattr(record, direction)[metric]:,.1f}"
+        for key in keys:
+            cell = f"{getattr(record, key)[metric]:,.1f}"
             if intervals:
-                low, high = intervals[direction][metric]
+                low, high = intervals[key][metric]
                 cell += f" [{low:,.1f}, {high:,.1f}]"
             cells.append(cell)
         table.add_row(metric, *cells)

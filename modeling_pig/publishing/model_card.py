@@ -20,7 +20,7 @@ from .run_records import RunRecords
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 FIGURES = {"curves.png": "Learning curves", "ranks.png": "Recall at k, over k"}
-DUAL_SOFTMAX = "_dual_softmax"
+DUAL_SOFTMAX, RERANKED = "_dual_softmax", "_reranked"  # ends of the names of metrics
 IDEAS = {
     "hybrid": "It generates a pseudo-query from each video, lets video and pseudo-query interact once, and keeps one "
     "embedding per video (`hybrid`).",
@@ -220,9 +220,9 @@ def _describe_training(records: RunRecords) -> list[list[str]]:
 
 
 def _metrics_by_key(test: EvaluationRecord) -> dict[str, dict[str, float]]:
-    """Return the metrics of each direction, and of each direction with dual softmax if it was evaluated."""
-    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX) for direction in DIRECTIONS]
-    return {key: metrics for key in keys if (metrics := getattr(test, key))}
+    """Return the metrics of each direction, also with dual softmax and with re-ranking if they were evaluated."""
+    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX, RERANKED) for direction in DIRECTIONS]
+    return {key: metrics for key in keys if (metrics := getattr(test, key, None))}
 
 
 def _metric_type(metric: str) -> str:
@@ -230,8 +230,9 @@ def _metric_type(metric: str) -> str:
 
 
 def _metric_name(key: str, metric: str) -> str:
-    direction = key.removesuffix(DUAL_SOFTMAX).replace("_", "-").capitalize()
-    return f"{direction} {metric}" + (" with dual softmax" if key.endswith(DUAL_SOFTMAX) else "")
+    direction = "-".join(key.split("_")[:3]).capitalize()
+    how = {DUAL_SOFTMAX: " with dual softmax", RERANKED: " with re-ranking"}
+    return f"{direction} {metric}" + next((text for suffix, text in how.items() if key.endswith(suffix)), "")
 
 
 def _count_queries(test: EvaluationRecord) -> str:
@@ -243,6 +244,9 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
     if test.text_to_video_dual_softmax:
         title = "With dual softmax, which needs all queries at once and is therefore not comparable with a search:"
         tables.append({"title": title, "rows": _make_rows(test, DUAL_SOFTMAX)})
+    if test.text_to_video_reranked:
+        title = f"The best {test.rerank:,} videos of each query re-ranked by the interaction with the query:"
+        tables.append({"title": title, "rows": _make_rows(test, RERANKED)})
     counts = f"{_count_queries(test)}; captions are cut at {test.recipe.data.max_text_tokens} tokens."
     if test.failures:
         counts += (
@@ -274,6 +278,9 @@ def _make_rows(test: EvaluationRecord, suffix: str) -> list[list[str]]:
     for metric in test.text_to_video:
         cells = [metric]
         for direction in DIRECTIONS:
+            if direction + suffix not in metrics:  # only text-to-video search re-ranks
+                cells.append("-")
+                continue
             cell = f"{metrics[direction + suffix][metric]:,.1f}"
             if test.intervals_95:
                 low, high = test.intervals_95[direction + suffix][metric]

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 
-DUAL_SOFTMAX = "_dual_softmax"
+# Style and label of series beside the plain ones, by the end of their names.
+VARIANTS = {"_dual_softmax": ("--", "dual softmax"), "_reranked": (":", "re-ranked")}
 COLOURS = {"text_to_video": "C0", "video_to_text": "C1"}
 MAX_LABELLED_GALLERY = 5_000  # larger galleries have labels at powers of ten only: more labels would overlap
 
 
 def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
-    """Draw the `recall_curve` of an evaluation and the recall of random order; dashed with dual softmax.
+    """Draw the `recall_curve` of an evaluation and the recall of random order.
+
+    Series with dual softmax are dashed, those with re-ranking dotted.
 
     Args:
         record (`Mapping`): record of an evaluation, from [`result_record`].
@@ -25,9 +28,10 @@ def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
     ks, num_videos = record["recall_curve"]["k"], record["num_videos"]
     for name, recalls in record["recall_curve"].items():
         if name != "k":
-            direction = name.removesuffix(DUAL_SOFTMAX)
-            label = direction.replace("_", "-") + (", dual softmax" if name != direction else "")
-            style = "-" if name == direction else "--"
+            suffix = next((suffix for suffix in VARIANTS if name.endswith(suffix)), "")
+            direction = name.removesuffix(suffix)
+            style, variant = VARIANTS.get(suffix, ("-", None))
+            label = direction.replace("_", "-") + (f", {variant}" if variant else "")
             axes.plot(ks, recalls, style, color=COLOURS[direction], marker=".", label=label, clip_on=False)
     # On a logarithmic axis the recall of random order is a curve.
     steps = [num_videos ** (step / 100) for step in range(101)]
