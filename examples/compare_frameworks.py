@@ -1,12 +1,9 @@
-"""Compare the three frameworks on videos that the package draws: from one small CLIP, on the same data, with the same
-schedule and seeds. Run the phases separately, in this order; each resumes if it was interrupted:
+"""Compare the three frameworks on videos that the package draws: from the same small CLIPs, on the same data, with the
+same schedule and seeds. Run the phases separately, in this order; each resumes if it was interrupted:
 
-    python examples/compare_frameworks.py --phase regime     # choose the data, without the hybrid
-    python examples/compare_frameworks.py --phase compare    # all three, every seed: tables, costs, pictures
-    python examples/compare_frameworks.py --phase others     # the hybrid in the regimes that were not chosen
-    python examples/compare_frameworks.py --phase diagnose   # look into the trained models
-    python examples/compare_frameworks.py --phase ablate     # the hybrid with one change at a time
-    python examples/compare_frameworks.py --phase strengthen # four ideas beyond the paper
+    python examples/compare_frameworks.py --phase choose     # data and learning rates, without any hybrid
+    python examples/compare_frameworks.py --phase explore    # ways to make the mechanism work, on validation
+    python examples/compare_frameworks.py --phase compare    # frameworks and controls: tables, costs, pictures
 
 `--quick` runs each phase in a few minutes, with meaningless figures. docs/evidence/README.md describes the runs, the
 rule by which the data are chosen, and the running times.
@@ -22,64 +19,53 @@ import torch
 import transformers
 from benchmarks.measure import describe_machine, print_table
 from comparison.costs import measure_costs
-from comparison.diagnosis import (
-    attention_of_hybrid,
-    diagnose_hybrid,
-    diagnose_single_tower,
-    gradient_cosines,
-    mean_query,
-)
-from comparison.intervals import (
-    METRICS,
-    format_figure,
-    mean_and_interval,
-    paired_differences,
-    summarise,
-    with_pooled_spread,
-)
-from comparison.pictures import draw_latency, draw_tradeoff
-from comparison.runs import Settings, Workspace, read_json, split_of, write_json
-from comparison.stronger import STRONGER
-from comparison.variants import ABLATIONS, FRAMEWORKS, Variant
+from comparison.intervals import METRICS, format_figure, paired_differences, summarise
+from comparison.pictures import draw_curves, draw_tradeoff
+from comparison.runs import Settings, Workspace, read_json, write_json
+from comparison.variants import CONTROLS, FRAMEWORKS, MECHANISMS, Variant
 
-from modeling_pig.training.loop import EXIT_INTERRUPTED, TrainingInterrupted
+from modeling_pig.training.loop import EXIT_INTERRUPTED, TrainingInterrupted, recall_sum
 from modeling_pig.training.run_folder import environment
 
 
 ROOT = Path(__file__).parent.parent
-PAIRS = (("hybrid", "two_tower"), ("single_tower", "two_tower"), ("hybrid", "single_tower"))
 RULE = (
-    "the regime with the largest mean gap, over the regime seeds, between single_tower and two_tower in text-to-video "
-    "R@1 on the validation split; there is clear headroom if the gap is at least clear_gap in every one of these seeds"
+    "each framework uses the learning rate with the highest sum of text-to-video R@1, R@5 and R@10 on validation; of "
+    "the regimes other than the control, the one where this sum of single_tower exceeds that of two_tower most is "
+    "compared, and the control beside it"
 )
 
 
-def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train single_tower and two_tower in every regime, and record the regime chosen on the validation split."""
-    file = workspace.output / "regime.json"
+def choose(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train two_tower and single_tower in every regime, and record the regime and the learning rates."""
+    file = workspace.output / "choice.json"
     if file.exists():
         print(f"{file}: the regime {read_json(file)['chosen']} was chosen before; a choice is final.")
         return
-    settings = workspace.settings
-    regimes = {}
+    settings, regimes = workspace.settings, {}
     for regime in settings.regimes:
-        variants = {name: FRAMEWORKS[name] for name in ("two_tower", "single_tower")}
-        runs = workspace.run_all(regime, variants, settings.regime_seeds, ("validation",))["validation"]
-        gaps = paired_differences(runs["single_tower"], runs["two_tower"])
+        found = {name: workspace.tune(regime, name) for name in ("two_tower", "single_tower")}
+        rates = {name: _best_rate(by_rate) for name, by_rate in found.items()}
+        best = {name: found[name][rate]["text_to_video"] for name, rate in rates.items()}
         regimes[regime] = {
-            "settings": settings.regimes[regime],
+            "options": settings.regimes[regime]["options"],
             "ceiling": workspace.ceiling(regime, "validation"),
-            "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
-            "single_tower minus two_tower": gaps,
+            "learning_rates": rates,
+            "sum of recalls": {
+                name: {f"{rate:g}": recall_sum(metrics["text_to_video"]) for rate, metrics in by_rate.items()}
+                for name, by_rate in found.items()
+            },
+            "frameworks": best,
+            "curves": {name: found[name][rate]["curve"] for name, rate in rates.items()},
+            "headroom": recall_sum(best["single_tower"]) - recall_sum(best["two_tower"]),
         }
-    gap_of = {regime: found["single_tower minus two_tower"]["text_to_video R@1"] for regime, found in regimes.items()}
-    chosen = max(gap_of, key=lambda regime: gap_of[regime]["mean"])
+    candidates = [regime for regime in regimes if regime != settings.control]
+    chosen = max(candidates, key=lambda regime: regimes[regime]["headroom"])
     record = {
         "chosen": chosen,
-        "clear_headroom": min(gap_of[chosen]["values"]) >= settings.clear_gap,
+        "control": settings.control,
         "rule": RULE,
-        "clear_gap": settings.clear_gap,
-        "regime_seeds": settings.regime_seeds,
+        "seed": settings.choice_seed,
         "regimes": regimes,
         "environment": environment().to_dict(),
     }
@@ -87,53 +73,75 @@ def choose_regime(workspace: Workspace, args: argparse.Namespace) -> None:
     rows = [
         {
             "regime": regime,
-            **{name: format_figure(found["frameworks"][name]["text_to_video R@1"]) for name in found["frameworks"]},
-            "gap": format_figure(gap_of[regime], signed=True),
-            "ceiling": found["ceiling"]["R@1"],
+            "framework": name,
+            "learning rate": f"{found['learning_rates'][name]:g}",
+            **{metric: f"{found['frameworks'][name][metric]:.1f}" for metric in ("R@1", "R@5", "R@10")},
+            "ceiling of R@1": f"{found['ceiling']['R@1']:.1f}",
+            "by step": " ".join(f"{recall_sum(metrics):.0f}" for metrics in found["curves"][name].values()),
         }
         for regime, found in regimes.items()
+        for name in found["frameworks"]
     ]
-    print_table(f"text-to-video R@1 on validation, {_describe(settings.regime_seeds)}", rows)
-    print(f"chosen: {chosen}{'' if record['clear_headroom'] else ' (without clear headroom)'}: {file}")
+    print_table(f"text-to-video on validation, seed {settings.choice_seed}; by step: sum of the recalls", rows)
+    print(f"chosen: {chosen}: {file}")
+
+
+def explore(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train ways to make the mechanism work in the chosen regime, with seeds that the comparison does not use."""
+    regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.exploration_seeds
+    rates = _learning_rates(workspace, regime)
+    variants = {**FRAMEWORKS, **_selected(MECHANISMS, args.variants)}
+    runs = workspace.run_all(regime, variants, seeds, rates, ("validation",))["validation"]
+    report = {"regime": regime, "seeds": seeds, "learning_rates": rates, "validation": _summarise(runs)}
+    write_json(workspace.output / "exploration.json", report | {"environment": environment().to_dict()})
+    _print_summary(f"{regime}, validation, {_describe(seeds)}", report["validation"])
 
 
 def compare(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train and evaluate the three frameworks in the chosen regime, with every seed, and measure their costs."""
-    choice = _choice(workspace)
-    seeds, regime = args.seeds or workspace.settings.seeds, choice["chosen"]
-    runs = workspace.run_all(regime, FRAMEWORKS, seeds, ("validation", "test"))
-    loaded = {name: workspace.load(regime, FRAMEWORKS[name], seeds[0]) for name in FRAMEWORKS}
+    """Train and evaluate frameworks and controls in the chosen regime and in the control, and measure their costs."""
+    choice, settings = _choice(workspace), workspace.settings
+    seeds = args.seeds or settings.seeds
+    chosen, mechanisms = choice["chosen"], _selected(MECHANISMS, args.variants)
+    report: dict[str, Any] = {"seeds": seeds, "clip_seeds": settings.clip_seeds, "regimes": {}}
+    for regime, others in ((chosen, {**CONTROLS, **mechanisms}), (choice["control"], mechanisms)):
+        rates, variants = _learning_rates(workspace, regime), {**FRAMEWORKS, **others}
+        runs = workspace.run_all(regime, variants, seeds, rates, ("validation", "test"))
+        report["regimes"][regime] = {
+            "options": settings.regimes[regime]["options"],
+            "learning_rates": rates,
+            "ceiling": {split: workspace.ceiling(regime, split) for split in runs},
+            **{split: _summarise(by_variant) for split, by_variant in runs.items()},
+            "curves": {
+                name: {step: _mean_sum(by_seed, step) for step in next(iter(by_seed.values()))["curve"]}
+                for name, by_seed in runs["validation"].items()
+                if name in variants
+            },
+        }
+    rates = report["regimes"][chosen]["learning_rates"]
+    loaded = {name: workspace.load(chosen, FRAMEWORKS[name], seeds[0], rates[name]) for name in FRAMEWORKS}
     print("measuring costs", flush=True)
-    costs = measure_costs(
-        {name: run.model for name, run in loaded.items()},
-        loaded["hybrid"].processor,
-        workspace.settings.galleries,
-        workspace.settings.measured_bytes,
-    )
-    report: dict[str, Any] = {
-        "regime": regime,
-        "regime_settings": workspace.settings.regimes[regime],
-        "clear_headroom": choice["clear_headroom"],
-        "seeds": seeds,
-        "recipe": loaded["hybrid"].recipe.to_dict(),
-    }
-    for split, of_split in runs.items():
-        report[split] = {"ceiling": workspace.ceiling(regime, split), **_summarise_frameworks(of_split)}
     report |= {
-        "costs": costs,
+        "chosen": chosen,
+        "recipe": loaded["hybrid"].recipe.to_dict(),
+        "costs": measure_costs(
+            {name: run.model for name, run in loaded.items()},
+            loaded["hybrid"].processor,
+            settings.galleries,
+            settings.measured_bytes,
+            settings.rerank,
+        ),
         "machine": describe_machine(torch.get_num_threads()),
         "environment": environment().to_dict(),
     }
     write_json(workspace.output / "comparison.json", report)
     draw_tradeoff(report, workspace.output / "tradeoff.png")
-    draw_latency(report, workspace.output / "latency.png")
-    for split in runs:
-        title = f"{regime}, {split}, {_describe(seeds)}"
-        _print_metrics(title, report[split]["frameworks"])
-        _print_metrics(f"{split}: paired differences", report[split]["paired_differences"], signed=True)
+    draw_curves(report, workspace.output / "curves.png")
+    for regime, found in report["regimes"].items():
+        for split in ("validation", "test"):
+            _print_summary(f"{regime}, {split}, {_describe(seeds)}", found[split])
     rows = [
         {
-            "framework": name,
+            "search": name,
             "parameters": f"{cost['parameters']:,}",
             "bytes per video": cost["bytes_per_video"],
             "ms per video": 1000 * cost["offline_seconds_per_video"],
@@ -142,162 +150,60 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
                 for row in cost["query_seconds"]
             },
         }
-        for name, cost in costs["frameworks"].items()
+        for name, cost in report["costs"]["searches"].items()
     ]
     print_table("costs; ms per query by size of the gallery (* extrapolated)", rows)
     print(f"figures and pictures: {workspace.output}")
 
 
-def compare_others(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train the hybrid in every regime with the seeds of the choice, after the comparison is complete."""
-    choice = _choice(workspace)
-    if not (workspace.output / "comparison.json").exists():
-        raise ValueError(f"There is no {workspace.output / 'comparison.json'}: run --phase compare first.")
-    seeds = choice["regime_seeds"]
-    report = {}
-    for regime in choice["regimes"]:
-        runs = workspace.run_all(regime, FRAMEWORKS, seeds, ("validation",))["validation"]
-        hybrids = [workspace.load(regime, FRAMEWORKS["hybrid"], seed) for seed in seeds]
-        attention = [attention_of_hybrid(*hybrid, split_of(hybrid.recipe, "validation")) for hybrid in hybrids]
-        of_hybrid = {name: mean_and_interval([by_seed[name] for by_seed in attention]) for name in attention[0]}
-        report[regime] = {"attention_of_hybrid": of_hybrid, **_summarise_frameworks(runs)}
-    write_json(
-        workspace.output / "other_regimes.json",
-        {"seeds": seeds, "regimes": report, "environment": environment().to_dict()},
-    )
-    rows = [
-        {
-            "regime": regime,
-            **{name: format_figure(summary["text_to_video R@1"]) for name, summary in found["frameworks"].items()},
-            "attention's entropy": found["attention_of_hybrid"]["entropy_of_uniform"]["mean"],
-            **{
-                pair: format_figure(differences["text_to_video R@1"], signed=True)
-                for pair, differences in list(found["paired_differences"].items())[:2]
-            },
-        }
-        for regime, found in report.items()
-    ]
-    print_table(f"text-to-video R@1 on validation, {_describe(seeds)}", rows)
-    print(f"figures: {workspace.output / 'other_regimes.json'}")
-
-
-def ablate(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train the hybrid with one change at a time."""
-    _compare_with_hybrid(workspace, args, ABLATIONS, "ablations.json")
-
-
-def strengthen(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train variants that may be stronger than the paper's hybrid."""
-    _compare_with_hybrid(workspace, args, STRONGER, "stronger.json")
-
-
-def _compare_with_hybrid(
-    workspace: Workspace, args: argparse.Namespace, variants: dict[str, Variant], file_name: str
-) -> None:
-    regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.variant_seeds
-    if unknown := [name for name in args.variants or () if name not in variants]:
-        raise ValueError(f"There is no variant {', '.join(unknown)} in this phase: choose from {', '.join(variants)}.")
-    chosen = {"hybrid": FRAMEWORKS["hybrid"]} | {name: variants[name] for name in args.variants or variants}
-    report: dict[str, Any] = {"regime": regime, "seeds": seeds}
-    for split, of_split in workspace.run_all(regime, chosen, seeds, ("validation", "test")).items():
-        report[split] = {
-            name: {"figures": summarise(by_seed), "minus hybrid": paired_differences(by_seed, of_split["hybrid"])}
-            for name, by_seed in of_split.items()
-        }
-        differences = {name: found["minus hybrid"] for name, found in report[split].items() if name != "hybrid"}
-        if len(seeds) > 1:
-            for name, pooled in with_pooled_spread(differences).items():
-                report[split][name]["minus hybrid, spread of all variants"] = pooled
-    write_json(workspace.output / file_name, report | {"environment": environment().to_dict()})
-    rows = [
-        {
-            "variant": name,
-            **{metric: format_figure(found["figures"][f"text_to_video {metric}"]) for metric in ("R@1", "R@10")},
-            **{
-                f"{metric} minus hybrid's": format_figure(
-                    found.get("minus hybrid, spread of all variants", found["minus hybrid"])[
-                        f"text_to_video {metric}"
-                    ],
-                    signed=True,
-                )
-                for metric in ("R@1", "R@10")
-            },
-        }
-        for name, found in report["test"].items()
-    ]
-    print_table(f"{regime}, test, text-to-video, {_describe(seeds)}; differences by the spread of all variants", rows)
-    print(f"figures: {workspace.output / file_name}")
-
-
-def diagnose(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Diagnose the hybrids and the single-towers that `compare` trained."""
-    regime, seeds = _choice(workspace)["chosen"], args.seeds or workspace.settings.seeds
-    found: dict[int, dict[str, Any]] = {}
-    for seed in seeds:
-        hybrid, single_tower = (workspace.load(regime, FRAMEWORKS[name], seed) for name in ("hybrid", "single_tower"))
-        two_tower = workspace.run(regime, FRAMEWORKS["two_tower"], seed, ("validation", "test"))
-        train = split_of(hybrid.recipe, "train")
-        mean = mean_query(*single_tower, train)
-        found[seed] = {"train": {"hybrid": {"gradients": gradient_cosines(*hybrid, train)}}}
-        for split in two_tower:
-            rows = split_of(hybrid.recipe, split)
-            of_single_tower = diagnose_single_tower(*single_tower, rows, mean)
-            recall = of_single_tower["recall"]
-            for name, other in (
-                ("two_tower", two_tower[split]["text_to_video"]),
-                ("each_query", recall["each_query"]),
-            ):
-                of_single_tower[f"the_mean_query_for_all minus {name}"] = {
-                    metric: recall["the_mean_query_for_all"][metric] - other[metric]
-                    for metric in ("R@1", "R@5", "R@10")
-                }
-            found[seed][split] = {"hybrid": diagnose_hybrid(*hybrid, rows), "single_tower": of_single_tower}
-        print(f"seed {seed} is done", flush=True)
-    flat = {seed: _flatten(by_seed) for seed, by_seed in found.items()}
-    summary = {key: mean_and_interval([by_seed[key] for by_seed in flat.values()]) for key in flat[seeds[0]]}
-    record = {"regime": regime, "seeds": seeds, "summary": summary, "environment": environment().to_dict()}
-    write_json(workspace.output / "diagnosis.json", record)
-    shown = [key for key in summary if " recall " not in key or key.endswith("R@1")]
-    rows = [
-        {
-            "figure": key,
-            "mean": summary[key]["mean"],
-            "seeds": ", ".join(f"{value:.3f}" for value in summary[key]["values"]),
-        }
-        for key in shown
-    ]
-    print_table(f"{regime}: the trained models", rows)
-    print(f"figures: {workspace.output / 'diagnosis.json'}")
-
-
 PHASES: dict[str, Callable[[Workspace, argparse.Namespace], None]] = {
-    "regime": choose_regime,
+    "choose": choose,
+    "explore": explore,
     "compare": compare,
-    "others": compare_others,
-    "diagnose": diagnose,
-    "ablate": ablate,
-    "strengthen": strengthen,
 }
 
 
-def _choice(workspace: Workspace) -> dict:
-    file = workspace.output / "regime.json"
+def _choice(workspace: Workspace) -> dict[str, Any]:
+    """Read the choice, and check that its regimes are those of the settings."""
+    file = workspace.output / "choice.json"
     if not file.exists():
-        raise ValueError(f"There is no {file}: the regime is chosen before the hybrid is run: run --phase regime.")
+        raise ValueError(f"There is no {file}: the regime is chosen before any hybrid runs; run --phase choose first.")
     choice = read_json(file)
-    if workspace.settings.regimes.get(choice["chosen"]) != choice["regimes"][choice["chosen"]]["settings"]:
-        raise ValueError(
-            f"{file} chose {choice['chosen']} with other settings: give the same settings, or another --output."
-        )
+    regimes = {name: found["options"] for name, found in choice["regimes"].items()}
+    if regimes != {name: regime["options"] for name, regime in workspace.settings.regimes.items()}:
+        raise ValueError(f"{file} was written with other settings: give those, or another --output.")
     return choice
 
 
-def _summarise_frameworks(runs: dict[str, dict[int, dict]]) -> dict[str, dict]:
+def _best_rate(by_rate: dict[float, dict]) -> float:
+    return max(by_rate, key=lambda rate: recall_sum(by_rate[rate]["text_to_video"]))
+
+
+def _learning_rates(workspace: Workspace, regime: str) -> dict[str, float]:
+    """Return the learning rate of each framework; that of the hybrid is searched for now, in the same way."""
+    known = _choice(workspace)["regimes"][regime]["learning_rates"]
+    return {**known, "hybrid": _best_rate(workspace.tune(regime, "hybrid"))}
+
+
+def _selected(variants: dict[str, Variant], names: list[str] | None) -> dict[str, Variant]:
+    if unknown := [name for name in names or () if name not in variants]:
+        raise ValueError(f"There is no variant {', '.join(unknown)}: choose from {', '.join(variants)}.")
+    return {name: variants[name] for name in (variants if names is None else names)}
+
+
+def _mean_sum(by_seed: dict[int, dict], step: str) -> float:
+    sums = [recall_sum(metrics["curve"][step]) for metrics in by_seed.values() if step in metrics["curve"]]
+    return sum(sums) / len(sums)
+
+
+def _summarise(runs: dict[str, dict[int, dict]]) -> dict[str, dict]:
+    """Summarise each variant, and its paired differences from the two-tower and from the hybrid."""
     return {
-        "frameworks": {name: summarise(by_seed) for name, by_seed in runs.items()},
-        "paired_differences": {
-            f"{one} minus {other}": paired_differences(runs[one], runs[other]) for one, other in PAIRS
-        },
+        name: {
+            "figures": summarise(by_seed),
+            **{f"minus {other}": paired_differences(by_seed, runs[other]) for other in ("two_tower", "hybrid")},
+        }
+        for name, by_seed in runs.items()
     }
 
 
@@ -305,27 +211,23 @@ def _describe(seeds: list[int]) -> str:
     return f"mean [95 % interval], seeds {', '.join(map(str, seeds))}"
 
 
-def _print_metrics(title: str, figures: dict[str, dict], signed: bool = False) -> None:
-    for direction in ("text_to_video", "video_to_text"):
-        rows = [
-            {
-                "": name,
-                **{
-                    metric: format_figure(summary[f"{direction} {metric}"], signed)
-                    for of, metric in METRICS
-                    if of == direction
-                },
-            }
-            for name, summary in figures.items()
-        ]
-        print_table(f"{title}, {direction}", rows)
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _print_summary(title: str, summary: dict[str, dict]) -> None:
+    rows = [
+        {
+            "": name,
+            **{
+                metric: format_figure(found["figures"][f"text_to_video {metric}"])
+                for direction, metric in METRICS
+                if direction == "text_to_video"
+            },
+            **{
+                f"{metric} minus two_tower": format_figure(found["minus two_tower"][f"text_to_video {metric}"], True)
+                for metric in ("R@1", "R@10")
+            },
+        }
+        for name, found in summary.items()
+    ]
+    print_table(f"{title}, text-to-video", rows)
 
 
 def main() -> None:
@@ -336,7 +238,7 @@ def main() -> None:
     parser.add_argument("--output", help="folder of all runs (by default runs/comparison, or runs/comparison_quick)")
     parser.add_argument("--data", default="data/comparison", help="folder into which the videos are drawn")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds, instead of those of the settings")
-    parser.add_argument("--variants", nargs="+", help="variants of ablate or strengthen to train, instead of all")
+    parser.add_argument("--variants", nargs="*", help="mechanisms to train, instead of all")
     args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     name = "quick" if args.quick else "full"

@@ -1,1 +1,1 @@
-"""Modules of `examples/compare_frameworks.py`: runs, variants, intervals, costs, pictures, diagnosis."""
+"""Modules of `examples/compare_frameworks.py`: runs, variants, intervals, costs, pictures."""

@@ -1,4 +1,4 @@
-"""Measure the costs of each framework: seconds per query, bytes per video, parameters."""
+"""Measure the costs of each way to search: seconds per query, bytes per video, parameters."""
 
 import statistics
 import time
@@ -16,6 +16,7 @@ QUERY = "a small red circle moves left and then grows while a blue star spins on
 NUM_RESULTS = 10
 _BLOCK = 2000  # videos per pooling call
 _STORED = "single_tower, keys and values stored"
+_NUM_VECTORS = 4  # of the variants with several vectors per video
 
 
 @torch.inference_mode()
@@ -24,15 +25,17 @@ def measure_costs(
     processor: PigProcessor,
     galleries: list[int],
     measured_bytes: int,
+    rerank: list[int],
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Measure the costs of models by framework, with interleaved rounds.
+    """Measure the costs of searches, with interleaved rounds.
 
-    A gallery consists of random float32 numbers of the stored shape: their values do not affect the time. Answering a
-    query takes the text tower, the scores of all videos, and the top ten. `two_tower` and `hybrid` search alike, with
-    one dot product per video, and are measured once. A `single_tower` pools the context tokens of each video for the
-    query. Its keys and values do not depend on the query, so that it is also measured with stored keys and values
-    instead of the tokens: twice the bytes.
+    A gallery consists of random numbers of the stored shape: their values do not affect the time. Answering a query
+    takes the text tower, the scores of all videos, and the top ten. `two_tower` and `hybrid` search alike, with one
+    dot product per video, and are measured once. With four vectors per video, the best of four dot products is the
+    score. Re-ranking finds the best N videos so, and pools their context tokens, stored in float16, for the query. A
+    `single_tower` pools the context tokens of all videos. Its keys and values do not depend on the query: it is also
+    measured with stored keys and values instead of the tokens: twice the bytes.
 
     Args:
         models (`dict[str, PigForRetrieval]`): models by framework.
@@ -40,10 +43,11 @@ def measure_costs(
         galleries (`list[int]`): numbers of videos.
         measured_bytes (`int`): size of the largest gallery to measure. Times of larger galleries are extrapolated from
             the largest measured one, in proportion to the size, without the time of the text tower.
+        rerank (`list[int]`): numbers of videos to re-rank.
         repeats (`int`, *optional*, defaults to 5): rounds after a warm-up; a time is their median.
 
     Returns:
-        `dict`: `text_seconds`, the part of the text tower; and by framework `parameters`, `bytes_per_video`,
+        `dict`: `text_seconds`, the part of the text tower; and by search `parameters`, `bytes_per_video`,
         `offline_seconds_per_video` (without decoding) and `query_seconds`, a list of rows with `videos`, `seconds` and
         `measured`.
     """
@@ -64,35 +68,63 @@ def measure_costs(
     }
     offline = {name: statistics.median(times) / 16 for name, times in interleave(videos, repeats)[0].items()}
 
-    tokens = vision.num_context_tokens(vision.num_frames)
+    num_tokens = vision.num_context_tokens(vision.num_frames)
     interaction = models["single_tower"].interaction
-    ways: dict[str, tuple[int, Callable]] = {
-        "two_tower": (embedding_dim, lambda stored: query @ stored.t()),
+    # search -> (framework of the model, stored numbers of a video that every query reads, further bytes, scores)
+    searches: dict[str, tuple[str, int, int, Callable]] = {
+        "two_tower": ("two_tower", embedding_dim, 0, lambda stored: query @ stored.t()),
+        "4 vectors": (
+            "hybrid",
+            _NUM_VECTORS * embedding_dim,
+            0,
+            lambda stored: (stored.view(-1, embedding_dim) @ query[0]).view(-1, _NUM_VECTORS).amax(dim=1)[None],
+        ),
+        **{
+            f"hybrid, best {count} re-ranked": (
+                "hybrid",
+                embedding_dim,
+                2 * num_tokens * embedding_dim,
+                _reranking(interaction, query, num_tokens, count),
+            )
+            for count in rerank
+        },
         "single_tower": (
-            tokens * embedding_dim,
-            lambda stored: _score(interaction, query, stored.unflatten(1, (tokens, -1))),
+            "single_tower",
+            num_tokens * embedding_dim,
+            0,
+            lambda stored: _score(interaction, query, stored.unflatten(1, (num_tokens, -1))),
         ),
         _STORED: (
-            2 * tokens * embedding_dim,
-            lambda stored: _score_stored(interaction, query, stored.unflatten(1, (2, tokens, -1))),
+            "single_tower",
+            2 * num_tokens * embedding_dim,
+            0,
+            lambda stored: _score_stored(interaction, query, stored.unflatten(1, (2, num_tokens, -1))),
         ),
     }
-    seconds = {
-        name: _query_seconds(*way, galleries, measured_bytes, text_seconds, repeats) for name, way in ways.items()
+    costs = {
+        name: {
+            "parameters": models[framework].num_parameters(),
+            "bytes_per_video": 4 * numbers + further,
+            "offline_seconds_per_video": offline[framework],
+            "query_seconds": _query_seconds(numbers, score, galleries, measured_bytes, text_seconds, repeats),
+        }
+        for name, (framework, numbers, further, score) in searches.items()
     }
-    way_of = {"two_tower": "two_tower", "hybrid": "two_tower", "single_tower": "single_tower", _STORED: _STORED}
-    return {
-        "text_seconds": text_seconds,
-        "frameworks": {
-            name: {
-                "parameters": models[name.split(",")[0]].num_parameters(),
-                "bytes_per_video": 4 * ways[way][0],
-                "offline_seconds_per_video": offline[name.split(",")[0]],
-                "query_seconds": seconds[way],
-            }
-            for name, way in way_of.items()
-        },
-    }
+    of_hybrid = {"parameters": models["hybrid"].num_parameters(), "offline_seconds_per_video": offline["hybrid"]}
+    return {"text_seconds": text_seconds, "searches": {"hybrid": costs["two_tower"] | of_hybrid, **costs}}
+
+
+def _reranking(interaction: nn.Module, query: torch.Tensor, num_tokens: int, count: int) -> Callable:
+    """Return a function that scores stored embeddings, (N, D), and re-ranks the best `count` of them."""
+
+    def score(stored: torch.Tensor) -> torch.Tensor:
+        scores = query @ stored.t()  # (1, N)
+        best = scores.topk(min(count, len(stored))).indices[0]
+        # A thousand stored tokens stand for those of all videos: reading any takes the same time.
+        return _score(interaction, query, tokens[best % len(tokens)].float())
+
+    tokens = torch.randn(1000, num_tokens, query.shape[1]).half()
+    return score
 
 
 def _query_seconds(
@@ -109,7 +141,8 @@ def _query_seconds(
         times = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            score(stored).topk(min(NUM_RESULTS, size))
+            scores = score(stored)
+            scores.topk(min(NUM_RESULTS, scores.shape[1]))
             times.append(time.perf_counter() - start)
         rows.append({"videos": size, "seconds": text_seconds + statistics.median(times[1:]), "measured": True})
     return rows

@@ -35,7 +35,7 @@ def summarise(runs: Mapping[int, Mapping]) -> dict[str, dict]:
     """Return mean, interval and values of each direction and metric, from `{seed: metrics of evaluate}`."""
     return {
         f"{direction} {metric}": mean_and_interval([figures[direction][metric] for figures in runs.values()])
-        for direction, metric in METRICS
+        for direction, metric in _metrics_of(runs)
     }
 
 
@@ -46,25 +46,13 @@ def paired_differences(runs: Mapping[int, Mapping], baseline: Mapping[int, Mappi
         f"{direction} {metric}": mean_and_interval(
             [runs[seed][direction][metric] - baseline[seed][direction][metric] for seed in seeds]
         )
-        for direction, metric in METRICS
+        for direction, metric in _metrics_of(runs)
     }
 
 
-def with_pooled_spread(variants: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
-    """Replace the intervals in `{variant: paired differences}` by intervals from the pooled spread of all variants.
-
-    Two or three seeds of one variant determine its spread only poorly. Each variant needs at least two seeds.
-    """
-    pooled: dict[str, dict[str, dict]] = {name: {} for name in variants}
-    for metric in next(iter(variants.values())):
-        values = [of[metric]["values"] for of in variants.values()]
-        freedom = sum(len(of_variant) - 1 for of_variant in values)
-        variance = sum(statistics.variance(of_variant) * (len(of_variant) - 1) for of_variant in values) / freedom
-        for name, of_variant in zip(variants, values, strict=True):
-            mean = statistics.fmean(of_variant)
-            half = _T[min(freedom, len(_T)) - 1] * math.sqrt(variance / len(of_variant))
-            pooled[name][metric] = {"mean": mean, "interval_95": [mean - half, mean + half], "values": of_variant}
-    return pooled
+def _metrics_of(runs: Mapping[int, Mapping]) -> list[tuple[str, str]]:
+    """Return the metrics that all runs have: re-ranking has no video-to-text."""
+    return [of for of in METRICS if all(of[0] in figures for figures in runs.values())]
 
 
 def format_figure(figure: Mapping, signed: bool = False) -> str:

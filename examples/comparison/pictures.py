@@ -1,33 +1,47 @@
-"""Draw the pictures of the comparison: recall against latency, and latency against the size of the gallery."""
+"""Draw the pictures of the comparison: validation over training, and recall against cost."""
 
 from pathlib import Path
 from typing import Any
 
 
-COLOURS = {"two_tower": "C0", "hybrid": "C1", "single_tower": "C2"}
 _TRADEOFF_VIDEOS = 10_000  # size of the gallery in the picture of recall against latency
 
 
+def draw_curves(report: dict[str, Any], output: str | Path) -> None:
+    """Draw the sum of R@1, R@5 and R@10 on validation, mean over the seeds, against the steps of training."""
+    from matplotlib.figure import Figure
+
+    regimes = report["regimes"]
+    figure = Figure(figsize=(5.2 * len(regimes), 4.6), layout="constrained")
+    for axes, (regime, found) in zip(figure.subplots(1, len(regimes), squeeze=False)[0], regimes.items(), strict=True):
+        for number, (name, curve) in enumerate(found["curves"].items()):
+            axes.plot([int(step) for step in curve], list(curve.values()), ".-", color=f"C{number}", label=name)
+        axes.set(xlabel="steps", ylabel="R@1 + R@5 + R@10 on validation, %", title=regime.replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small")
+    figure.savefig(output, dpi=120)
+
+
 def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
-    """Draw R@1 on the test split, with its interval over seeds, against milliseconds per query in 10,000 videos."""
+    """Draw R@10 on the test split, with its interval over seeds, against milliseconds per query in 10,000 videos."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    for name, summary in report["test"]["frameworks"].items():
-        rows = report["costs"]["frameworks"][name]["query_seconds"]
+    found = report["regimes"][report["chosen"]]["test"]
+    for number, (name, summary) in enumerate(found.items()):
+        search = _search_of(name, report["costs"]["searches"])
+        rows = report["costs"]["searches"][search]["query_seconds"]
         row = min(rows, key=lambda row: abs(row["videos"] - _TRADEOFF_VIDEOS))
-        recall = summary["text_to_video R@1"]
+        recall = summary["figures"]["text_to_video R@10"]
         low, high = recall["interval_95"] or [recall["mean"]] * 2
         error = [[recall["mean"] - low], [high - recall["mean"]]]
-        axes.errorbar(
-            1000 * row["seconds"], recall["mean"], error, fmt="o", capsize=4, color=COLOURS[name], label=name
-        )
+        axes.errorbar(1000 * row["seconds"], recall["mean"], error, fmt="o", capsize=4, color=f"C{number}", label=name)
     axes.set(
         xscale="log",
         xlabel=f"milliseconds per query among {row['videos']:,} videos",
-        ylabel="text-to-video R@1 on the test split, %",
+        ylabel="text-to-video R@10 on the test split, %",
         title=f"seeds {', '.join(map(str, report['seeds']))}; bars: 95 % interval over seeds",
     )
     axes.margins(x=0.15)
@@ -35,35 +49,14 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(output, dpi=120)
 
 
-def draw_latency(report: dict[str, Any], output: str | Path) -> None:
-    """Draw milliseconds per query against the number of videos, log-log; extrapolated points are hollow and dashed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for name, costs in report["costs"]["frameworks"].items():
-        if name == "two_tower":
-            continue  # equal to the hybrid's line
-        label = "two_tower and hybrid" if name == "hybrid" else name
-        colour = COLOURS.get(name, "C3")
-        measured = [(row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if row["measured"]]
-        extrapolated = [
-            (row["videos"], 1000 * row["seconds"]) for row in costs["query_seconds"] if not row["measured"]
-        ]
-        axes.plot(*zip(*measured, strict=True), "o-", color=colour, label=label)
-        if extrapolated:
-            axes.plot(*zip(measured[-1], *extrapolated, strict=True), "--", color=colour)
-            axes.plot(*zip(*extrapolated, strict=True), "o", color=colour, fillstyle="none")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="videos in the gallery",
-        ylabel="milliseconds per query (hollow: extrapolated)",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(output, dpi=120)
+def _search_of(variant: str, searches: dict[str, Any]) -> str:
+    """Return the name of the search that a variant needs."""
+    if "re-ranked" in variant:
+        return f"hybrid, {variant.split(', ')[1]}"
+    if variant.startswith("four_") or variant.endswith("4_vectors"):
+        return "4 vectors"
+    return variant if variant in searches else "hybrid"

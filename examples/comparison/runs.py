@@ -33,13 +33,17 @@ class Settings:
     clip: Path
     run: Path
     regimes: dict[str, dict[str, Any]]
-    regime_seeds: list[int]
+    control: str
+    learning_rates: list[float]
+    choice_seed: int
+    exploration_seeds: list[int]
+    clip_seeds: list[int]
     seeds: list[int]
-    variant_seeds: list[int]
+    rerank: list[int]
     galleries: list[int]
     measured_bytes: int
-    clear_gap: float
     overrides: list[str] = field(default_factory=list)
+    clip_overrides: list[str] = field(default_factory=list)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Settings":
@@ -53,7 +57,8 @@ class Settings:
         except OSError as error:
             raise ValueError(f"The settings {path} cannot be read: {error.strerror}.") from error
         known = {f.name for f in fields(cls)}
-        if wrong := (known - {"overrides"} - tree.keys()) | (tree.keys() - known):
+        optional = {"overrides", "clip_overrides"}
+        if wrong := (known - optional - tree.keys()) | (tree.keys() - known):
             raise ValueError(f"The settings {path} have missing or unknown fields: {', '.join(sorted(wrong))}.")
         for name in ("clip", "run"):
             tree[name] = Path(path).parent / tree[name]
@@ -68,10 +73,14 @@ class LoadedRun(NamedTuple):
     recipe: Recipe
 
 
+Found = dict[str, dict]  # split -> metrics
+
+
 class Workspace:
     """Folders of a comparison.
 
-    `output/regimes/REGIME/` holds `clip/` and one run folder per variant and seed; videos are drawn into `data`.
+    `output/regimes/REGIME/` holds one folder per CLIP and one run folder per variant, learning rate and seed; videos
+    are drawn into `data`.
 
     Args:
         settings (`Settings`): settings of the comparison.
@@ -86,8 +95,8 @@ class Workspace:
         """Return the recipe of a run on the regime's stills or videos; regimes of equal scenes share videos."""
         path = self.settings.clip if still else self.settings.run
         fields_of_regime = self.settings.regimes[regime]
-        of_regime = fields_of_regime.get("clip_overrides" if still else "overrides", [])
-        recipe = Recipe.from_yaml(path, [*self.settings.overrides, *of_regime, *overrides])
+        of_clip = self.settings.clip_overrides if still else []
+        recipe = Recipe.from_yaml(path, [*self.settings.overrides, *of_clip, *overrides])
         recipe.data.options |= {**fields_of_regime["options"], "still": still}
         drawn = self.regime(recipe)
         counts = "-".join(map(str, drawn.shapes))
@@ -106,12 +115,12 @@ class Workspace:
         options = {name: value for name, value in recipe.data.options.items() if name in names}
         return Regime(**{**options, "shapes": tuple(options.get("shapes", Regime().shapes))})
 
-    def clip(self, regime: str) -> Path:
-        """Return the folder of the regime's CLIP; train it on stills if it does not exist."""
-        parent = self.output / "regimes" / regime / "clip"
+    def clip(self, regime: str, seed: int) -> Path:
+        """Return the folder of one of the regime's CLIPs; train it on stills if it does not exist."""
+        parent = self.output / "regimes" / regime / f"clip{seed}"
         folder = parent / "clip"
         if not folder.exists():
-            recipe = self.recipe(regime, still=True, overrides=[])
+            recipe = self.recipe(regime, still=True, overrides=[f"training.seed={seed}"])
             start = parent / "start"
             if not start.exists():
                 # The vocabulary includes the words of motions, which no caption of a still contains.
@@ -123,17 +132,31 @@ class Workspace:
                     model.save_pretrained(partial)
                     processor.save_pretrained(partial)
             recipe.model = ModelRecipe(init="pig", checkpoint=str(start))
+            print(f"--- {parent}", flush=True)
             train(recipe, parent / "run", resume=True)
             model, processor = load_pretrained(FRAMEWORKS["two_tower"].model_class, str(parent / "run/model"))
             with replace_folder(folder) as partial:
                 save_as_clip(model, processor, partial)
         return folder
 
-    def run(self, regime: str, variant: Variant, seed: int, splits: tuple[str, ...]) -> dict[str, dict]:
-        """Train a variant from the regime's CLIP unless it is trained; return its metrics on each of `splits`."""
-        folder = self.run_folder(regime, variant, seed)
-        recipe = self.recipe(regime, still=False, overrides=[f"training.seed={seed}", "evaluation.test=false"])
-        recipe.model.clip = str(self.clip(regime))
+    def run(self, regime: str, variant: Variant, seed: int, learning_rate: float, splits: tuple[str, ...]) -> Found:
+        """Train a variant from one of the regime's CLIPs unless it is trained.
+
+        The seeds alternate between the CLIPs.
+
+        Returns:
+            `dict[str, dict]`: split -> metrics; the validation split also has `curve`, the text-to-video metrics by
+            step.
+        """
+        folder = self.run_folder(regime, variant, seed, learning_rate)
+        clips = self.settings.clip_seeds
+        overrides = [
+            f"training.seed={seed}",
+            f"optimizer.learning_rate={learning_rate}",
+            "evaluation.test=false",
+            f"model.clip={self.clip(regime, clips[seed % len(clips)])}",
+        ]
+        recipe = self.recipe(regime, still=False, overrides=overrides)
         recipe.model.overrides = {**recipe.model.overrides, **variant.fields}
         print(f"--- {folder}", flush=True)
         with variant.patch_training():
@@ -143,44 +166,75 @@ class Workspace:
         figures = read_json(figures_file) if figures_file.exists() else {}
         for split in splits:
             if split not in figures:
-                model, processor = load_pretrained(variant.model_class, str(folder / "model"))
-                rows = split_of(recipe, split)
-                found = evaluate(
-                    model,
-                    processor,
-                    rows,
-                    batch_size=recipe.evaluation.batch_size,
-                    max_text_tokens=recipe.data.max_text_tokens,
-                    num_bootstrap=1000 if split == "test" else 0,
-                )
-                name = str(folder / "model")
-                record = result_record(found, model, name, split, recipe.to_dict(), rows.info.description)
-                figures[split] = record.to_dict()
+                figures[split] = self._evaluate(variant, folder, recipe, split)
                 write_json(figures_file, figures)
+        validations = [line for line in RunFolder(folder).metrics() if "validation" in line]
+        curve = {str(line["step"]): line["validation"]["text_to_video"] for line in validations}
+        figures["validation"]["curve"] = curve
         return {split: figures[split] for split in splits}
 
+    def _evaluate(self, variant: Variant, folder: Path, recipe: Recipe, split: str) -> dict:
+        model, processor = load_pretrained(variant.model_class, str(folder / "model"))
+        rows = split_of(recipe, split)
+        figures: dict[str, Any] = {}
+        for rerank in self.settings.rerank if variant.can_rerank else [None]:
+            found = evaluate(
+                model,
+                processor,
+                rows,
+                batch_size=recipe.evaluation.batch_size,
+                max_text_tokens=recipe.data.max_text_tokens,
+                num_bootstrap=1000 if split == "test" else 0,
+                rerank=rerank,
+            )
+            name = str(folder / "model")
+            record = result_record(found, model, name, split, recipe.to_dict(), rows.info.description).to_dict()
+            figures |= {f"reranked_{rerank}": record.pop("text_to_video_reranked")} if rerank else {}
+            figures |= record
+        return figures
+
     def run_all(
-        self, regime: str, variants: dict[str, Variant], seeds: list[int], splits: tuple[str, ...]
+        self,
+        regime: str,
+        variants: dict[str, Variant],
+        seeds: list[int],
+        learning_rates: dict[str, float],
+        splits: tuple[str, ...],
     ) -> dict[str, dict[str, dict[int, dict]]]:
-        """Call [`run`] for all variants and seeds; return the metrics by split, variant and seed."""
-        found: dict[str, dict[str, dict[int, dict]]] = {split: {name: {} for name in variants} for split in splits}
+        """Call [`run`] for all variants and seeds; return the metrics by split, variant and seed.
+
+        A variant that re-ranks also has an entry `NAME, best N re-ranked` for each number of videos.
+        """
+        found: dict[str, dict[str, dict[int, dict]]] = {split: {} for split in splits}
         for seed in seeds:
             for name, variant in variants.items():
-                for split, metrics in self.run(regime, variant, seed, splits).items():
-                    found[split][name][seed] = metrics
+                rate = learning_rates[variant.framework]
+                for split, metrics in self.run(regime, variant, seed, rate, splits).items():
+                    found[split].setdefault(name, {})[seed] = metrics
+                    for count in self.settings.rerank if variant.can_rerank else []:
+                        again = {"text_to_video": metrics[f"reranked_{count}"]}
+                        found[split].setdefault(f"{name}, best {count} re-ranked", {})[seed] = again
         return found
 
-    def run_folder(self, regime: str, variant: Variant, seed: int) -> Path:
-        """Return the folder of a run."""
-        return self.output / "regimes" / regime / f"{variant.name}-seed{seed}"
+    def tune(self, regime: str, framework: str) -> dict[float, dict]:
+        """Train a framework with each learning rate and the seed of the choice; return the validation metrics."""
+        seed, variant = self.settings.choice_seed, FRAMEWORKS[framework]
+        return {
+            rate: self.run(regime, variant, seed, rate, ("validation",))["validation"]
+            for rate in self.settings.learning_rates
+        }
 
-    def load(self, regime: str, variant: Variant, seed: int) -> LoadedRun:
+    def run_folder(self, regime: str, variant: Variant, seed: int, learning_rate: float) -> Path:
+        """Return the folder of a run."""
+        return self.output / "regimes" / regime / f"{variant.name}-rate{learning_rate:g}-seed{seed}"
+
+    def load(self, regime: str, variant: Variant, seed: int, learning_rate: float) -> LoadedRun:
         """Load a finished run.
 
         Raises:
             ValueError: the run is not finished.
         """
-        folder = self.run_folder(regime, variant, seed)
+        folder = self.run_folder(regime, variant, seed, learning_rate)
         if not RunFolder(folder).finished_file.exists():
             raise ValueError(f"There is no finished run in {folder}: run --phase compare first.")
         model, processor = load_pretrained(variant.model_class, str(folder / "model"))
