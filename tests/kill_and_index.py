@@ -122,7 +122,7 @@ def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -
 
     store = VideoIndex(index)
     paths = sorted(str(path) for path in videos.glob("*.mp4"))
-    assert sorted(entry.key for entries, _ in store.batches() for entry in entries) == paths
+    assert sorted(entry.key for batch in store.batches() for entry in batch.entries) == paths
     video_model, processor = load_pretrained(PigVideoModel, str(model))
     batches = encode_videos(video_model, processor, paths, [])
     fresh: dict[str, np.ndarray] = {}

@@ -28,7 +28,7 @@ def summary(new: int = 0, changed: int = 0, unchanged: int = 0, failed: int = 0,
 def stored_embeddings(index: str) -> dict[str, list[np.ndarray]]:
     """Return the embeddings of each file in an index, by path."""
     store = VideoIndex(index)
-    return {path: [embedding for _, embedding in store.get(path)] for path in sorted(store.files())}
+    return {path: [found.embedding for found in store.get(path)] for path in sorted(store.files())}
 
 
 @pytest.fixture

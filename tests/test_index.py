@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modeling_pig.stores import lance_store
-from modeling_pig.stores.index import FORMAT, FileState, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.index import FORMAT, FORMAT_WITH_CONTEXT, FileState, IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.records import row_schema
 
 
@@ -51,7 +51,7 @@ def segments_of(path: str, count: int) -> list[VideoEntry]:
 
 
 def contents(index: VideoIndex) -> dict[VideoEntry, tuple[float, ...]]:
-    return {entry: tuple(embedding) for batch in index.batches() for entry, embedding in zip(*batch, strict=True)}
+    return {found.entry: tuple(found.embedding) for batch in index.batches() for found in batch.embedded()}
 
 
 def as_contents(entries: list[VideoEntry], embeddings: torch.Tensor) -> dict[VideoEntry, tuple[float, ...]]:
@@ -124,7 +124,7 @@ def test_upsert_replaces_all_entries_of_a_file(index):
     videos = random_embeddings(8)
     index.upsert([*segments_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
     index.upsert(segments_of("long.mp4", 2), videos[5:7])
-    assert [(entry.start, entry.end) for entry, _ in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
+    assert [(found.entry.start, found.entry.end) for found in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
     np.testing.assert_array_equal([embedding for _, embedding in index.get("long.mp4")], videos[5:7])
     index.upsert(entries_of("long.mp4", "a"), videos[[7, 0]])
     assert len(index) == 3
@@ -247,7 +247,7 @@ def test_missing_and_foreign_data_are_refused(tmp_path):
     ("stored", "message"),
     [
         ({}, "older modeling-pig .* pig index FOLDER --model org/pig --index NEW"),
-        ({"format": FORMAT + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
+        ({"format": FORMAT_WITH_CONTEXT + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
     ],
 )
 def test_index_of_another_format_is_refused_with_advice(tmp_path, stored, message):

@@ -114,7 +114,7 @@ def test_index_persists_after_the_server_was_killed(server, index):
     again = VideoIndex(index.uri)
     assert (index.is_new, again.is_new, len(index), len(again)) == (True, False, 5, 5)
     assert again.info == index.info == replace(INFO, storage="float32", created=index.info.created)
-    np.testing.assert_array_equal([embedding for _, embedding in index.get("a")], videos)
+    np.testing.assert_array_equal([found.embedding for found in index.get("a")], videos)
     assert index.search(videos[:1], k=1)[0][0].start == 0.0
 
 
@@ -156,7 +156,7 @@ def test_pages_yield_every_row_once(index, monkeypatch):
     names = [f'{i % 3}"\\\n\t日{i}' for i in range(40)] + UNUSUAL_PATHS
     index.upsert(entries_of(*names), random_embeddings(len(names)))
     for size in (3, 7, 1000):
-        assert sorted(entry.path for entries, _ in index.batches(size) for entry in entries) == sorted(names)
+        assert sorted(entry.path for batch in index.batches(size) for entry in batch.entries) == sorted(names)
     assert index.files().keys() == set(names)
 
 
@@ -178,7 +178,7 @@ def test_writes_are_split_between_files(index, monkeypatch):
     assert all(last != following or last == "long" for last, following in borders)
     counts = {path: state.num_entries for path, state in index.files().items()}
     assert counts == dict.fromkeys("abcdefgh", 2) | {"long": 11}
-    np.testing.assert_array_equal([embedding for _, embedding in index.get("c")], videos[4:6])
+    np.testing.assert_array_equal([found.embedding for found in index.get("c")], videos[4:6])
 
 
 # Conditions

@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,7 @@ from .entries import print_contents
 
 
 if TYPE_CHECKING:
-    from modeling_pig import PigProcessor, PigVideoModel
+    from modeling_pig import PigConfig, PigProcessor, PigVideoModel
 
     from ..retrieval.indexing import IndexingReport
     from ..stores.index import IndexInfo, VideoIndex
@@ -53,6 +54,13 @@ def index(
         bool, typer.Option("--hash", help="Detect changed files by content instead of size and time.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove deleted files from the index.")] = False,
+    rerank_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--rerank-tokens",
+            help="Create an index that also stores context tokens, for pig search --rerank.",
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="CSV file to write: all failed files with reasons.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments per forward pass.")] = 16,
     threads: Annotated[
@@ -78,6 +86,8 @@ def index(
                 segmentation = Segmentation(segment, overlap)
                 found = find_videos(videos)
                 video_model, processor, info = _load_model(model, device)
+                if rerank_tokens:
+                    info = _with_context(info, video_model.config, model)
                 store = _open_index(index, info, rank, world_size)
                 result = index_videos(
                     video_model,
@@ -166,6 +176,20 @@ def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProc
         model_revision=getattr(video_model.config, "_commit_hash", None),
     )
     return video_model, processor, info
+
+
+def _with_context(info: "IndexInfo", config: "PigConfig", model: str) -> "IndexInfo":
+    """Let an index store context tokens; warn if the model was not trained to re-rank by them."""
+    if config.framework != "hybrid":
+        raise ValueError(f"{model} is a {config.framework} model: --rerank-tokens needs a hybrid model.")
+    if not config.reranking_loss_weight and read_launcher("RANK", 0) == 0:
+        typer.echo(
+            f"warning: {model} was trained without reranking_loss_weight: its interaction has not seen real queries, "
+            "and re-ranking may make results worse",
+            err=True,
+        )
+    assert info.num_frames is not None
+    return replace(info, num_context_tokens=config.vision_config.num_context_tokens(info.num_frames))
 
 
 def _open_index(index: str, info: "IndexInfo", rank: int, world_size: int) -> "VideoIndex":

@@ -38,6 +38,14 @@ def search(
     group: Annotated[
         bool, typer.Option("--group", help="Group the segments of a file; -k then counts files.")
     ] = False,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rank so many of the best results again, by their interaction with the sentence; needs an index "
+            "with context tokens (pig index --rerank-tokens).",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -66,7 +74,7 @@ def search(
         from ..retrieval.search import VideoSearcher
 
         searcher = VideoSearcher.from_pretrained(model, index)
-        options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group}
+        options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:

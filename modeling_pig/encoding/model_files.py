@@ -1,12 +1,16 @@
-"""Find the files of a model in a folder or on the Hub, and fingerprint its weights. Importing it imports no torch."""
+"""Find and read the files of a model in a folder or on the Hub. Importing this module imports no torch."""
 
 import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, which has no bfloat16
 
 
 def check_model_name(name_or_folder: str) -> None:
@@ -71,6 +75,36 @@ def weight_files(name_or_folder: str) -> list[str]:
     return [path for _, path in files if path is not None]
 
 
+def read_weights(path: str, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the weights whose names begin with one of `prefixes` from a safetensors file, as float32; skip all others.
+
+    File format: length of the header (8 bytes), header (JSON: type, shape and offsets of each tensor), tensors.
+
+    Raises:
+        ValueError: the file is not a safetensors file.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < os.path.getsize(path):
+            raise ValueError(f"{path} is not a safetensors file: copy or download it again.")
+        header = json.loads(file.read(length))
+        tensors = {}
+        for name, entry in header.items():
+            if name.startswith(prefixes):
+                start, end = entry["data_offsets"]
+                file.seek(8 + length + start)
+                values = np.frombuffer(file.read(end - start), _DTYPES[entry["dtype"]])
+                if entry["dtype"] == "BF16":  # the upper half of a float32
+                    values = (values.astype("<u4") << 16).view("<f4")
+                tensors[name] = values.astype(np.float32, copy=False).reshape(entry["shape"])
+    return tensors
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def model_fingerprint(name_or_folder: str) -> str:
     """Return a fingerprint of the weights of a model: 16 hexadecimal digits.
 
@@ -88,4 +122,4 @@ def model_fingerprint(name_or_folder: str) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["check_model_name", "model_file", "model_fingerprint", "weight_files"]
+__all__ = ["check_model_name", "model_file", "model_fingerprint", "read_json", "read_weights", "weight_files"]

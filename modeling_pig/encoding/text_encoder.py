@@ -4,17 +4,13 @@ Importing torch and transformers takes more time and memory than the rest of a s
 pass of CLIP's text tower. [`PigTextModel`] is the reference implementation; tests compare both.
 """
 
-import json
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .model_files import check_model_name, model_file, weight_files
+from .model_files import check_model_name, model_file, read_json, read_weights, weight_files
 
 
 logger = logging.getLogger(__name__)
@@ -60,7 +56,7 @@ class TextEncoder:
                 "there with PigProcessor.save_pretrained."
             )
         try:
-            text_config = _read_json(config)
+            text_config = read_json(config)
             text_config = text_config.get("text_config", text_config)  # of PigForRetrieval, or of PigTextModel
             # Values that a configuration leaves out are those of CLIP ViT-B/32.
             self._num_heads = int(text_config.get("num_attention_heads", 8))
@@ -70,9 +66,9 @@ class TextEncoder:
             self._tokenizer = Tokenizer.from_file(tokenizer)
             self.weights: dict[str, np.ndarray] = {}
             for file in weight_files(name_or_folder):
-                self.weights |= _read_text_tower(file)
+                self.weights |= read_weights(file, ("text_model.", "text_projection."))
             longest, _ = self.weights["text_model.embeddings.position_embedding.weight"].shape
-            self._max_tokens = min(int(_read_json(settings).get("model_max_length", longest)), longest)
+            self._max_tokens = min(int(read_json(settings).get("model_max_length", longest)), longest)
             self.embedding_dim = len(self.weights["text_projection.weight"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -180,34 +176,5 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 
 
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"quick_gelu": _quick_gelu, "gelu": _gelu}
-
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, which has no bfloat16
-
-
-def _read_text_tower(path: str) -> dict[str, np.ndarray]:
-    """Read the weights of the text tower from a safetensors file, as float32; skip all other weights.
-
-    File format: length of the header (8 bytes), header (JSON: type, shape and offsets of each tensor), tensors.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length < os.path.getsize(path):
-            raise ValueError(f"{path} is not a safetensors file: copy or download it again.")
-        header = json.loads(file.read(length))
-        tensors = {}
-        for name, entry in header.items():
-            if name.startswith(("text_model.", "text_projection.")):
-                start, end = entry["data_offsets"]
-                file.seek(8 + length + start)
-                values = np.frombuffer(file.read(end - start), _DTYPES[entry["dtype"]])
-                if entry["dtype"] == "BF16":  # the upper half of a float32
-                    values = (values.astype("<u4") << 16).view("<f4")
-                tensors[name] = values.astype(np.float32, copy=False).reshape(entry["shape"])
-    return tensors
-
-
-def _read_json(path: str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
 
 __all__ = ["TextEncoder", "check_sentences"]

@@ -35,6 +35,8 @@ class EncodedFile(NamedTuple):
         duration (`float`, *optional*): of the file in seconds; `None` if the file does not state it.
         size, modified (`int`): of the file, in bytes and in ns since 1970.
         content_hash (`str`, *optional*): SHA-256 of the file, see [`hash_file`].
+        context_embeds (`torch.Tensor` of shape `(N, S, embedding_dim)`, *optional*): context tokens, float16, not
+            normalised, on the CPU; only if they were asked for.
     """
 
     segments: list[VideoSegment]
@@ -43,6 +45,7 @@ class EncodedFile(NamedTuple):
     size: int
     modified: int
     content_hash: str | None
+    context_embeds: torch.Tensor | None = None
 
     @property
     def path(self) -> str:
@@ -169,6 +172,7 @@ def encode_files(
     with_hash: bool = False,
     batch_size: int = 16,
     num_threads: int | None = None,
+    with_context: bool = False,
 ) -> Generator[EncodedFile, None, None]:
     """Encode video files, segment by segment; yield each file once all its segments are encoded.
 
@@ -184,22 +188,27 @@ def encode_files(
         with_hash (`bool`): also hash each file, see [`hash_file`].
         batch_size (`int`): segments per forward pass.
         num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
+        with_context (`bool`): also return context tokens.
     """
     read = partial(_read_file, processor, split, with_hash, count())
     batch: list[tuple[int, torch.Tensor]] = []  # (reading, clip) of the segments to encode next
-    encoded: dict[int, list[torch.Tensor]] = {}  # embeddings (embedding_dim,) by reading, until it is complete
+    # Embeddings (embedding_dim,) and context tokens (S, embedding_dim) by reading, until it is complete.
+    encoded: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
     read_files: dict[int, _ReadFile] = {}  # files that are read to the end, by reading
 
     def encode_batch() -> None:
-        embeddings, _ = _embed(model, [clip for _, clip in batch])
-        for (reading, _), embedding in zip(batch, embeddings, strict=True):
-            encoded[reading].append(embedding)
+        embeddings, context_embeds = _embed(model, [clip for _, clip in batch])
+        contexts = context_embeds.half() if with_context else [None] * len(batch)
+        for (reading, _), embedding, context in zip(batch, embeddings, contexts, strict=True):
+            encoded[reading].append((embedding, context))
         batch.clear()
 
     def completed() -> Iterator[EncodedFile]:
         for reading in [r for r, file in read_files.items() if len(file.segments) == len(encoded[r])]:
             file = read_files.pop(reading)
-            yield EncodedFile(file.segments, torch.stack(encoded.pop(reading)), *file[1:])
+            embeddings, contexts = zip(*encoded.pop(reading), strict=True)
+            context_embeds = torch.stack(contexts) if with_context else None
+            yield EncodedFile(file.segments, torch.stack(embeddings), *file[1:], context_embeds)
 
     with closing(_in_threads(read, paths, 2 * batch_size, num_threads or os.cpu_count() or 1)) as events:
         for reading, event in events:

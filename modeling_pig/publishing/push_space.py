@@ -23,7 +23,7 @@ import modeling_pig
 from modeling_pig import __version__
 
 from ..retrieval.search import VideoSearcher
-from ..stores.index import EmbeddedEntry, EntryBatch, VideoIndex
+from ..stores.index import FORMAT, EmbeddedEntry, EntryBatch, VideoIndex
 from ..stores.transfer import write_export
 from ..visualization.text import read_captions
 from .markdown import escape
@@ -160,8 +160,8 @@ def collect_files(
             )
         files |= {new_path: Path(path) for path, new_path in new_paths.items()}
     model_name = "model" if is_folder else name
-    # Without a creation time, the same embeddings give the same bytes.
-    info = replace(searcher.indexes[0].info, model=model_name, created="")
+    # Without a creation time, the same embeddings give the same bytes. The Space does not re-rank.
+    info = replace(searcher.indexes[0].info, model=model_name, created="", num_context_tokens=None, format=FORMAT)
     write_export(Path(work, "index.parquet"), info, _iterate_entries(searcher.indexes, new_paths))
     files["index.parquet"] = Path(work, "index.parquet")
     settings = {
@@ -195,12 +195,13 @@ def _iterate_entries(indexes: Sequence[VideoIndex], new_paths: dict[str, str]) -
         by_path: dict[str, list[EmbeddedEntry]] = {}
         for index in indexes:
             of_index: dict[str, list[EmbeddedEntry]] = {}
-            for entry, embedding in zip(*index.entries(paths[first : first + FILES_PER_BATCH]), strict=True):
+            batch = index.entries(paths[first : first + FILES_PER_BATCH])
+            for entry, embedding in zip(batch.entries, batch.embeddings, strict=True):
                 moved = replace(entry, path=new_paths[entry.path], modified=None)
                 of_index.setdefault(moved.path, []).append(EmbeddedEntry(moved, embedding))
             by_path |= of_index
         if pairs := sorted(chain.from_iterable(by_path.values()), key=lambda pair: (pair.entry.path, pair.entry.key)):
-            entries, embeddings = zip(*pairs, strict=True)
+            entries, embeddings, _ = zip(*pairs, strict=True)
             yield EntryBatch(list(entries), np.stack(embeddings))
 
 

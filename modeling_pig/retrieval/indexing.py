@@ -72,7 +72,7 @@ def index_videos(
     call this function with the same arguments in all processes.
 
     Args:
-        index (`VideoIndex`): index of the same model.
+        index (`VideoIndex`): index of the same model. If it stores context tokens, they are written too.
         sources (`FoundVideos`, or the argument of [`find_videos`]): videos that the index is to hold.
         segmentation (`Segmentation`, *optional*): rule by which long videos are split. Unchanged files keep their
             segments.
@@ -109,6 +109,7 @@ def index_videos(
             by_hash,
             batch_size,
             num_threads,
+            with_context=index.info.num_context_tokens is not None,
         )
         title = "indexing" if world_size == 1 else f"indexing, share 1 of {world_size}"
         with tqdm(total=len(outdated), desc=title, unit="video", disable=not progress) as bar:
@@ -181,13 +182,13 @@ def _update_entries(index: VideoIndex, known: dict[str, FileState], updates: dic
 
     A file that another process writes at the same time may be missed; the next run updates it.
     """
-    pairs = (
-        (replace(entry, **updates[entry.path]), embedding)
+    embedded = (
+        found._replace(entry=replace(found.entry, **updates[found.entry.path]))
         for batch in index.batches()
-        for entry, embedding in zip(*batch, strict=True)
-        if entry.path in updates
+        for found in batch.embedded()
+        if found.entry.path in updates
     )
-    upsert_whole_files(index, pairs, {path: known[path].num_entries for path in updates}, FILES_PER_WRITE)
+    upsert_whole_files(index, embedded, {path: known[path].num_entries for path in updates}, FILES_PER_WRITE)
 
 
 def _is_same(state: FileState, video: FoundVideo, content_hash: str) -> bool:
@@ -262,7 +263,10 @@ class _Writer:
     def _write(self, files: list[EncodedFile]) -> list[EncodedFile]:
         entries = [entry for file in files for entry in make_entries(file)]
         if entries:
-            self._index.upsert(entries, torch.cat([file.embeddings for file in files]))
+            contexts = [file.context_embeds for file in files if file.context_embeds is not None]
+            self._index.upsert(
+                entries, torch.cat([file.embeddings for file in files]), torch.cat(contexts) if contexts else None
+            )
         return files
 
     def _finish_write(self) -> None:

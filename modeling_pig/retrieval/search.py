@@ -12,6 +12,7 @@ import numpy as np
 
 from ..encoding.lazy_model import LazyModel
 from ..encoding.model_files import model_fingerprint
+from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
 from ..stores.conditions import And, Comparison, Condition, parse_where
@@ -37,18 +38,24 @@ class SearchOptions:
         min_score (`float`, *optional*): smallest score of a result; scores are cosines.
         group (`bool`): return files instead of segments: k [`FileResult`], each with the segments of the file that
             were found. There are fewer than k if the 10,000 best entries of each index belong to fewer files.
+        rerank (`int`, *optional*): number of entries, at least k, that are ranked a second time. The best `rerank`
+            entries by their stored embeddings are pooled for the sentence by the interaction of a `hybrid` model, and
+            ranked by the new cosines. All results, also those of `group`, are among these entries. The index must
+            store context tokens.
 
     Attributes:
         condition (`Condition`, *optional*): `where`, parsed.
 
     Raises:
-        ValueError: `k` is less than 1, `min_score` is not finite, or `where` is not a valid condition.
+        ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, or `rerank` is
+            less than `k`.
     """
 
     k: int = 10
     where: str | Condition | None = None
     min_score: float | None = None
     group: bool = False
+    rerank: int | None = None
     condition: Condition | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -56,6 +63,8 @@ class SearchOptions:
             raise ValueError(f"k is {self.k}: expected 1 or more.")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
+        if self.rerank is not None and operator.index(self.rerank) < self.k:
+            raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}.")
         condition = parse_where(self.where) if isinstance(self.where, str) else self.where
         object.__setattr__(self, "condition", condition)  # the class is frozen
 
@@ -67,6 +76,7 @@ class SearchKeywords(TypedDict, total=False):
     where: str | Condition | None
     min_score: float | None
     group: bool
+    rerank: int | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class VideoSearcher:
         self.name = name
         self.text_encoder = text_encoder
         self.video_model = LazyModel("PigVideoModel", name)
+        self._reranker: Reranker | None = None
         self.indexes = list(indexes)
 
     @classmethod
@@ -159,9 +170,12 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
-        if isinstance(queries, str):
-            return self.search_embeddings(self.text_encoder([queries]), checked)[0]
-        return self.search_embeddings(self.text_encoder(queries), checked)
+        embeddings = self.text_encoder([queries] if isinstance(queries, str) else queries)
+        if checked.rerank is None:
+            ranked = self.search_embeddings(embeddings, checked)
+        else:
+            ranked = [self._search_and_rerank(embedding, checked.rerank, checked) for embedding in embeddings]
+        return ranked[0] if isinstance(queries, str) else ranked
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
         """Find the videos, or segments of videos, nearest to a video.
@@ -183,9 +197,11 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
+        if checked.rerank is not None:
+            raise ValueError("rerank needs a sentence: leave it out of a search by a video.")
         path = os.fspath(video)
         if stored := self._find_stored(path):
-            embeddings, exclude = np.stack([embedding for _, embedding in stored]), stored[0].entry.path
+            embeddings, exclude = np.stack([found.embedding for found in stored]), stored[0].entry.path
         else:
             model, processor = self.video_model.load()
             from ..encoding.videos import encode_file
@@ -228,6 +244,28 @@ class VideoSearcher:
             if fetch == max_fetch or all(is_complete for _, is_complete in ranked):
                 return [results for results, _ in ranked]
             fetch = min(4 * fetch, max_fetch)
+
+    def _search_and_rerank(
+        self, query_embedding: np.ndarray, count: int, options: SearchOptions
+    ) -> list[SearchResult]:
+        """Return the results of a query embedding, (D,): the best `count` entries, ranked by their pooled scores."""
+        if self._reranker is None:
+            self._reranker = Reranker(self.name)
+        candidates = [
+            (result, context)
+            for index in self.indexes
+            for result, context in zip(
+                *index.search_with_context(query_embedding, count, options.condition), strict=True
+            )
+        ]
+        candidates = sorted(candidates, key=lambda candidate: -candidate[0].score)[:count]
+        if not candidates:
+            return []
+        scores = self._reranker(query_embedding, np.stack([context for _, context in candidates]))
+        results = [replace(result, score=float(score)) for (result, _), score in zip(candidates, scores, strict=True)]
+        min_score = -math.inf if options.min_score is None else options.min_score
+        ranked = _merge(result for result in results if result.score >= min_score)
+        return (_group(ranked, options.k + 1) if options.group else ranked)[: options.k]
 
     def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encode videos that are not in the index, or that have changed, and add them to the index.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,20 @@ import numpy as np
 from modeling_pig import __version__
 
 from .conditions import Condition, parse_where
-from .records import ENTRY_COLUMNS, FORMAT, IndexInfo, VideoEntry, make_rows, read_embeddings, read_entries, row_schema
-from .video_store import VideoStore
+from .records import (
+    CONTEXT_COLUMN,
+    ENTRY_COLUMNS,
+    FORMAT,
+    FORMAT_WITH_CONTEXT,
+    IndexInfo,
+    VideoEntry,
+    make_rows,
+    read_context,
+    read_embeddings,
+    read_entries,
+    row_schema,
+)
+from .video_store import RESULT_COLUMNS, VideoStore
 
 
 if TYPE_CHECKING:
@@ -28,17 +41,31 @@ if TYPE_CHECKING:
 
 
 class EmbeddedEntry(NamedTuple):
-    """An entry with its embedding (D,) float32."""
+    """An entry with its embedding (D,), and its context tokens (S, D) if the index stores them."""
 
     entry: VideoEntry
     embedding: np.ndarray
+    context_embeds: np.ndarray | None = None
 
 
 class EntryBatch(NamedTuple):
-    """N entries with their embeddings (N, D), in the index's storage type."""
+    """N entries with their embeddings (N, D) and, if the index stores them, their context tokens (N, S, D)."""
 
     entries: list[VideoEntry]
     embeddings: np.ndarray
+    context_embeds: np.ndarray | None = None
+
+    def embedded(self) -> Iterator[EmbeddedEntry]:
+        """Yield the entries one by one."""
+        contexts = repeat(None) if self.context_embeds is None else self.context_embeds
+        return map(EmbeddedEntry, self.entries, self.embeddings, contexts)
+
+
+class ContextResults(NamedTuple):
+    """Results of one query, best first, with their context tokens (N, S, D)."""
+
+    results: list["SearchResult"]
+    context_embeds: np.ndarray
 
 
 class FileState(NamedTuple):
@@ -116,11 +143,12 @@ class VideoIndex:
         new_info = None
         if info is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            new_info = replace(info, created=now, version=__version__, format=FORMAT)
+            stored_format = FORMAT if info.num_context_tokens is None else FORMAT_WITH_CONTEXT
+            new_info = replace(info, created=now, version=__version__, format=stored_format)
         self._store = _open_store(self.uri, new_info)
         self.is_new = self._store.is_new
         self.info = self._store.info
-        self._schema = row_schema(self.info.embedding_dim, self.info.storage)
+        self._schema = row_schema(self.info.embedding_dim, self.info.storage, self.info.num_context_tokens)
         if info is not None:
             self.refuse_other_model(info)
 
@@ -134,6 +162,12 @@ class VideoIndex:
                 f"The index {self.uri} was made by the model {_describe_model(known)}, not by "
                 f"{_describe_model(info)}: use that model, or another index."
             )
+        if info.num_context_tokens not in (None, known.num_context_tokens):
+            stored = known.num_context_tokens or "no"
+            raise ValueError(
+                f"The index {self.uri} was created with {stored} context tokens per entry, not with "
+                f"{info.num_context_tokens}: use another index."
+            )
 
     @property
     def search_method(self) -> dict[str, Any]:
@@ -144,7 +178,12 @@ class VideoIndex:
         """Return the number of entries."""
         return self._store.count()
 
-    def upsert(self, entries: Sequence[VideoEntry], embeddings: "torch.Tensor | np.ndarray") -> None:
+    def upsert(
+        self,
+        entries: Sequence[VideoEntry],
+        embeddings: "torch.Tensor | np.ndarray",
+        context_embeds: "torch.Tensor | np.ndarray | None" = None,
+    ) -> None:
         """Add entries and remove all other entries of the same files.
 
         In a folder, the whole call is one atomic write; on Milvus, files are written one by one. All entries of one
@@ -153,18 +192,38 @@ class VideoIndex:
         Args:
             entries (`Sequence[VideoEntry]`): N different entries.
             embeddings (`torch.Tensor` or `np.ndarray` of shape `(N, D)`): normalised embeddings.
+            context_embeds (`torch.Tensor` or `np.ndarray` of shape `(N, S, D)`, *optional*): context tokens, if the
+                index stores them (`info.num_context_tokens`). They are stored in float16.
 
         Raises:
-            ValueError: the embeddings have another shape, are not finite or not normalised; an entry occurs twice; a
-                path is not valid Unicode.
+            ValueError: embeddings or context tokens have another shape or are not finite; embeddings are not
+                normalised; context tokens are missing, or not stored; an entry occurs twice; a path is not valid
+                Unicode.
             OSError: the index cannot be written; it is unchanged.
         """
         values = self._check_shape(embeddings, len(entries))
         # Also refuses NaN and infinity, whose norms compare as false.
         if not np.all(np.abs(np.linalg.norm(values, axis=1) - 1) < 1e-3):
             raise ValueError("Embeddings must be finite and normalised (length 1): use torch.nn.functional.normalize.")
+        context = self._check_context(context_embeds, len(entries))
         if entries:
-            self._store.upsert(make_rows(entries, values, self._schema))
+            self._store.upsert(make_rows(entries, values, self._schema, context))
+
+    def _check_context(self, context_embeds: "torch.Tensor | np.ndarray | None", count: int) -> np.ndarray | None:
+        num_tokens = self.info.num_context_tokens
+        if (context_embeds is None) != (num_tokens is None):
+            raise ValueError(
+                f"The index {self.uri} stores {num_tokens or 'no'} context tokens per entry: give context_embeds with "
+                "the embeddings exactly if there are some."
+            )
+        if context_embeds is None:
+            return None
+        with np.errstate(over="ignore"):  # infinity is refused below
+            tokens = np.asarray(context_embeds).astype(np.float16)
+        expected = (count, num_tokens, self.info.embedding_dim)
+        if tokens.shape != expected or not np.isfinite(tokens).all():
+            raise ValueError(f"Expected finite context tokens of shape {expected}, found shape {tokens.shape}.")
+        return tokens
 
     def _check_shape(self, embeddings: "torch.Tensor | np.ndarray", count: int | None = None) -> np.ndarray:
         values = np.asarray(embeddings, dtype=np.float32)
@@ -222,10 +281,30 @@ class VideoIndex:
         ranked = self._store.search((values / lengths).astype(np.float32), k, condition)
         return [_make_results(*rows) for rows in ranked]
 
+    def search_with_context(
+        self, query_embedding: np.ndarray, k: int, where: Condition | None = None
+    ) -> ContextResults:
+        """Find the k entries nearest to a query embedding, (D,) float32 of length 1, with their context tokens.
+
+        Raises:
+            ValueError: the index stores no context tokens.
+            OSError: the index cannot be read.
+        """
+        if self.info.num_context_tokens is None:
+            raise ValueError(
+                f"The index {self.uri} stores no context tokens to re-rank by: build an index with them: "
+                f"pig index FOLDER --model {self.info.model} --index NEW --rerank-tokens"
+            )
+        columns = [*RESULT_COLUMNS, CONTEXT_COLUMN]
+        (ranked,) = self._store.search(query_embedding[None], k, where, columns)
+        context = read_context(ranked.rows, self.info.embedding_dim)
+        assert context is not None
+        return ContextResults(_make_results(ranked.scores, ranked.rows.drop_columns([CONTEXT_COLUMN])), context)
+
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
-        entries, embeddings = self.entries([path])
-        found = map(EmbeddedEntry, entries, embeddings.astype(np.float32))
+        batch = self.entries([path])
+        found = batch._replace(embeddings=batch.embeddings.astype(np.float32)).embedded()
         return sorted(found, key=lambda embedded: embedded.entry.start or 0.0)
 
     def files(self) -> dict[str, FileState]:
@@ -245,13 +324,18 @@ class VideoIndex:
 
     def entries(self, paths: Sequence[str]) -> EntryBatch:
         """Return all entries of the files at `paths`, in any order."""
-        rows = self._store.rows(paths)
-        return EntryBatch(read_entries(rows), read_embeddings(rows))
+        return self._read_batch(self._store.rows(paths))
 
     def batches(self, size: int = 10_000) -> Iterator[EntryBatch]:
         """Yield all entries of the index in batches of at most `size` entries."""
-        for batch in self._store.scan([*ENTRY_COLUMNS, "embedding"], size):
-            yield EntryBatch(read_entries(batch), read_embeddings(batch))
+        columns = [*ENTRY_COLUMNS, "embedding"]
+        if self.info.num_context_tokens is not None:
+            columns.append(CONTEXT_COLUMN)
+        for rows in self._store.scan(columns, size):
+            yield self._read_batch(rows)
+
+    def _read_batch(self, rows: "pa.Table | pa.RecordBatch") -> EntryBatch:
+        return EntryBatch(read_entries(rows), read_embeddings(rows), read_context(rows, self.info.embedding_dim))
 
     def optimize(self) -> dict[str, Any]:
         """Merge the small files that many writes leave; build the ANN index if there are enough entries.
@@ -291,29 +375,30 @@ def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
 
 
 def upsert_whole_files(
-    index: VideoIndex, pairs: Iterable[tuple[VideoEntry, np.ndarray]], counts: Mapping[str, int], batch_size: int
+    index: VideoIndex, embedded: Iterable[EmbeddedEntry], counts: Mapping[str, int], batch_size: int
 ) -> None:
     """Write entries that come in any order, all entries of a file in one write.
 
     Args:
         index (`VideoIndex`): index to write.
-        pairs (`Iterable`): entries with their embeddings (D,).
+        embedded (`Iterable[EmbeddedEntry]`): entries with their embeddings and context tokens.
         counts (`Mapping[str, int]`): number of entries of each file, by path. A file is written once all its entries
             have come; a file with fewer entries is not written.
         batch_size (`int`): entries per write; more if the last file has several.
     """
-    incomplete: dict[str, list[tuple[VideoEntry, np.ndarray]]] = {}
-    complete: list[tuple[VideoEntry, np.ndarray]] = []
+    incomplete: dict[str, list[EmbeddedEntry]] = {}
+    complete: list[EmbeddedEntry] = []
 
     def write() -> None:
-        entries, embeddings = zip(*complete, strict=True)
-        index.upsert(entries, np.stack(embeddings))
+        entries, embeddings, contexts = zip(*complete, strict=True)
+        index.upsert(entries, np.stack(embeddings), None if contexts[0] is None else np.stack(contexts))
         complete.clear()
 
-    for entry, embedding in pairs:
-        file_pairs = incomplete.setdefault(entry.path, [])
-        file_pairs.append((entry, embedding.copy()))  # a view would keep its whole batch in memory
-        if len(file_pairs) == counts[entry.path]:
+    for entry, embedding, context in embedded:
+        of_file = incomplete.setdefault(entry.path, [])
+        # A view would keep its whole batch in memory.
+        of_file.append(EmbeddedEntry(entry, embedding.copy(), None if context is None else context.copy()))
+        if len(of_file) == counts[entry.path]:
             complete += incomplete.pop(entry.path)
         if len(complete) >= batch_size:
             write()
@@ -328,6 +413,8 @@ def _describe_model(info: IndexInfo) -> str:
 
 __all__ = [
     "FORMAT",
+    "FORMAT_WITH_CONTEXT",
+    "ContextResults",
     "EmbeddedEntry",
     "EntryBatch",
     "FileState",

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
 from .records import read_embeddings
 from .vectors import synthetic_queries
-from .video_store import RESULT_COLUMNS, RankedRows
+from .video_store import RankedRows
 
 
 # On one core with 512 dimensions, exact search of 150,000 rows takes 12 ms per query (`examples/benchmark.py search
@@ -70,7 +70,9 @@ class LanceSearcher:
         self._lock = threading.Lock()
         self._snapshot: _Snapshot | None = None
 
-    def search(self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
+    def search(
+        self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None, columns: Sequence[str]
+    ) -> list[RankedRows]:
         """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
         condition = None if where is None else to_sql(where)
         with self._errors():
@@ -78,14 +80,14 @@ class LanceSearcher:
             parameters = ann_parameters(table) if blocks is None else None
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
-                return _search_ann(table, query_embeddings, k, condition, parameters)
+                return _search_ann(table, query_embeddings, k, condition, parameters, columns)
             allowed = None if blocks is None or condition is None else _row_ids(table, condition)
         if blocks is None:
             results = search_blockwise(self._scan(table, condition), query_embeddings, k)
         else:
             results = search_exactly(list(blocks.values()), query_embeddings, k, allowed)
         with self._errors():
-            return _read_rows(table, results, k)
+            return _read_rows(table, results, k, columns)
 
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
@@ -143,10 +145,10 @@ def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
     return np.sort(ids)
 
 
-def _read_rows(table: Any, results: list[RankedIds], k: int) -> list[RankedRows]:
+def _read_rows(table: Any, results: list[RankedIds], k: int, columns: Sequence[str]) -> list[RankedRows]:
     """Read the rows of ranked ids: at most k per query, those with equal scores in order of key."""
     ids = np.unique(np.concatenate([result.ids for result in results]))
-    rows = table.take_row_ids(ids.tolist()).select(RESULT_COLUMNS).with_row_id().to_arrow()
+    rows = table.take_row_ids(ids.tolist()).select(list(columns)).with_row_id().to_arrow()
     rows = rows.take(np.argsort(rows["_rowid"].to_numpy())).drop_columns("_rowid")
     keys = rows["key"].to_numpy()
     ranked = []
@@ -158,7 +160,12 @@ def _read_rows(table: Any, results: list[RankedIds], k: int) -> list[RankedRows]
 
 
 def _search_ann(
-    table: Any, query_embeddings: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
+    table: Any,
+    query_embeddings: np.ndarray,
+    k: int,
+    condition: str | None,
+    parameters: dict[str, Any],
+    columns: Sequence[str],
 ) -> list[RankedRows]:
     """Search with the ANN index. LanceDB scores rows that are not in the index yet by their stored embeddings."""
     results = []
@@ -172,7 +179,7 @@ def _search_ann(
         for candidate_ids, query in zip(candidates, batch, strict=True):
             block = Block(candidate_ids, embeddings[np.searchsorted(ids, candidate_ids)])
             results += search_exactly([block], query[None], k)
-    return _read_rows(table, results, k)
+    return _read_rows(table, results, k, columns)
 
 
 def _num_candidates(k: int, parameters: dict[str, Any]) -> int:

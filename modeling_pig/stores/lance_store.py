@@ -20,7 +20,7 @@ import numpy as np
 from .conditions import Condition
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
 from .records import IndexInfo, row_schema
-from .video_store import RankedRows
+from .video_store import RESULT_COLUMNS, RankedRows
 
 
 if TYPE_CHECKING:
@@ -135,8 +135,14 @@ class LanceStore:
         with self._one_line_errors("read"):
             yield from self._table.search().select(list(columns)).to_batches(batch_size)
 
-    def search(self, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
-        return self._searcher.search(self._table, query_embeddings, k, where)
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        where: Condition | None,
+        columns: Sequence[str] = RESULT_COLUMNS,
+    ) -> list[RankedRows]:
+        return self._searcher.search(self._table, query_embeddings, k, where, columns)
 
     def optimize(self) -> None:
         with self._one_line_errors("written"):
@@ -178,8 +184,8 @@ def _first_line(error: Exception) -> str:
     return reason
 
 
-def _model_of(info: IndexInfo) -> tuple[str, int, int | None]:
-    return info.model_fingerprint, info.embedding_dim, info.num_frames
+def _model_of(info: IndexInfo) -> tuple[str, int, int | None, int | None]:
+    return info.model_fingerprint, info.embedding_dim, info.num_frames, info.num_context_tokens
 
 
 def _has_path(paths: Sequence[str]) -> Any:
@@ -190,7 +196,7 @@ def _has_path(paths: Sequence[str]) -> Any:
 
 def _create_table(database: Any, info: IndexInfo) -> bool:
     """Create the table; return `False` if it exists, as another process may create it at the same time."""
-    schema = row_schema(info.embedding_dim, _STORAGE)
+    schema = row_schema(info.embedding_dim, _STORAGE, info.num_context_tokens)
     key = schema.field("key").with_metadata({"lance-schema:unenforced-primary-key": "true"})
     schema = schema.set(schema.get_field_index("key"), key)
     record = json.dumps(replace(info, storage=_STORAGE).to_record())

@@ -60,6 +60,8 @@ class MilvusStore:
     """
 
     def __init__(self, uri: str, info: IndexInfo | None):
+        if info is not None and info.num_context_tokens is not None:
+            raise ValueError(f"{uri} is a Milvus server, which cannot store context tokens: use an index in a folder.")
         self._pymilvus = _import_pymilvus()
         self.uri = uri
         self._server, self._collection = _parse_uri(uri)
@@ -117,7 +119,13 @@ class MilvusStore:
             for rows in self._pages(None, columns, batch_size):
                 yield from self._to_table(rows, columns).to_batches()
 
-    def search(self, query_embeddings: np.ndarray, k: int, where: Condition | None) -> list[RankedRows]:
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        where: Condition | None,
+        columns: Sequence[str] = RESULT_COLUMNS,
+    ) -> list[RankedRows]:
         if k > _MAX_ROWS:
             raise ValueError(f"k is {k}: expected at most {_MAX_ROWS}, the limit of Milvus.")
         expression = "" if where is None else to_milvus(where)

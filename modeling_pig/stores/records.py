@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2  # format 1 stored whole files only, without size and time
+FORMAT_WITH_CONTEXT = 3  # the same with context tokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class IndexInfo:
         num_frames (`int`, *optional*): frames per clip that the model reads.
         model_revision (`str`, *optional*): commit of the model on the Hub. For the record only: models are loaded by
             name and compared by fingerprint.
+        num_context_tokens (`int`, *optional*): context tokens per entry, S, that the index stores to re-rank by; by
+            default none.
         storage (`str`): type of the stored embeddings, "float16" or "float32". The index sets this argument and those
             that follow.
         created (`str`): UTC time of creation, ISO 8601.
@@ -41,6 +44,7 @@ class IndexInfo:
     embedding_dim: int
     num_frames: int | None = None
     model_revision: str | None = None
+    num_context_tokens: int | None = None
     storage: str = ""
     created: str = ""
     version: str = __version__
@@ -48,7 +52,10 @@ class IndexInfo:
 
     def to_record(self) -> dict[str, Any]:
         """Return the record that stores and Parquet files hold as JSON. `embedding_dim` is stored as `width`."""
-        return {"width" if name == "embedding_dim" else name: value for name, value in asdict(self).items()}
+        fields = asdict(self)
+        if self.num_context_tokens is None:  # earlier versions read such an index too
+            del fields["num_context_tokens"]
+        return {"width" if name == "embedding_dim" else name: value for name, value in fields.items()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], source: str) -> "IndexInfo":
@@ -59,7 +66,7 @@ class IndexInfo:
             source (`str`): name of the index or file for error messages, such as "The index videos.lance".
 
         Raises:
-            ValueError: the record has another format than `FORMAT`.
+            ValueError: the record has another format than `FORMAT` or `FORMAT_WITH_CONTEXT`.
         """
         stored = record.get("format", 1)
         if stored < FORMAT:
@@ -68,7 +75,7 @@ class IndexInfo:
                 "version cannot read. Rebuild the index under a new path: pig index FOLDER --model "
                 f"{record.get('model', 'MODEL')} --index NEW"
             )
-        if stored > FORMAT:
+        if stored > FORMAT_WITH_CONTEXT:
             raise ValueError(
                 f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
                 "Upgrade: pip install --upgrade modeling-pig"
@@ -110,19 +117,25 @@ def _format_seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.15g}"
 
 
+CONTEXT_COLUMN = "context"
 ENTRY_COLUMNS = [field.name for field in fields(VideoEntry)]
 
 
-def row_schema(embedding_dim: int, storage: str) -> "pa.Schema":
+def row_schema(embedding_dim: int, storage: str, num_context_tokens: int | None = None) -> "pa.Schema":
     """Return the columns of a row: key, path, name, start, end, duration, size, modified, content_hash, embedding.
 
     Args:
         embedding_dim (`int`): dimensions of an embedding, D.
         storage (`str`): "float16" for embeddings in half precision; otherwise they are float32.
+        num_context_tokens (`int`, *optional*): adds the column context, with S tokens of D numbers in half precision.
     """
     import pyarrow as pa
 
     embedding = pa.list_(pa.float16() if storage == "float16" else pa.float32(), embedding_dim)
+    context = []
+    if num_context_tokens is not None:
+        tokens = pa.list_(pa.float16(), num_context_tokens * embedding_dim)
+        context.append(pa.field(CONTEXT_COLUMN, tokens, nullable=False))
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
@@ -135,12 +148,18 @@ def row_schema(embedding_dim: int, storage: str) -> "pa.Schema":
             pa.field("modified", pa.int64()),
             pa.field("content_hash", pa.string()),
             pa.field("embedding", embedding, nullable=False),
+            *context,
         ]
     )
 
 
-def make_rows(entries: Sequence[VideoEntry], embeddings: np.ndarray, schema: "pa.Schema") -> "pa.Table":
-    """Build the rows of N entries with their embeddings (N, D).
+def make_rows(
+    entries: Sequence[VideoEntry],
+    embeddings: np.ndarray,
+    schema: "pa.Schema",
+    context_embeds: np.ndarray | None = None,
+) -> "pa.Table":
+    """Build the rows of N entries with their embeddings (N, D), and context tokens (N, S, D) if the schema has them.
 
     Raises:
         ValueError: an entry occurs twice, or a path is not valid Unicode.
@@ -151,15 +170,22 @@ def make_rows(entries: Sequence[VideoEntry], embeddings: np.ndarray, schema: "pa
     if len(set(keys)) < len(keys):
         repeated = next(key for key, count in Counter(keys).items() if count > 1)
         raise ValueError(f"The entry {repeated!r} occurs twice: give each entry once.")
-    embedding_type = schema.field("embedding").type
-    values = pa.array(embeddings.astype(embedding_type.value_type.to_pandas_dtype()).ravel())
     columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in ENTRY_COLUMNS}
     columns |= {"key": keys, "name": [os.path.basename(entry.path) for entry in entries]}
-    columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding_type.list_size)
+    columns["embedding"] = _make_lists(embeddings, schema.field("embedding").type)
+    if context_embeds is not None:
+        columns[CONTEXT_COLUMN] = _make_lists(context_embeds, schema.field(CONTEXT_COLUMN).type)
     try:
         return pa.table(columns, schema=schema)
     except UnicodeEncodeError as error:
         raise ValueError(f"The path {error.object!r} is not valid Unicode: rename the file.") from error
+
+
+def _make_lists(arrays: np.ndarray, list_type: "pa.FixedSizeListType") -> "pa.FixedSizeListArray":
+    import pyarrow as pa
+
+    values = pa.array(arrays.astype(list_type.value_type.to_pandas_dtype()).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, list_type.list_size)
 
 
 def read_entries(rows: "pa.Table | pa.RecordBatch") -> list[VideoEntry]:
@@ -169,21 +195,35 @@ def read_entries(rows: "pa.Table | pa.RecordBatch") -> list[VideoEntry]:
 
 def read_embeddings(rows: "pa.Table | pa.RecordBatch") -> np.ndarray:
     """Return the embeddings (N, D) of rows, without a copy if they are one chunk."""
-    column = rows["embedding"]
+    return _read_lists(rows["embedding"])
+
+
+def read_context(rows: "pa.Table | pa.RecordBatch", embedding_dim: int) -> np.ndarray | None:
+    """Return the context tokens (N, S, D) of rows; `None` if the rows have none."""
+    if CONTEXT_COLUMN not in rows.schema.names:
+        return None
+    tokens = _read_lists(rows[CONTEXT_COLUMN])
+    return tokens.reshape(len(tokens), tokens.shape[1] // embedding_dim, embedding_dim)
+
+
+def _read_lists(column: Any) -> np.ndarray:
     chunks = column.chunks if hasattr(column, "chunks") else [column]
-    embedding_dim = column.type.list_size
-    arrays = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, embedding_dim) for chunk in chunks]
+    width = column.type.list_size
+    arrays = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
     if not arrays:
-        return np.empty((0, embedding_dim), column.type.value_type.to_pandas_dtype())
+        return np.empty((0, width), column.type.value_type.to_pandas_dtype())
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 __all__ = [
+    "CONTEXT_COLUMN",
     "ENTRY_COLUMNS",
     "FORMAT",
+    "FORMAT_WITH_CONTEXT",
     "IndexInfo",
     "VideoEntry",
     "make_rows",
+    "read_context",
     "read_embeddings",
     "read_entries",
     "row_schema",

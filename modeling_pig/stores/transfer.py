@@ -3,16 +3,14 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..files import replace_file
-from .index import VideoIndex, upsert_whole_files
-from .records import IndexInfo, VideoEntry, make_rows, read_embeddings, read_entries, row_schema
+from .index import EmbeddedEntry, EntryBatch, VideoIndex, upsert_whole_files
+from .records import IndexInfo, make_rows, read_context, read_embeddings, read_entries, row_schema
 
 
 if TYPE_CHECKING:
@@ -39,19 +37,17 @@ def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
     return write_export(path, index.info, index.batches(_BATCH_SIZE))
 
 
-def write_export(
-    path: str | os.PathLike, info: IndexInfo, batches: Iterable[tuple[Sequence[VideoEntry], np.ndarray]]
-) -> int:
+def write_export(path: str | os.PathLike, info: IndexInfo, batches: Iterable[EntryBatch]) -> int:
     """Write entries with their embeddings to a Parquet file: one row per entry, one row group per batch.
 
-    The columns are those of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads. The
-    metadata of the file hold `info` as JSON under the key `pig`. An existing file is replaced when the new file is
-    complete.
+    The columns are those of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads, and
+    `context` (S * D) in float16 if the index stores context tokens. The metadata of the file hold `info` as JSON under
+    the key `pig`. An existing file is replaced when the new file is complete.
 
     Args:
         path (`str` or `os.PathLike`): file to write or replace.
         info (`IndexInfo`): the model of the embeddings.
-        batches (`Iterable`): batches of N entries with their embeddings (N, D).
+        batches (`Iterable[EntryBatch]`): batches of entries with their embeddings.
 
     Returns:
         `int`: number of rows.
@@ -61,14 +57,15 @@ def write_export(
     """
     import pyarrow.parquet as pq
 
-    schema = row_schema(info.embedding_dim, "float32").with_metadata({_METADATA_KEY: json.dumps(info.to_record())})
+    schema = row_schema(info.embedding_dim, "float32", info.num_context_tokens)
+    schema = schema.with_metadata({_METADATA_KEY: json.dumps(info.to_record())})
     count = 0
     with replace_file(path) as partial:
         with _write_errors(path):
             writer = pq.ParquetWriter(partial, schema)
         try:
-            for entries, embeddings in batches:  # outside of `_write_errors`: an unreadable index names itself
-                rows = make_rows(entries, embeddings, schema)
+            for batch in batches:  # outside of `_write_errors`: an unreadable index names itself
+                rows = make_rows(batch.entries, batch.embeddings, schema, batch.context_embeds)
                 with _write_errors(path):
                     writer.write_table(rows)
                 count += len(rows)
@@ -113,7 +110,7 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
                 counts: Counter[str] = Counter()
                 for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
                     counts.update(rows["path"].to_pylist())
-                upsert_whole_files(index, _read_pairs(file), counts, _BATCH_SIZE)
+                upsert_whole_files(index, _read_entries(file, index.info), counts, _BATCH_SIZE)
             except BaseException:
                 with suppress(OSError):
                     index.drop_if_new()
@@ -133,15 +130,16 @@ def _read_info(file: "pq.ParquetFile", path: str | os.PathLike) -> IndexInfo:
             "wrote."
         )
     info = IndexInfo.from_record(json.loads(record), f"The export {path}")
-    columns = row_schema(info.embedding_dim, "float32").names
+    columns = row_schema(info.embedding_dim, "float32", info.num_context_tokens).names
     if missing := set(columns) - set(file.schema_arrow.names):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}: export the index again.")
     return info
 
 
-def _read_pairs(file: "pq.ParquetFile") -> Iterator[tuple[VideoEntry, np.ndarray]]:
+def _read_entries(file: "pq.ParquetFile", info: IndexInfo) -> Iterator[EmbeddedEntry]:
     for rows in file.iter_batches(_BATCH_SIZE):
-        yield from zip(read_entries(rows), read_embeddings(rows), strict=True)
+        context_embeds = read_context(rows, info.embedding_dim)
+        yield from EntryBatch(read_entries(rows), read_embeddings(rows), context_embeds).embedded()
 
 
 __all__ = ["export_index", "import_index", "write_export"]

@@ -18,7 +18,7 @@ RESULT_COLUMNS = ["key", "path", "start", "end", "duration"]  # no others: each 
 
 
 class RankedRows(NamedTuple):
-    """Results of one query, best first: scores (N,) float32 and N rows with the columns `RESULT_COLUMNS`."""
+    """Results of one query, best first: scores (N,) float32 and N rows with the columns that the search asked for."""
 
     scores: np.ndarray
     rows: "pa.Table"
@@ -58,7 +58,13 @@ class VideoStore(Protocol):
     def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
         """Yield `columns` of all rows, in batches of at most `batch_size` rows."""
 
-    def search(self, query_embeddings: np.ndarray, k: int, where: "Condition | None") -> list[RankedRows]:
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        where: "Condition | None",
+        columns: Sequence[str] = RESULT_COLUMNS,
+    ) -> list[RankedRows]:
         """Return the results of each query: at most `k` rows, those with equal scores in order of key.
 
         Scores are cosines with the stored embeddings, also if an ANN index found the rows.
@@ -67,6 +73,7 @@ class VideoStore(Protocol):
             query_embeddings (`np.ndarray` of shape `(Q, D)`): float32, normalised, Q at least 1.
             k (`int`): results per query, at least 1.
             where (`Condition`, *optional*): condition that all results meet.
+            columns (`Sequence[str]`): columns of the rows.
         """
 
     def optimize(self) -> None:

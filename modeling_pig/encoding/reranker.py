@@ -1,0 +1,71 @@
+"""Score videos by their context tokens and a query, with the interaction of a hybrid model, without torch.
+
+Importing torch and the model would take longer than a search. Equals `PigForRetrieval.similarity` to rounding.
+"""
+
+import math
+
+import numpy as np
+
+from .model_files import check_model_name, model_file, read_json, read_weights, weight_files
+
+
+_EPSILON = np.float32(1e-5)  # of the layer norms
+
+
+class Reranker:
+    """Interaction of a hybrid model, for re-ranking the results of a query.
+
+    Args:
+        name_or_folder (`str`): model on the Hub, or folder that `save_pretrained` wrote.
+
+    Raises:
+        ValueError: the model is not `hybrid`, or cannot be loaded. The message is one line.
+    """
+
+    def __init__(self, name_or_folder: str):
+        check_model_name(name_or_folder)
+        try:
+            config = read_json(model_file(name_or_folder, "config.json") or "config.json")
+            if (framework := config.get("framework", "hybrid")) != "hybrid":
+                raise ValueError(f"it is a {framework} model, and only a hybrid model re-ranks")
+            self._num_heads = int(config.get("interaction_num_attention_heads", 1))
+            self._weights: dict[str, np.ndarray] = {}
+            for file in weight_files(name_or_folder):
+                self._weights |= read_weights(file, ("interaction.",))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"The model {name_or_folder} cannot re-rank: {' '.join(str(error).split())}.") from error
+
+    def __call__(self, query_embedding: np.ndarray, context_embeds: np.ndarray) -> np.ndarray:
+        """Return the cosine of a query with each video, which is pooled for the query.
+
+        Args:
+            query_embedding (`np.ndarray` of shape `(D,)`): embedding of the query, of length 1.
+            context_embeds (`np.ndarray` of shape `(N, S, D)`): context tokens of the videos.
+
+        Returns:
+            `np.ndarray` of shape `(N,)`: float32.
+        """
+        context = self._norm("layer_norm1", context_embeds.astype(np.float32))  # (N, S, D)
+        heads = (self._num_heads, -1)
+        query = self._linear("q_proj", self._norm("layer_norm1", query_embedding.astype(np.float32))).reshape(heads)
+        key, value = (self._linear(name, context).reshape(*context.shape[:2], *heads) for name in ("k_proj", "v_proj"))
+        scores = np.einsum("hd,nshd->nhs", query, key) / np.float32(math.sqrt(query.shape[1]))  # (N, heads, S)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        pooled = np.einsum("nhs,nshd->nhd", weights, value).reshape(len(context), -1)  # (N, D)
+        pooled = self._norm("layer_norm2", self._linear("out_proj", pooled))
+        pooled = self._norm("layer_norm3", pooled + self._linear("linear_proj", pooled))
+        return pooled @ query_embedding.astype(np.float32) / np.linalg.norm(pooled, axis=1)
+
+    def _linear(self, name: str, states: np.ndarray) -> np.ndarray:
+        return states @ self._weights[f"interaction.{name}.weight"].T + self._weights[f"interaction.{name}.bias"]
+
+    def _norm(self, name: str, states: np.ndarray) -> np.ndarray:
+        centred = states - states.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON)
+        weight, bias = (self._weights[f"interaction.{name}.{kind}"] for kind in ("weight", "bias"))
+        return centred / deviation * weight + bias
+
+
+__all__ = ["Reranker"]
