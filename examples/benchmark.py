@@ -5,6 +5,7 @@
     python examples/benchmark.py ranking                                # MSR-VTT's full test split: 59,800 x 2,990
     python examples/benchmark.py train                                  # ViT-B/32, batch 4, 12 frames; and the data
     python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
+    python examples/benchmark.py rerank                                 # searches that rank their best results again
     python examples/benchmark.py index                                  # from video files to an index
     python examples/benchmark.py start                                  # from process start to the first results
     python examples/benchmark.py train --quick                          # tiny shapes, to see that it runs
@@ -22,7 +23,7 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Imported here, because spawned processes import this file again, but need only what they run.
-    from benchmarks import index, model, ranking, search, start, train
+    from benchmarks import index, model, ranking, rerank, search, start, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -33,6 +34,7 @@ def main() -> None:
         "model": model,
         "ranking": ranking,
         "search": search,
+        "rerank": rerank,
         "index": index,
         "start": start,
         "train": train,

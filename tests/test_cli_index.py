@@ -103,7 +103,7 @@ def test_file_names_are_stored_unchanged(pig, model_folder, shape_videos, tmp_pa
 def test_each_segment_is_an_entry(index_folder, video_folder):
     assert index_folder("--segment", 0.5, "--overlap", 0.25)[0] == 0  # the videos last 2 s
     for path in video_folder.iterdir():
-        entries = [entry for entry, _ in VideoIndex("v.lance").get(str(path))]
+        entries = [found.entry for found in VideoIndex("v.lance").get(str(path))]
         assert [(entry.start, entry.end) for entry in entries] == [(n / 4, n / 4 + 0.5) for n in range(7)]
         assert {entry.duration for entry in entries} == {2.0}
 

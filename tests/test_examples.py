@@ -142,6 +142,14 @@ def test_benchmark_of_search(tmp_path):
 
 
 @pytest.mark.bench
+def test_benchmark_of_reranking(tmp_path):
+    example(tmp_path, "benchmark.py", "rerank", "--quick", "--threads", "1", "--json", "figures.json")
+    plain, again = json.loads((tmp_path / "figures.json").read_text())["re-ranking"]
+    assert (plain["ranked again"], again["ranked again"]) == (0, 20) and again["of its time"] > 0
+    assert again["bytes per video"] > plain["bytes per video"] + 2 * 16 * 512
+
+
+@pytest.mark.bench
 def test_benchmark_of_the_start(tmp_path):
     example(tmp_path, "benchmark.py", "start", "--quick", "--threads", "1", "--json", "figures.json")
     rows = json.loads((tmp_path / "figures.json").read_text())["first answer"]

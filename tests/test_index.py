@@ -125,7 +125,7 @@ def test_upsert_replaces_all_entries_of_a_file(index):
     index.upsert([*segments_of("long.mp4", 3), *entries_of("a", "b")], videos[:5])
     index.upsert(segments_of("long.mp4", 2), videos[5:7])
     assert [(found.entry.start, found.entry.end) for found in index.get("long.mp4")] == [(0.0, 30.0), (30.0, 60.0)]
-    np.testing.assert_array_equal([embedding for _, embedding in index.get("long.mp4")], videos[5:7])
+    np.testing.assert_array_equal([found.embedding for found in index.get("long.mp4")], videos[5:7])
     index.upsert(entries_of("long.mp4", "a"), videos[[7, 0]])
     assert len(index) == 3
     assert index.files().keys() == {"long.mp4", "a", "b"}

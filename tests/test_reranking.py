@@ -12,6 +12,7 @@ from torch import nn
 from modeling_pig import PigForRetrieval, VideoIndex, VideoSearcher
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.reranker import Reranker
+from modeling_pig.retrieval.search import SearchOptions
 from modeling_pig.stores.index import FORMAT, FORMAT_WITH_CONTEXT, IndexInfo, VideoEntry
 from modeling_pig.stores.transfer import export_index, import_index
 
@@ -68,7 +69,6 @@ def test_scores_equal_those_of_the_model(model):
     with torch.inference_mode():
         expected = torch_model.similarity(torch.from_numpy(queries), torch.from_numpy(context))
     for query, scores in zip(queries, expected.numpy(), strict=True):
-        query = query / np.linalg.norm(query)
         np.testing.assert_allclose(Reranker(folder)(query, context.astype(np.float16)), scores, atol=1e-5)
 
 
@@ -167,7 +167,9 @@ def test_options_hold_for_results_that_are_ranked_again(searcher):
 def test_searches_that_cannot_be_ranked_again(searcher, info, tmp_path):
     with pytest.raises(ValueError, match="rerank is 5: expected at least k, 10"):
         searcher.search(QUERIES[0], rerank=5)
-    with pytest.raises(ValueError, match="rerank needs a sentence"):
+    with pytest.raises(ValueError, match="finite and not zero"):
+        searcher.search_embeddings(np.zeros((1, 32)), SearchOptions(rerank=10))
+    with pytest.raises(ValueError, match="rerank is for sentences"):
         searcher.search_like("/0/1.mp4", rerank=50)
     VideoIndex(tmp_path / "without.lance", IndexInfo(info.model, info.model_fingerprint, 32))
     other = VideoSearcher.from_pretrained(None, tmp_path / "without.lance")

@@ -40,23 +40,32 @@ class Reranker:
         """Return the cosine of a query with each video, which is pooled for the query.
 
         Args:
-            query_embedding (`np.ndarray` of shape `(D,)`): embedding of the query, of length 1.
+            query_embedding (`np.ndarray` of shape `(D,)`): embedding of the query.
             context_embeds (`np.ndarray` of shape `(N, S, D)`): context tokens of the videos.
 
         Returns:
             `np.ndarray` of shape `(N,)`: float32.
         """
+        query_embedding = (query_embedding / np.linalg.norm(query_embedding)).astype(np.float32)
         context = self._norm("layer_norm1", context_embeds.astype(np.float32))  # (N, S, D)
+        flat = context.reshape(-1, context.shape[2])  # (N * S, D)
         heads = (self._num_heads, -1)
-        query = self._linear("q_proj", self._norm("layer_norm1", query_embedding.astype(np.float32))).reshape(heads)
-        key, value = (self._linear(name, context).reshape(*context.shape[:2], *heads) for name in ("k_proj", "v_proj"))
-        scores = np.einsum("hd,nshd->nhs", query, key) / np.float32(math.sqrt(query.shape[1]))  # (N, heads, S)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
-        pooled = np.einsum("nhs,nshd->nhd", weights, value).reshape(len(context), -1)  # (N, D)
+        query = self._linear("q_proj", self._norm("layer_norm1", query_embedding)).reshape(heads)
+        # The projections of keys and values move to the query and to the pooled tokens: one vector instead of N * S. A
+        # bias of the keys adds the same number to all scores of a head, which the softmax ignores.
+        key_weight, value_weight = (
+            self._weights[f"interaction.{name}.weight"].reshape(*heads, flat.shape[1]) for name in ("k_proj", "v_proj")
+        )  # (heads, D / heads, D)
+        query_for_tokens = np.einsum("hd,hde->he", query, key_weight) / np.float32(math.sqrt(query.shape[1]))
+        scores = (flat @ query_for_tokens.T).reshape(*context.shape[:2], -1)  # (N, S, heads)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        tokens = weights.transpose(0, 2, 1) @ context  # (N, heads, D)
+        values = np.concatenate([tokens[:, head] @ weight.T for head, weight in enumerate(value_weight)], axis=1)
+        pooled = values + self._weights["interaction.v_proj.bias"]  # (N, D)
         pooled = self._norm("layer_norm2", self._linear("out_proj", pooled))
         pooled = self._norm("layer_norm3", pooled + self._linear("linear_proj", pooled))
-        return pooled @ query_embedding.astype(np.float32) / np.linalg.norm(pooled, axis=1)
+        return pooled @ query_embedding / np.linalg.norm(pooled, axis=1)
 
     def _linear(self, name: str, states: np.ndarray) -> np.ndarray:
         return states @ self._weights[f"interaction.{name}.weight"].T + self._weights[f"interaction.{name}.bias"]

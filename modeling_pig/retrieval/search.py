@@ -171,10 +171,7 @@ class VideoSearcher:
         """
         checked = SearchOptions(**options)
         embeddings = self.text_encoder([queries] if isinstance(queries, str) else queries)
-        if checked.rerank is None:
-            ranked = self.search_embeddings(embeddings, checked)
-        else:
-            ranked = [self._search_and_rerank(embedding, checked.rerank, checked) for embedding in embeddings]
+        ranked = self.search_embeddings(embeddings, checked)
         return ranked[0] if isinstance(queries, str) else ranked
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
@@ -197,8 +194,6 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
-        if checked.rerank is not None:
-            raise ValueError("rerank needs a sentence: leave it out of a search by a video.")
         path = os.fspath(video)
         if stored := self._find_stored(path):
             embeddings, exclude = np.stack([found.embedding for found in stored]), stored[0].entry.path
@@ -235,6 +230,10 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         options = options or SearchOptions()
+        if options.rerank is not None:
+            if merge_queries or exclude is not None:
+                raise ValueError("rerank is for sentences: leave it out of a search by a video.")
+            return [self._search_and_rerank(query, options.rerank, options) for query in query_embeddings]
         condition = _exclude(options.condition, exclude)
         fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
         while True:

@@ -271,23 +271,29 @@ class VideoIndex:
         """
         if (k := operator.index(k)) < 1:
             raise ValueError(f"k is {k}: expected 1 or more.")
+        queries = self._check_queries(query_embeddings)
+        condition = parse_where(where) if isinstance(where, str) else where
+        if not len(queries):
+            return []
+        ranked = self._store.search(queries, k, condition)
+        return [_make_results(*rows) for rows in ranked]
+
+    def _check_queries(self, query_embeddings: "torch.Tensor | np.ndarray") -> np.ndarray:
+        """Return query embeddings with length 1, float32."""
         values = self._check_shape(query_embeddings)
         lengths = np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
         if not np.all((lengths > 0) & np.isfinite(lengths)):
             raise ValueError("Query embeddings must be finite and not zero.")
-        condition = parse_where(where) if isinstance(where, str) else where
-        if not len(values):
-            return []
-        ranked = self._store.search((values / lengths).astype(np.float32), k, condition)
-        return [_make_results(*rows) for rows in ranked]
+        return (values / lengths).astype(np.float32)
 
     def search_with_context(
         self, query_embedding: np.ndarray, k: int, where: Condition | None = None
     ) -> ContextResults:
-        """Find the k entries nearest to a query embedding, (D,) float32 of length 1, with their context tokens.
+        """Find the k entries nearest to a query embedding, (D,), with their context tokens; see [`search`].
 
         Raises:
-            ValueError: the index stores no context tokens.
+            ValueError: the query embedding has another shape, is not finite or is zero; the index stores no context
+                tokens.
             OSError: the index cannot be read.
         """
         if self.info.num_context_tokens is None:
@@ -296,7 +302,7 @@ class VideoIndex:
                 f"pig index FOLDER --model {self.info.model} --index NEW --rerank-tokens"
             )
         columns = [*RESULT_COLUMNS, CONTEXT_COLUMN]
-        (ranked,) = self._store.search(query_embedding[None], k, where, columns)
+        (ranked,) = self._store.search(self._check_queries(query_embedding[None]), k, where, columns)
         context = read_context(ranked.rows, self.info.embedding_dim)
         assert context is not None
         return ContextResults(_make_results(ranked.scores, ranked.rows.drop_columns([CONTEXT_COLUMN])), context)
