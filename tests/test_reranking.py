@@ -12,6 +12,7 @@ from torch import nn
 from modeling_pig import PigForRetrieval, VideoIndex, VideoSearcher
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.reranker import Reranker
+from modeling_pig.retrieval import search
 from modeling_pig.retrieval.search import SearchOptions
 from modeling_pig.stores.index import FORMAT, FORMAT_WITH_CONTEXT, IndexInfo, VideoEntry
 from modeling_pig.stores.transfer import export_index, import_index
@@ -77,6 +78,10 @@ def test_other_models_cannot_rerank(make_model, model_folder, tmp_path):
     shutil.copytree(model_folder, folder)
     make_model(framework="two_tower").save_pretrained(folder)
     with pytest.raises(ValueError, match="two_tower cannot re-rank: it is a two_tower model, and only a hybrid"):
+        Reranker(str(folder))
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("two_tower", "hybrid"))
+    with pytest.raises(ValueError, match="two_tower cannot re-rank: it lacks the weights interaction.k_proj.bias, "):
         Reranker(str(folder))
 
 
@@ -164,8 +169,17 @@ def test_options_hold_for_results_that_are_ranked_again(searcher):
     assert searcher.search(QUERIES[0], rerank=60, where="duration > 1000") == []
 
 
+def test_an_entry_of_several_indexes_counts_once(searcher, tmp_path, monkeypatch):
+    copy = tmp_path / "copy.lance"
+    shutil.copytree(tmp_path / "0.lance", copy)
+    both = VideoSearcher.from_pretrained(None, [tmp_path / "0.lance", copy])
+    one = VideoSearcher.from_pretrained(None, copy)
+    monkeypatch.setattr(search, "_RERANKED_AT_A_TIME", 3)
+    assert both.search(QUERIES[0], k=10, rerank=10) == one.search(QUERIES[0], k=10, rerank=10)
+
+
 def test_searches_that_cannot_be_ranked_again(searcher, info, tmp_path):
-    with pytest.raises(ValueError, match="rerank is 5: expected at least k, 10"):
+    with pytest.raises(ValueError, match="rerank is 5: expected at least k, 10, and at most 10000"):
         searcher.search(QUERIES[0], rerank=5)
     with pytest.raises(ValueError, match="finite and not zero"):
         searcher.search_embeddings(np.zeros((1, 32)), SearchOptions(rerank=10))
@@ -185,7 +199,7 @@ def test_index_and_search_from_the_shell(pig, model, video_folder, make_model, t
     index = ["--index", "v.lance"]
     first, *others = sorted(video_folder.iterdir())
     status, _, error = pig("index", first, "--model", folder, *index, "--rerank-tokens")
-    assert status == 0 and "was trained without reranking_loss_weight" in error
+    assert status == 0 and "has a reranking_loss_weight of 0" in error
     status, output, error = pig("index", video_folder, "--model", folder, *index, "--hash")
     assert status == 0 and "4 new" in output and "warning" not in error  # follows the index
     first.touch()

@@ -184,7 +184,7 @@ def _with_context(info: "IndexInfo", config: "PigConfig", model: str) -> "IndexI
         raise ValueError(f"{model} is a {config.framework} model: --rerank-tokens needs a hybrid model.")
     if not config.reranking_loss_weight and read_launcher("RANK", 0) == 0:
         typer.echo(
-            f"warning: {model} was trained without reranking_loss_weight: its interaction has not seen real queries, "
+            f"warning: {model} has a reranking_loss_weight of 0: its interaction has not learned from real queries, "
             "and re-ranking may make results worse",
             err=True,
         )

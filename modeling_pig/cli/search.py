@@ -42,8 +42,8 @@ def search(
         int | None,
         typer.Option(
             min=1,
-            help="Rank so many of the best results again, by their interaction with the sentence; needs an index "
-            "with context tokens (pig index --rerank-tokens).",
+            help="Rank so many of the best results again, at least -k, by their interaction with the sentence; needs "
+            "an index with context tokens (pig index --rerank-tokens).",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,

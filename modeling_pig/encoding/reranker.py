@@ -10,7 +10,9 @@ import numpy as np
 from .model_files import check_model_name, model_file, read_json, read_weights, weight_files
 
 
-_EPSILON = np.float32(1e-5)  # of the layer norms
+_EPSILON = np.float32(1e-5)  # of the layer norms, torch's default
+_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear_proj", "layer_norm1", "layer_norm2", "layer_norm3")
+_WEIGHTS = {f"interaction.{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")}
 
 
 class Reranker:
@@ -33,6 +35,8 @@ class Reranker:
             self._weights: dict[str, np.ndarray] = {}
             for file in weight_files(name_or_folder):
                 self._weights |= read_weights(file, ("interaction.",))
+            if missing := _WEIGHTS - self._weights.keys():
+                raise ValueError(f"it lacks the weights {', '.join(sorted(missing))}; save the model again")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The model {name_or_folder} cannot re-rank: {' '.join(str(error).split())}.") from error
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .indexing import IndexingReport
 
 
-MAX_FETCHED = 10_000  # entries per index that a query with `group` reads at most
+MAX_FETCHED = 10_000  # entries per index that a query with `group` or `rerank` reads at most
+_RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,17 @@ class SearchOptions:
         min_score (`float`, *optional*): smallest score of a result; scores are cosines.
         group (`bool`): return files instead of segments: k [`FileResult`], each with the segments of the file that
             were found. There are fewer than k if the 10,000 best entries of each index belong to fewer files.
-        rerank (`int`, *optional*): number of entries, at least k, that are ranked a second time. The best `rerank`
-            entries by their stored embeddings are pooled for the sentence by the interaction of a `hybrid` model, and
-            ranked by the new cosines. All results, also those of `group`, are among these entries. The index must
-            store context tokens.
+        rerank (`int`, *optional*): number of entries, from k to 10,000, that are ranked a second time. The best
+            `rerank` entries of all indexes by their stored embeddings are pooled for the sentence by the interaction
+            of a `hybrid` model, and ranked by the new cosines. All results, also those of `group`, are among these
+            entries, and `min_score` is for the new cosines. All indexes must store context tokens.
 
     Attributes:
         condition (`Condition`, *optional*): `where`, parsed.
 
     Raises:
         ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, or `rerank` is
-            less than `k`.
+            less than `k` or more than 10,000.
     """
 
     k: int = 10
@@ -63,8 +64,8 @@ class SearchOptions:
             raise ValueError(f"k is {self.k}: expected 1 or more.")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
-        if self.rerank is not None and operator.index(self.rerank) < self.k:
-            raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}.")
+        if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
+            raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
         condition = parse_where(self.where) if isinstance(self.where, str) else self.where
         object.__setattr__(self, "condition", condition)  # the class is frozen
 
@@ -250,18 +251,20 @@ class VideoSearcher:
         """Return the results of a query embedding, (D,): the best `count` entries, ranked by their pooled scores."""
         if self._reranker is None:
             self._reranker = Reranker(self.name)
-        candidates = [
-            (result, context)
+        context_of = {
+            (result.path, result.start, result.end): (result, context)
             for index in self.indexes
             for result, context in zip(
                 *index.search_with_context(query_embedding, count, options.condition), strict=True
             )
-        ]
-        candidates = sorted(candidates, key=lambda candidate: -candidate[0].score)[:count]
-        if not candidates:
-            return []
-        scores = self._reranker(query_embedding, np.stack([context for _, context in candidates]))
-        results = [replace(result, score=float(score)) for (result, _), score in zip(candidates, scores, strict=True)]
+        }
+        best = _merge(result for result, _ in context_of.values())[:count]
+        results = []
+        for first in range(0, len(best), _RERANKED_AT_A_TIME):
+            some = best[first : first + _RERANKED_AT_A_TIME]
+            contexts = [context_of[result.path, result.start, result.end][1] for result in some]
+            scores = self._reranker(query_embedding, np.stack(contexts))
+            results += [replace(result, score=float(score)) for result, score in zip(some, scores, strict=True)]
         min_score = -math.inf if options.min_score is None else options.min_score
         ranked = _merge(result for result in results if result.score >= min_score)
         return (_group(ranked, options.k + 1) if options.group else ranked)[: options.k]
