@@ -130,7 +130,8 @@ def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -
         fresh |= zip(batch.paths, batch.embeddings.numpy(), strict=True)
     num_equal, largest = 0, 0.0
     for path in paths:
-        [(_, stored)] = store.get(path)
+        (found,) = store.get(path)
+        stored = found.embedding
         expected = fresh[path].astype(store.info.storage).astype(np.float32)
         num_equal += np.array_equal(stored, expected)
         largest = max(largest, float(np.abs(stored - expected).max()))

@@ -186,7 +186,7 @@ def test_only_files_in_the_index_are_hashed_for_comparison(update, folder, monke
 
 def test_touched_files_are_updated_in_one_pass(update, index, folder, monkeypatch):
     def read_all() -> dict:
-        return {entry.key: (entry, embedding) for batch in batches(3) for entry, embedding in zip(*batch, strict=True)}
+        return {found.entry.key: (found.entry, found.embedding) for batch in batches(3) for found in batch.embedded()}
 
     passes, writes, batches, upsert = [], [], index.batches, index.upsert
     paths = sorted(str(path) for path in folder.iterdir())
@@ -196,7 +196,9 @@ def test_touched_files_are_updated_in_one_pass(update, index, folder, monkeypatc
         os.utime(path, ns=(0, 1))
     monkeypatch.setattr(indexing, "FILES_PER_WRITE", 8)
     monkeypatch.setattr(index, "batches", lambda: passes.append(None) or batches(3))
-    monkeypatch.setattr(index, "upsert", lambda entries, _: writes.append(len(entries)) or upsert(entries, _))
+    monkeypatch.setattr(
+        index, "upsert", lambda entries, *arrays: writes.append(len(entries)) or upsert(entries, *arrays)
+    )
     monkeypatch.setattr(index, "get", None)  # would read the whole index for each file
     assert counts(update(by_hash=True)) == (0, 0, 5)
     assert len(passes) == 1 and writes == [8, 8]
@@ -262,9 +264,9 @@ def test_each_write_holds_whole_files(update, index, folder, monkeypatch):
     monkeypatch.setattr(indexing, "PAUSE", 0.0)
     written, upsert = [], index.upsert
 
-    def record(entries, embeddings):
+    def record(entries, *arrays):
         written.append([entry.path for entry in entries])
-        upsert(entries, embeddings)
+        upsert(entries, *arrays)
 
     monkeypatch.setattr(index, "upsert", record)
     assert counts(update(segmentation=Segmentation(0.5), batch_size=4)) == (30, 0, 0)
@@ -274,7 +276,7 @@ def test_each_write_holds_whole_files(update, index, folder, monkeypatch):
 
 
 def test_a_failed_write_can_be_resumed(update, index, folder, monkeypatch):
-    def fail(entries, embeddings):
+    def fail(entries, *arrays):
         raise OSError("full")
 
     with monkeypatch.context() as patch:

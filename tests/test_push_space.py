@@ -84,10 +84,14 @@ def test_the_index_of_a_space_holds_the_same_embeddings(push, index, videos, tmp
     assert len(moved) == len(original) == 5
     for video in videos:
         new_path = f"videos/{video.relative_to(videos[0].parent).as_posix()}"
-        for (old, embedding), (new, new_embedding) in zip(original.get(str(video)), moved.get(new_path), strict=True):
-            assert np.array_equal(embedding, new_embedding)
-            assert (old.start, old.end, old.duration) == (new.start, new.end, new.duration)
-            assert new.modified is None
+        for old, new in zip(original.get(str(video)), moved.get(new_path), strict=True):
+            assert np.array_equal(old.embedding, new.embedding)
+            assert (old.entry.start, old.entry.end, old.entry.duration) == (
+                new.entry.start,
+                new.entry.end,
+                new.entry.duration,
+            )
+            assert new.entry.modified is None
 
 
 def test_a_space_runs_with_its_copies_of_package_and_videos(push, index, videos, captions, tmp_path):
