@@ -28,7 +28,9 @@ class Reranker:
     def __init__(self, name_or_folder: str):
         check_model_name(name_or_folder)
         try:
-            config = read_json(model_file(name_or_folder, "config.json") or "config.json")
+            if (config_file := model_file(name_or_folder, "config.json")) is None:
+                raise ValueError("it has no config.json")
+            config = read_json(config_file)
             if (framework := config.get("framework", "hybrid")) != "hybrid":
                 raise ValueError(f"it is a {framework} model, and only a hybrid model re-ranks")
             self._num_heads = int(config.get("interaction_num_attention_heads", 1))

@@ -100,18 +100,20 @@ def encode_videos(
             embeddings=embeddings,
             durations=[video.duration for video in batch],
             positions=[video.position for video in batch],
-            context_embeds=context_embeds,
+            context_embeds=context_embeds.float().cpu(),
         )
 
 
 def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode clips, each (1, T, 3, height, width), into the embeddings and context tokens of [`EncodedVideos`]."""
+    """Encode clips, each (1, T, 3, height, width), into embeddings, see [`EncodedVideos`], and context tokens.
+
+    The context tokens stay on the device of the model: most callers do not need them.
+    """
     pixel_values_videos = torch.cat(clips)  # (B, T, 3, height, width)
     features = model.get_video_features(pixel_values_videos.to(model.device, model.dtype))
-    context_embeds = features.context_embeds.float().cpu()
     if model.config.framework == "single_tower":
-        return context_embeds, context_embeds
-    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu(), context_embeds
+        return features.context_embeds.float().cpu(), features.context_embeds
+    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu(), features.context_embeds
 
 
 class _DecodedVideo(NamedTuple):
@@ -198,7 +200,7 @@ def encode_files(
 
     def encode_batch() -> None:
         embeddings, context_embeds = _embed(model, [clip for _, clip in batch])
-        contexts = context_embeds.half() if with_context else [None] * len(batch)
+        contexts = context_embeds.half().cpu() if with_context else [None] * len(batch)
         for (reading, _), embedding, context in zip(batch, embeddings, contexts, strict=True):
             encoded[reading].append((embedding, context))
         batch.clear()
