@@ -16,17 +16,35 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import torch
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .configuration_pig import PigVisionConfig
 from .video_decoding_pig import decode_video, sample_frame_indices
+
+
+class PigVideosKwargs(VideosKwargs, total=False):
+    """Settings of [`PigVideoProcessor`], for the processor or for one call.
+
+    frame_sampling (`str`):
+        `"time"` samples frames that are evenly spaced in time, `"index"` by their numbers, as the paper does. They
+        differ only for video files with variable frame rate.
+    """
+
+    frame_sampling: Literal["time", "index"]
 
 
 class PigVideoProcessor(BaseVideoProcessor):
@@ -36,9 +54,17 @@ class PigVideoProcessor(BaseVideoProcessor):
     are evenly spaced and include the first and the last frame ([`sample_frame_indices`]); pass
     `do_sample_frames=False` for frames that are already sampled.
 
-    Accepts a video or a list of videos. A video is a path, an array or tensor of shape `(frames, 3, height, width)` or
-    `(frames, height, width, 3)`, or a list of `PIL.Image` or of `(height, width, 3)` arrays.
+    Accepts a video or a list of videos. A video is one of:
+
+    - a path, the `bytes` of a video file, a seekable binary file, or a dict of `path` and `bytes`, as `datasets` gives
+      with `Video(decode=False)`;
+    - an array or tensor of shape `(frames, 3, height, width)` or `(frames, height, width, 3)`, or a list of
+      `PIL.Image` or of `(height, width, 3)` arrays;
+    - a dict of such an `array` and its `video_metadata`;
+    - a `torchcodec.decoders.VideoDecoder`.
     """
+
+    valid_kwargs = PigVideosKwargs  # type: ignore[assignment]
 
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
@@ -51,6 +77,7 @@ class PigVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = True
     num_frames = 12
+    frame_sampling: Literal["time", "index"] = "time"
 
     @classmethod
     def from_config(cls, config: PigVisionConfig) -> "PigVideoProcessor":
@@ -70,36 +97,83 @@ class PigVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"fps is {fps}, but PIG reads the same number of frames per video: use num_frames.")
         return sample_frame_indices(metadata.total_num_frames, num_frames or self.num_frames)
 
+    def resize_frame(self, frame: np.ndarray) -> np.ndarray:
+        """Resize a uint8 frame, `(height, width, 3)`, to the input size of the model, `(size, size, 3)`.
+
+        As `transform` of [`decode_video`] it bounds the memory that the frames of a video take.
+        """
+        return _resize_frame(self, self.size, self.resample, frame) if self.do_resize else frame
+
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
-        """Decode a path, or each path of a list, with PyAV: the method of `BaseVideoProcessor` needs torchcodec.
+        """Decode a file, or each file of a list, with PyAV: the method of `BaseVideoProcessor` needs torchcodec.
 
         Raises:
             VideoDecodingError: a file cannot be decoded.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
             return tuple(zip(*(self.fetch_videos(url, sample_indices_fn) for url in video_url_or_urls), strict=True))
-        # `preprocess` binds the caller's settings to the sampling function. The decoder needs only `num_frames`.
+        # `preprocess` binds the caller's settings to the sampling function.
         settings = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
-        return decode_video(video_url_or_urls, settings.get("num_frames") or self.num_frames)
+        resize = None
+        if settings.get("do_resize", self.do_resize):
+            size, resample = settings.get("size") or self.size, settings.get("resample") or self.resample
+            resize = partial(_resize_frame, self, size, resample)
+        return decode_video(
+            video_url_or_urls,
+            settings.get("num_frames") or self.num_frames,
+            sampling=settings.get("frame_sampling") or self.frame_sampling,
+            transform=resize,
+        )
 
     def _decode_and_sample_videos(
         self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn: Callable | None = None
     ):
-        sampled = []
-        for video in _as_list_of_videos(videos):
-            if isinstance(video, (str, os.PathLike)):
-                frames, metadata = self.fetch_videos(video, sample_indices_fn)
-                sampled.append((_to_channels_first(frames), metadata))
-                continue
-            frames = _to_channels_first(video)  # (frames, 3, height, width)
-            metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
-            metadata.frames_indices = list(range(len(frames)))
-            if sample_indices_fn is not None:
-                indices = sample_indices_fn(metadata)
-                metadata.frames_indices = indices.tolist()
-                frames = frames[torch.from_numpy(indices)]
-            sampled.append((frames, metadata))
+        sampled = [self._sample_video(video, sample_indices_fn) for video in _as_list_of_videos(videos)]
         return [frames for frames, _ in sampled], [metadata for _, metadata in sampled]
+
+    def _sample_video(self, video, sample_indices_fn: Callable | None) -> tuple[torch.Tensor, VideoMetadata]:
+        """Return frames, `(T, 3, height, width)` uint8, of a video in any form, and its metadata."""
+        given: Any = {}
+        if isinstance(video, dict):
+            given = video.get("video_metadata") or {}
+            [video] = [video[key] for key in ("array", "bytes", "path") if video.get(key) is not None][:1] or [video]
+        if _is_file(video):
+            frames, metadata = self.fetch_videos(video, sample_indices_fn)
+            return _to_channels_first(frames), metadata
+        if hasattr(video, "get_frames_played_at"):
+            return self._sample_decoder(video, sample_indices_fn)
+        frames = _to_channels_first(video)  # (frames, 3, height, width)
+        metadata = VideoMetadata(total_num_frames=len(frames), height=frames.shape[2], width=frames.shape[3])
+        metadata.update({name: value for name, value in dict(given).items() if value is not None})
+        metadata.total_num_frames = len(frames)
+        metadata.frames_indices = list(range(len(frames)))
+        if sample_indices_fn is not None:
+            indices = sample_indices_fn(metadata)
+            metadata.frames_indices = indices.tolist()
+            frames = frames[torch.from_numpy(indices)]
+        return frames, metadata
+
+    def _sample_decoder(self, decoder, sample_indices_fn: Callable | None) -> tuple[torch.Tensor, VideoMetadata]:
+        """Sample frames of a `torchcodec` decoder; in time, those displayed at the times of a constant frame rate."""
+        facts = decoder.metadata
+        metadata = VideoMetadata(
+            total_num_frames=facts.num_frames,
+            fps=facts.average_fps,
+            width=facts.width,
+            height=facts.height,
+            duration=facts.duration_seconds,
+            video_backend="torchcodec",
+        )
+        settings = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
+        indices = self.sample_frames(metadata, **settings)
+        metadata.frames_indices = indices.tolist()
+        if (settings.get("frame_sampling") or self.frame_sampling) == "index":
+            frames = decoder.get_frames_at(metadata.frames_indices).data
+        else:
+            start, end = facts.begin_stream_seconds, facts.end_stream_seconds
+            seconds = start + (indices + 0.5) / facts.num_frames * (end - start)
+            frames = decoder.get_frames_played_at(seconds.tolist()).data
+        return _to_channels_first(frames), metadata
 
     def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):
         # `BaseVideoProcessor` infers the layout from the first video. All videos are channels-first at this point.
@@ -107,8 +181,8 @@ class PigVideoProcessor(BaseVideoProcessor):
 
 
 def _as_list_of_videos(videos) -> list:
-    """Return a list of videos, each a path, a 4-dimensional array or a list of images."""
-    if isinstance(videos, (str, os.PathLike)):
+    """Return a list of videos, each a file, a 4-dimensional array, a list of images, a dict or a decoder."""
+    if _is_file(videos) or isinstance(videos, dict) or hasattr(videos, "get_frames_played_at"):
         return [videos]
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         if videos.ndim == 4:
@@ -121,9 +195,24 @@ def _as_list_of_videos(videos) -> list:
         )
     if not isinstance(videos, (list, tuple)) or len(videos) == 0:
         raise ValueError(
-            f"Expected a video or a list of videos (paths, arrays, tensors or lists of images); got {videos!r:.100}."
+            "Expected a video or a list of videos (paths, bytes, files, arrays, tensors, lists of images or "
+            f"torchcodec decoders); got {videos!r:.100}."
         )
     return [videos] if _is_image(videos[0]) else list(videos)
+
+
+def _resize_frame(processor: PigVideoProcessor, size: Any, resample: Any, frame: np.ndarray) -> np.ndarray:
+    """Resize a frame, `(height, width, 3)`; the result is that of resizing all frames of a video at once."""
+    if not frame.flags.writeable or min(frame.strides) < 0:  # what torch cannot share
+        frame = frame.copy()
+    size = size if isinstance(size, SizeDict) else SizeDict(**size)
+    channels_first = torch.from_numpy(frame).permute(2, 0, 1)
+    resized = processor.resize(channels_first[None], size=size, resample=resample)[0]
+    return resized.permute(1, 2, 0).numpy()
+
+
+def _is_file(video) -> bool:
+    return isinstance(video, (str, os.PathLike, bytes, bytearray)) or hasattr(video, "read")
 
 
 def _is_image(item) -> bool:

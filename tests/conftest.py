@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor, video_decoding_pig
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor, video_file_pig
 from modeling_pig.benchmarks.moving_shapes import make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video
 from modeling_pig.training.tokenizer import train_tokenizer
@@ -102,14 +102,14 @@ def batch(make_config) -> dict[str, torch.Tensor]:
 def count_decoded(monkeypatch):
     """Return a list that collects the timestamp of each decoded frame."""
     decoded = []
-    iterate_frames = video_decoding_pig._iterate_frames
+    iterate_frames = video_file_pig.FrameReader.frames
 
     def iterate_and_count(*args):
         for frame in iterate_frames(*args):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video_decoding_pig, "_iterate_frames", iterate_and_count)
+    monkeypatch.setattr(video_file_pig.FrameReader, "frames", iterate_and_count)
     return decoded
 
 

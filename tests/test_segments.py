@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from modeling_pig import video_decoding_pig
+from modeling_pig import video_file_pig
 from modeling_pig.retrieval.segments import Segmentation
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from tests.video_files import cut_file, numbered_frames, read_numbers, write_frame_folder, write_video
@@ -90,8 +90,8 @@ def test_one_pass_decodes_the_same_frames_as_single_calls(tmp_path, frames, name
 
 def test_a_file_is_decoded_once_and_only_as_far_as_needed(tmp_path, frames, monkeypatch, count_decoded):
     path = write_video(tmp_path / "long.mp4", frames, options={"g": "1000"})
-    opened, open_video = [], video_decoding_pig._open_video
-    monkeypatch.setattr(video_decoding_pig, "_open_video", lambda *args: opened.append(args) or open_video(*args))
+    opened, open_video = [], video_file_pig.open_video
+    monkeypatch.setattr(video_file_pig, "open_video", lambda *args: opened.append(args) or open_video(*args))
     clips = decode_segments(path, 4, Segmentation(1).split)
     next(clips)
     assert len(count_decoded) == 25  # frames of the first segment only

@@ -27,7 +27,8 @@ from modeling_pig import PigProcessor, PigVideoProcessor
 from modeling_pig.training.data import GlobalBatchSampler, TrainingCollator, VideoTextDataset
 from modeling_pig.training.frame_cache import FrameCache
 from modeling_pig.training.tokenizer import train_tokenizer
-from modeling_pig.video_decoding_pig import MIN_SKIPPED_FRAMES, decode_video
+from modeling_pig.video_decoding_pig import decode_video
+from modeling_pig.video_file_pig import MIN_SKIPPED_FRAMES
 
 from .measure import interleave, judge, median_ratio
 

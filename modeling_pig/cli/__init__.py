@@ -3,13 +3,16 @@
 Modules that import torch are imported in the functions, so that `pig --help` and `pig search` start fast.
 """
 
+import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from modeling_pig import __version__
 
+from ..visualization.text import printable
 from .app import app as app_command
 from .entries import delete, list_files
 from .evaluate import evaluate
@@ -54,10 +57,19 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
+def _print_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    """Print a warning as one line, above a progress bar if there is one."""
+    line = f"warning: {printable(' '.join(str(message).split()))}"
+    if tqdm := sys.modules.get("tqdm"):
+        tqdm.tqdm.write(line, file=sys.stderr)
+    else:
+        typer.echo(line, err=True)
+
+
 @app.callback()
 def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    warnings.showwarning = _print_warning

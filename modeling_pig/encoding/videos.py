@@ -139,7 +139,7 @@ def _decode_in_order(
     def decode(position: int, video: str | VideoSegment) -> _DecodedVideo | VideoDecodingError:
         path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
         try:
-            frames, metadata = decode_video(path, processor.video_processor.num_frames, start=start, end=end)
+            frames, metadata = decode_video(path, start=start, end=end, **_decoding_settings(processor))
         except VideoDecodingError as error:
             return error
         return _DecodedVideo(position, path, _pixel_values(processor, frames), metadata.duration)
@@ -157,6 +157,16 @@ def _decode_in_order(
                 pending.extend(pool.submit(decode, *video) for video in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _decoding_settings(processor: PigProcessor) -> dict[str, Any]:
+    """Return the arguments of [`decode_video`] that the processor determines; frames are resized one by one."""
+    of_videos = processor.video_processor
+    return {
+        "num_frames": of_videos.num_frames,
+        "sampling": of_videos.frame_sampling,
+        "transform": of_videos.resize_frame,
+    }
 
 
 def _pixel_values(processor: PigProcessor, frames: np.ndarray) -> torch.Tensor:
@@ -265,13 +275,12 @@ def _read_file(
     Yields an error instead if the file cannot be decoded, and `None` if the file is going to be read a second time.
     The first element of each pair is the number of this reading, the next of `readings`.
     """
-    num_frames = processor.video_processor.num_frames
     for _ in range(2):
         reading, state = next(readings), _state(path)
         failure: VideoDecodingError | None = None
         duration = content_hash = None
         try:
-            for frames, metadata in decode_segments(path, num_frames, split):
+            for frames, metadata in decode_segments(path, split=split, **_decoding_settings(processor)):
                 yield reading, _pixel_values(processor, frames)
                 duration = metadata.duration
             content_hash = _hash(path) if with_hash else None

@@ -43,6 +43,7 @@ def convert_reference_checkpoint(checkpoint: str | Path, clip: str, output: str 
     state_dict = read_checkpoint(checkpoint)
     config, state = convert_state_dict(state_dict, load_clip_config(clip), **pig_config)
     processor = PigProcessor.from_clip(clip, config)
+    processor.video_processor.frame_sampling = "index"  # as the authors trained it
 
     model = PigForRetrieval(config)
     model.load_state_dict(state)

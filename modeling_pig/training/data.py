@@ -16,7 +16,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from modeling_pig import PigProcessor, PigVideoProcessor
 
 from ..video_decoding_pig import VideoDecodingError, decode_video, sample_frame_indices
-from .frame_cache import FrameCache, resized
+from .frame_cache import FrameCache
 
 
 class BatchItem(NamedTuple):
@@ -180,8 +180,11 @@ class VideoTextDataset(Dataset[Sample]):
         caption = captions[rng.integers(len(captions))]
         num_frames = self.video_processor.num_frames
         if self.frame_cache is None:
-            frames, _ = decode_video(path, num_frames, rng, start, end)
-            return resized(frames, self.video_processor), caption  # resized at once to save memory
+            of_videos = self.video_processor
+            frames, _ = decode_video(
+                path, num_frames, rng, start, end, of_videos.frame_sampling, of_videos.resize_frame
+            )
+            return torch.from_numpy(frames).permute(0, 3, 1, 2), caption
         kept = self.frame_cache.load(path, start, end)
         return torch.from_numpy(kept[sample_frame_indices(len(kept), num_frames, rng)]), caption
 

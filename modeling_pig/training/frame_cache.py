@@ -6,13 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers.utils import logging
 
 from modeling_pig import PigVideoProcessor
 
 from ..files import PARTIAL_SUFFIX, replace_file
-from ..video_decoding_pig import decode_video
+from ..video_decoding_pig import decode_video, sample_frame_indices
 
 
 logger = logging.get_logger(__name__)
@@ -87,12 +86,24 @@ class FrameCache:
         processor = self.video_processor
         facts = [os.path.abspath(os.fsdecode(path)), status.st_size, status.st_mtime_ns, start, end]
         facts += [self.num_frames, sorted(dict(processor.size).items()), int(processor.resample)]
+        facts += [processor.frame_sampling]
         return self.folder / f"{hashlib.sha256(repr(facts).encode('utf-8', 'surrogateescape')).hexdigest()}.npy"
 
     def _decode(self, path: str | os.PathLike, start: float | None, end: float | None) -> np.ndarray:
-        frames, metadata = decode_video(path, self.num_frames, start=start, end=end)
-        _, first = np.unique(np.array(metadata.frames_indices), return_index=True)  # short videos repeat frames
-        return resized(frames[first], self.video_processor).numpy()
+        of_videos = self.video_processor
+        frames, metadata = decode_video(
+            path,
+            self.num_frames,
+            start=start,
+            end=end,
+            sampling=of_videos.frame_sampling,
+            transform=of_videos.resize_frame,
+        )
+        indices = np.array(metadata.frames_indices)
+        by_index = indices[0] + sample_frame_indices(indices[-1] - indices[0] + 1, self.num_frames)
+        if np.array_equal(indices, by_index):  # Otherwise the repetitions say for how long a frame is displayed.
+            frames = frames[np.unique(indices, return_index=True)[1]]  # short videos repeat frames
+        return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
     def _write(self, entry: Path, frames: np.ndarray) -> None:
         try:
@@ -131,15 +142,6 @@ class FrameCache:
         return True
 
 
-def resized(frames: np.ndarray, video_processor: PigVideoProcessor) -> torch.Tensor:
-    """Resize uint8 frames (T, height, width, 3) to the model's input size: uint8 (T, 3, height, width)."""
-    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)  # a view: resizing it is faster than resizing a copy
-    inputs = video_processor(
-        channels_first, do_sample_frames=False, do_rescale=False, do_normalize=False, return_tensors="pt"
-    )
-    return inputs["pixel_values_videos"][0]
-
-
 def _read(entry: Path) -> np.ndarray | None:
     """Read an entry and mark it as used; remove a damaged entry. Return `None` without a usable entry."""
     try:
@@ -157,4 +159,4 @@ def _read(entry: Path) -> np.ndarray | None:
     return frames
 
 
-__all__ = ["FrameCache", "resized"]
+__all__ = ["FrameCache"]

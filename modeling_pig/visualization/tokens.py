@@ -166,7 +166,10 @@ def explain_video(
     if captions and framework != "hybrid":
         raise ValueError(f"This is a {framework} model, which generates no pseudo-query: leave the captions out.")
 
-    frames, metadata = decode_video(video, num_frames or processor.video_processor.num_frames, start=start, end=end)
+    of_videos = processor.video_processor
+    frames, metadata = decode_video(
+        video, num_frames or of_videos.num_frames, start=start, end=end, sampling=of_videos.frame_sampling
+    )
     inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
     pixel_values_videos = inputs["pixel_values_videos"].to(model.device, model.dtype)  # (1, T, 3, height, width)
     features = model.get_video_features(pixel_values_videos)
