@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import PIL.Image
@@ -91,9 +91,8 @@ def sample_frame_times(
 ) -> np.ndarray:
     """Sample frames of a video with variable frame rate that are evenly spaced in time, as displayed.
 
-    If the frame rate is constant (each frame is within half a frame of its regular time), the result is that of
-    [`sample_frame_indices`]. Otherwise, the T positions that [`sample_frame_indices`] would choose are stretched over
-    the time from `start` to `end`, and the frames displayed at these times are returned.
+    The T positions that [`sample_frame_indices`] would choose are stretched over the time from `start` to `end`, and
+    the frames displayed at these times are returned.
 
     Args:
         times (`np.ndarray` of shape `(N,)`): times of the frames, in seconds, ascending.
@@ -108,9 +107,7 @@ def sample_frame_times(
         ValueError: `times` is empty, or `num_frames` is less than 1.
     """
     positions = _sample_positions(len(times), num_frames, rng)
-    if _is_regular(times):
-        return positions.astype(np.int64)
-    chosen = start + positions / (len(times) - 1) * (end - start)  # (T,) seconds
+    chosen = start + positions / max(len(times) - 1, 1) * (end - start)  # (T,) seconds
     return np.clip(np.searchsorted(times, chosen + TIME_TOLERANCE, side="right") - 1, 0, None)
 
 
@@ -149,7 +146,8 @@ def decode_video(
             frame before it.
         sampling (`str`, *optional*, defaults to `"index"`): `"index"` samples frames that are evenly spaced by number
             ([`sample_frame_indices`], as the paper does); `"time"`, frames that are evenly spaced in time
-            ([`sample_frame_times`]). They differ only for videos with variable frame rate.
+            ([`sample_frame_times`]). They differ only for videos with variable frame rate, in which a frame is more
+            than half a frame away from its time at a constant rate.
         transform (`Callable`, *optional*): is applied to each frame, `(height, width, 3)` uint8, as soon as it is
             decoded, for example to resize it. Without it, frames of more than 4 megapixels are reduced by an integer
             factor.
@@ -163,7 +161,7 @@ def decode_video(
         VideoDecodingError: the file is missing, empty, not a video, encrypted, truncated or damaged, has invalid
             timestamps, or has no frames between `start` and `end`; or `start` or `end` is given for a folder, which
             has no frame rate.
-        ValueError: `num_frames` is less than 1.
+        ValueError: `num_frames` is less than 1, or `sampling` is unknown.
         ImportError: PyAV is not installed, and `path` is a file.
 
     Warns:
@@ -197,6 +195,8 @@ def decode_segments(
     Raises:
         VideoDecodingError, ValueError, ImportError: as [`decode_video`], possibly after some segments were yielded.
     """
+    if sampling not in get_args(FrameSampling):
+        raise ValueError(f"sampling must be one of {', '.join(get_args(FrameSampling))}; got {sampling!r}.")
     source = _source(path)
     read_images: Callable[[list[np.ndarray]], Iterator[tuple[tuple[int, int], list[np.ndarray]]]]
     transform = transform or _unchanged
@@ -209,10 +209,11 @@ def decode_segments(
         av = import_av()
         track = read_track(av, source)
         metadata = track.metadata
+        by_time = sampling == "time" and not _is_regular(track.times)
         if track.warning is not None:
             warnings.warn(f"{source_name(source)}: {track.warning}", VideoDecodingWarning, stacklevel=2)
         sampled = [
-            _sample_segment(source_name(source), metadata, track.times, num_frames, rng, sampling, *segment)
+            _sample_segment(source_name(source), metadata, track.times, num_frames, rng, by_time, *segment)
             for segment in split(metadata.duration)
         ]
         read_images = partial(decode_frames, av, source, track, transform)
@@ -306,20 +307,18 @@ def _sample_segment(
     times: np.ndarray,
     num_frames: int,
     rng: np.random.Generator | None,
-    sampling: FrameSampling,
+    by_time: bool,
     start: float | None,
     end: float | None,
 ) -> np.ndarray:
     """Return the indices, `(T,)`, of sampled frames of a segment; see [`decode_video`]."""
     first, stop = _frames_between(path, metadata, times, start, end)
-    if sampling == "index" or not len(times):
+    if not by_time:
         return first + sample_frame_indices(stop - first, num_frames, rng)
-    if sampling != "time":
-        raise ValueError(f'sampling must be "time" or "index", got {sampling!r}.')
     duration = metadata.duration or 0.0  # a file with times has a duration
     shown_from = float(times[first]) if start is None else max(start, float(times[0]))
     shown_until = duration if end is None else min(end, duration)
-    if first and times[first] > shown_from + TIME_TOLERANCE and not _is_regular(times[first - 1 : stop]):
+    if first and times[first] > shown_from + TIME_TOLERANCE:
         first -= 1  # the frame that is displayed when the segment starts
     return first + sample_frame_times(times[first:stop], shown_from, shown_until, num_frames, rng)
 

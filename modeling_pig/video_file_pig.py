@@ -567,7 +567,10 @@ def decode_frames(
         with open_video(av, source) as (container, stream):
             reader = FrameReader(av, source_name(source), container, stream)
             remaining = sorted(wanted_by)
-            for index, frame in zip(remaining, _frames_at(reader, remaining, track.pts, keyframes), strict=False):
+            decoded = _frames_at(reader, remaining, track.pts, keyframes)
+            for index in remaining:
+                if (frame := next(decoded, None)) is None:
+                    break
                 for segment in wanted_by.pop(index):
                     # Size and orientation may change in the video, but not within a segment.
                     shapes[segment] = shapes[segment] or converter.shape(frame)
@@ -577,6 +580,7 @@ def decode_frames(
                         reason = f"frame {index} is not an image: {error.strerror}"
                         raise VideoDecodingError(reader.path, reason) from error
                     images[segment].append(transform(image))
+                del frame, image  # the decoder fills another frame next, of 50 MB for 8K
                 if not wanted_by:
                     reader.check()
                 while num_done < len(wanted) and len(images[num_done]) == len(wanted[num_done]):
@@ -612,7 +616,7 @@ def _frames_at(reader: FrameReader, wanted: list[int], pts: np.ndarray, keyframe
             following = next(frames, None)
             if following is None:
                 break  # Not every packet holds a displayed frame: use the last displayed frame instead.
-            frame = following
+            frame, following = following, None
             if times and frame.pts is not None:
                 position = bisect_right(times, frame.pts) - 1
             else:
