@@ -44,9 +44,13 @@ def index_folder(pig, video_folder, model_folder):
 # valid input
 
 
-def test_output_of_indexing(index_folder):
+def test_output_of_indexing(index_folder, video_folder):
+    (video_folder / "@eaDir/video_0.mp4").mkdir(parents=True)
+    for name in ("a.srt", "b.SRT", "c.\x1b", "@eaDir/video_0.mp4/thumb.jpg"):
+        (video_folder / name).touch()
     status, output, error = index_folder()
-    assert (status, output) == (0, summary(new=5) + HOLDS_FIVE)
+    passed_over = "passed over 3 files that are not videos: 2 srt, 1 \\x1b\n"
+    assert (status, output) == (0, summary(new=5) + passed_over + HOLDS_FIVE)
     assert "5/5" in error and "0 failed" in error  # the progress bar
 
 
