@@ -15,14 +15,15 @@ from ..files import VIDEO_EXTENSIONS, is_hidden
 from ..video_decoding_pig import VideoDecodingError, is_url
 
 
-# Start of an MPEG transport stream: the first byte of each packet, which has 188 bytes, or 192 or 204 with additions.
-TRANSPORT_STREAM = re.compile(rb"G(?:(?:.{187}G){4}|(?:.{191}G){4}|(?:.{203}G){4})", re.DOTALL)
-# Other files have these extensions too (TypeScript, Go and Fortran modules, audio): content -> whether it is a video.
+# Other files have these extensions too: extension -> what the start of a video contains, and of the others does not.
+NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")
 CONTENT_OF_VIDEOS = {
-    ".ts": TRANSPORT_STREAM,
-    ".mts": TRANSPORT_STREAM,
-    ".mod": re.compile(rb"\A\x00\x00\x01\xba"),  # MPEG program stream
-    ".ogg": re.compile(rb"\x80theora|OVP80"),
+    ".ts": NOT_TEXT,  # TypeScript, translations
+    ".mts": NOT_TEXT,  # TypeScript
+    ".mod": re.compile(
+        rb"\A\x00\x00\x01\xba"
+    ),  # modules of Go and Fortran, music; the video is an MPEG program stream
+    ".ogg": re.compile(rb"\x80theora|\x01video|OVP80|BBCD"),  # music; Theora, OGM, VP8 and Dirac are videos
 }
 READ_BYTES = 65536  # of a file, to recognise its content
 
@@ -52,6 +53,7 @@ class _Source:
     pattern: list[str]  # components below `root`, such as ["**", "*.mp4"]; empty if all videos in `root` match
     visited: set[tuple[int, int]] = field(default_factory=set)  # device and inode of its folders: links may form loops
     num_videos: int = 0  # including those that another source listed before
+    passed_over: Counter[str] = field(default_factory=Counter)  # files that are not videos, by extension
 
 
 @dataclass
@@ -62,16 +64,18 @@ class FoundVideos:
         videos (`list[FoundVideo]`): video files in order of path, each file once.
         failures (`list[VideoDecodingError]`): files, folders and links that cannot be read, and files whose path an
             index cannot hold, in order of path.
-        passed_over (`Counter[str]`): number of files that are not videos, by extension in lower case (`".jpg"`; `""`
-            for files without an extension). Hidden files are not counted.
     """
 
     videos: list[FoundVideo] = field(default_factory=list)
     failures: list[VideoDecodingError] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
     _sources: list[_Source] = field(default_factory=list)
     _unreadable: list[str] = field(default_factory=list)
     _not_videos: set[str] = field(default_factory=set)  # files named like videos
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Number of files that are not videos, by extension in lower case (`".jpg"`, or `""`); no hidden files."""
+        return sum((source.passed_over for source in self._sources), Counter())
 
     def covers(self, path: str) -> bool:
         """Return whether the search would have found a video with this absolute path, if it existed.
@@ -118,7 +122,7 @@ def find_videos(sources: str | bytes | os.PathLike | Iterable[str | bytes | os.P
             )
         if not source.num_videos:
             verb = "matches" if source.pattern else "holds"
-            passed_over = f" ({describe_passed_over(found.passed_over)})" if found.passed_over else ""
+            passed_over = f" ({describe_passed_over(source.passed_over)})" if source.passed_over else ""
             raise ValueError(
                 f"{source.name} {verb} no videos, nor do its subfolders{passed_over}. Mount its disk or leave it out; "
                 "an index keeps its entries of an empty folder. To empty an index, delete it."
@@ -229,7 +233,7 @@ class _Finder:
         names = [parts[-1] for parts in files if _matches(parts, source.pattern)]
         if names and identity not in self._passed_over:
             self._passed_over.add(identity)
-            self.found.passed_over.update(map(_extension, names))
+            source.passed_over.update(map(_extension, names))
 
     def _add(self, video: FoundVideo) -> None:
         try:
