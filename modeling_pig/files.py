@@ -1,4 +1,4 @@
-"""Write files and folders atomically, and hash files.
+"""Write files and folders atomically, hash files, and tell videos and hidden files by their names.
 
 Every package may import this module. It imports `video_decoding_pig` only to hash a folder of frames.
 """
@@ -11,6 +11,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+
+# Extensions of the formats that `decode_video` opens.
+# fmt: off
+VIDEO_EXTENSIONS = {
+    ".264", ".265", ".3g2", ".3gp", ".3gp2", ".3gpp", ".asf", ".av1", ".avi", ".divx", ".dv", ".f4v", ".flv",
+    ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mk3d", ".mkv",
+    ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt",
+    ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+}
+# fmt: on
+
+# Folders of file servers and operating systems, in lower case: thumbnails, deleted files, snapshots.
+SYSTEM_FOLDERS = {
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "@eadir",
+    "@recently-snapshot",
+    "@recycle",
+    "lost+found",
+    "system volume information",
+    "~snapshot",
+}
 
 PARTIAL_SUFFIX = ".part"  # suffix of unfinished files and folders; their names start with a dot
 
@@ -109,6 +132,11 @@ def resolve_replaceable(path: str | os.PathLike) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a name, without its folder, is that of a hidden file or folder, or in `SYSTEM_FOLDERS`."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
 def candidate_paths(path: str) -> list[str]:
     """Return the absolute paths under which an index may hold a file: a link by its own path or by its target's."""
     folder, name = os.path.split(os.path.abspath(path))
@@ -144,9 +172,12 @@ def _previous_path(path: Path) -> Path:
 
 
 __all__ = [
-    "candidate_paths",
     "PARTIAL_SUFFIX",
+    "SYSTEM_FOLDERS",
+    "VIDEO_EXTENSIONS",
+    "candidate_paths",
     "hash_file",
+    "is_hidden",
     "replace_file",
     "replace_folder",
     "resolve_replaceable",

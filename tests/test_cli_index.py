@@ -44,9 +44,13 @@ def index_folder(pig, video_folder, model_folder):
 # valid input
 
 
-def test_output_of_indexing(index_folder):
+def test_output_of_indexing(index_folder, video_folder):
+    (video_folder / "@eaDir/video_0.mp4").mkdir(parents=True)
+    for name in ("a.srt", "b.SRT", "c.\x1b", "@eaDir/video_0.mp4/thumb.jpg"):
+        (video_folder / name).touch()
     status, output, error = index_folder()
-    assert (status, output) == (0, summary(new=5) + HOLDS_FIVE)
+    passed_over = "passed over 3 files that are not videos: 2 srt, 1 \\x1b\n"
+    assert (status, output) == (0, summary(new=5) + passed_over + HOLDS_FIVE)
     assert "5/5" in error and "0 failed" in error  # the progress bar
 
 
@@ -70,21 +74,15 @@ def test_only_new_and_changed_files_are_encoded(index_folder, index, video_folde
     assert index_folder()[1] == summary(unchanged=5) + HOLDS_FIVE
 
 
-def test_prune_keeps_files_of_other_folders(pig, index, video_folder, model_folder, shape_videos, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(shape_videos[0], other)
-    status, output, _ = pig("index", other, "--model", model_folder, "--index", index, "--prune")
-    assert status == 0 and output.endswith("holds 6 entries of 6 videos; search: exact\n")
-
-
-def test_several_sources_are_indexed(pig, video_folder, model_folder, tmp_path):
+def test_several_sources_are_indexed_and_prune_keeps_other_sources(pig, video_folder, model_folder, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     for number, path in enumerate(sorted(video_folder.iterdir())):
         path.rename(tmp_path / "abc"[number % 3] / path.name)
     status, output, _ = pig("index", "[ab]/**/*.mp4", "c", "--model", model_folder, "--index", "v.lance")
     assert status == 0 and output.startswith(summary(new=5))
+    status, output, _ = pig("index", "c", "--model", model_folder, "--index", "v.lance", "--prune")
+    assert (status, output) == (0, summary(unchanged=1) + HOLDS_FIVE)
 
 
 def test_file_names_are_stored_unchanged(pig, model_folder, shape_videos, tmp_path):

@@ -2,10 +2,26 @@
 
 import errno
 import os
+from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
-from modeling_pig.retrieval.find_videos import FoundVideo, FoundVideos, find_videos
+from modeling_pig.retrieval.find_videos import FoundVideo, FoundVideos, describe_passed_over, find_videos
+
+from .video_files import numbered_frames, write_frame_folder, write_video
+
+
+SYSTEM_FOLDERS = [
+    "@eaDir",
+    "@Recycle",
+    "#recycle",
+    "#snapshot",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+]
 
 
 def touch(folder, *names: str) -> None:
@@ -19,13 +35,69 @@ def relative_paths(folder, found: FoundVideos) -> list[str]:
 
 
 def test_files_are_found_by_extension_in_subfolders(tmp_path):
-    touch(tmp_path, "b.MP4", "a.webm", "sub/c.avi", "sub/deep/d.mov", "e.mkv", "f.txt", ".hidden/g.mp4", ".h.mp4")
+    touch(tmp_path, "b.MP4", "a.webm", "sub/c.avi", "sub/deep/d.mov", "e.mkv", "f.txt", ".hidden/g.mp4", "._h.mp4")
+    touch(tmp_path, *(f"sub/{folder}/{name}" for folder in SYSTEM_FOLDERS for name in ("i.mp4", "e.mkv/thumb.jpg")))
     (tmp_path / "x.mp4").mkdir()  # must not be skipped silently: decoding it will fail
     found = find_videos(tmp_path)
     assert relative_paths(tmp_path, found) == ["a.webm", "b.MP4", "e.mkv", "sub/c.avi", "sub/deep/d.mov", "x.mp4"]
     assert relative_paths(tmp_path, find_videos(tmp_path / "a.webm")) == ["a.webm"]
     assert relative_paths(tmp_path, find_videos(str(tmp_path / "f.txt"))) == ["f.txt"]  # the file itself is the source
+    for path in (".hidden/g.mp4", "sub/@eaDir/i.mp4"):
+        assert relative_paths(tmp_path, find_videos(tmp_path / path)) == [path]
     assert relative_paths(tmp_path, find_videos(tmp_path / ".hidden")) == [".hidden/g.mp4"]
+
+
+def write_gif(path: Path, num_frames: int) -> None:
+    first, *others = [PIL.Image.fromarray(frame) for frame in numbered_frames(num_frames)]
+    first.save(path, save_all=True, append_images=others)
+
+
+def test_names_that_other_files_share_are_recognised_by_content(tmp_path):
+    write_gif(tmp_path / "animated.gif", 2)
+    write_video(tmp_path / "whole.ts", numbered_frames(5))
+    packets = (tmp_path / "whole.ts").read_bytes()
+    for name, content in {
+        "cut.TS": packets[100:],
+        "damaged.mts": bytes(2000),
+        "camera.mod": b"\0\0\1\xba" + bytes(2000),
+        "theora.ogg": b"OggS" + bytes(24) + b"\x80theora",
+        "damaged.gif": b"junk",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    videos = relative_paths(tmp_path, find_videos(tmp_path))
+    assert videos == sorted(path.name for path in tmp_path.iterdir())
+
+    write_gif(tmp_path / "still.gif", 1)
+    for name, content in {
+        "index.ts": b"export const greeting = 'Gr\xfc\xdfe';\r\n\t" * 100,
+        "empty.ts": b"",
+        "module.mts": b"import { Game } from './game.mts';\n" * 100,
+        "go.mod": b"module example.org/pig\n",
+        "music.ogg": b"OggS" + bytes(24) + b"\x01vorbis",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    found = find_videos(tmp_path)
+    assert relative_paths(tmp_path, found) == videos and not found.failures
+    assert found.passed_over == {".gif": 1, ".ts": 2, ".mts": 1, ".mod": 1, ".ogg": 1}
+    # An indexed file that was overwritten is not a deleted file.
+    assert found.covers(str(tmp_path / "deleted.ts")) and not found.covers(str(tmp_path / "empty.ts"))
+    found = find_videos([tmp_path, tmp_path / "still.gif"])  # the file itself is a source
+    assert str(tmp_path / "still.gif") in [video.path for video in found.videos]
+
+
+def test_files_that_are_not_videos_are_counted_once(tmp_path):
+    touch(tmp_path, "a.mp4", "1.jpg", "sub/2.JPG", "sub/b.txt", "sub/README", ".c.txt", "@eaDir/a.mp4/3.jpg")
+    (tmp_path / "link.txt").symlink_to("sub/b.txt")
+    (tmp_path / "sub/loop").symlink_to(tmp_path)
+    write_frame_folder(tmp_path / "frames.mp4", np.zeros((2, 8, 8, 3), np.uint8))  # a video, and its frames
+    for sources in (tmp_path, [tmp_path / "*.mp4", tmp_path, tmp_path / "sub/.."]):
+        found = find_videos(sources)
+        assert found.passed_over == {".jpg": 2, ".txt": 2, "": 1}
+    line = "passed over 5 files that are not videos: 2 jpg, 2 txt, 1 without extension"
+    assert describe_passed_over(found.passed_over) == line
+    assert find_videos(tmp_path / "*.mp4").passed_over == {}
+    touch(tmp_path, *(f"{number}.x{number}" for number in range(20)))
+    assert describe_passed_over(find_videos(tmp_path).passed_over).endswith("1 x13, 15 others")
 
 
 def test_found_videos_have_size_and_time(tmp_path):
@@ -163,16 +235,27 @@ def test_names_that_are_not_unicode_are_failures(tmp_path):
     assert find_videos(os.fsencode(tmp_path)).videos == found.videos
 
 
-def test_missing_and_empty_sources_are_refused(tmp_path):
+def test_missing_and_empty_sources_are_refused(tmp_path, monkeypatch):
     touch(tmp_path, "full/a.mp4", "notes/a.txt")
     for sources in (tmp_path / "missing", [tmp_path / "full", tmp_path / "missing"], tmp_path / "missing/*.mp4"):
         with pytest.raises(ValueError, match="no file or folder"):
             find_videos(sources)
     for sources in (tmp_path / "notes", [tmp_path / "full", tmp_path / "notes"]):
-        with pytest.raises(ValueError, match="notes holds no videos"):
+        with pytest.raises(ValueError, match=r"notes holds no videos.* \(passed over 1 files .*: 1 txt\)"):
             find_videos(sources)
     with pytest.raises(ValueError, match="matches no videos"):
         find_videos(tmp_path / "full/*.mkv")
+    for url in (
+        "https://host/a.mp4?x=1",
+        "s3://bucket/videos",
+        "hf://datasets/org/name/a.mp4",
+        Path("https://host/a.mp4"),
+    ):
+        with pytest.raises(ValueError, match="URLs are not read: download the file"):
+            find_videos(url)
+    touch(tmp_path, "odd:/a.mp4")  # a folder named like the scheme of a URL
+    monkeypatch.chdir(tmp_path)
+    assert relative_paths(tmp_path, find_videos("odd:/a.mp4")) == ["odd:/a.mp4"]
 
 
 def test_unreadable_folders_are_failures(tmp_path, monkeypatch):
@@ -199,6 +282,6 @@ def test_covers_paths_inside_the_sources_only(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mkv")
     found = find_videos([tmp_path / "a", tmp_path / "b/*.mp4"])
     covered = ["a/2.mp4", "a/sub/3.mp4", "b/3.mp4"]
-    others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/.x/1.mp4", "a/1.txt", "1.mp4"]
+    others = ["ab/1.mp4", "b/2.mkv", "b/sub/1.mp4", "a/.x.mp4", "a/@eaDir/1.mp4", "a/1.txt", "1.mp4"]
     assert all(found.covers(str(tmp_path / name)) for name in covered)
     assert not any(found.covers(str(tmp_path / name)) for name in others)

@@ -4,6 +4,8 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -436,6 +438,55 @@ def test_full_disk_raises_a_one_line_error_and_keeps_the_index(index, monkeypatc
         "the same command again"
     )
     assert index.files().keys() == {"a"}
+
+
+NO_HARD_LINKS = """
+#include <errno.h>
+int link(const char *a, const char *b) { errno = EPERM; return -1; }
+int linkat(int a, const char *b, int c, const char *d, int e) { errno = EPERM; return -1; }
+"""
+# Arguments: an index with one entry, and paths where it creates indexes, each twice.
+USE_DISK = """
+import sys
+import numpy as np
+from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
+
+info = IndexInfo("org/pig", "abc", 8, num_frames=4)
+embedding = np.eye(1, 8, dtype=np.float32)
+index = VideoIndex(sys.argv[1], info)
+changes = [lambda: index.upsert([VideoEntry("b.mp4")], embedding), lambda: index.delete(["/a.mp4"])]
+creations = [lambda uri=uri: VideoIndex(uri, info) for uri in sys.argv[2:] for _ in range(2)]
+for call in changes + creations:
+    try:
+        call()
+        print("no error")
+    except OSError as error:
+        print(error)
+index.optimize()
+print([(result.path, result.score) for result in VideoIndex(sys.argv[1]).search(embedding, k=5)[0]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="needs Linux and gcc, to refuse links")
+def test_a_disk_without_hard_links_is_named_and_left_clean(index, tmp_path):
+    """As exFAT and many FUSE disks, on which LanceDB cannot commit. An index that was copied there can be read."""
+    index.upsert(entries_of("/a.mp4"), torch.eye(1, 8))
+    source, library = tmp_path / "no_links.c", tmp_path / "no_links.so"
+    source.write_text(NO_HARD_LINKS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    half_made = tmp_path / "half_made.lance"  # as earlier versions left it
+    (half_made / "videos.lance/_versions").mkdir(parents=True)
+    command = [sys.executable, "-c", USE_DISK, index.uri, str(tmp_path / "new.lance"), str(half_made)]
+    before = sorted(tmp_path.iterdir())
+    run = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True)
+    *errors, results = run.stdout.splitlines()
+    assert len(errors) == 6 and results == "[('/a.mp4', 1.0)]", run.stderr
+    for error in errors:
+        assert "no hard links" in error and "put the index on another disk" in error
+    assert sorted(tmp_path.iterdir()) == before and not list(half_made.iterdir())
+    assert VideoIndex(half_made, INFO).is_new
+    index.upsert(entries_of("/b.mp4"), torch.eye(1, 8))  # once moved to another disk
+    assert index.files().keys() == {"/a.mp4", "/b.mp4"}
 
 
 def test_missing_lancedb_raises_an_error_with_the_extra(tmp_path, monkeypatch):

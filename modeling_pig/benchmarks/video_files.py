@@ -8,15 +8,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from ..files import VIDEO_EXTENSIONS, is_hidden
 from ..video_decoding_pig import JPEG_FRAME, VideoDecodingError, ensure_opens
-
-
-# fmt: off
-VIDEO_EXTENSIONS = {
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe",
-    ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv",
-}
-# fmt: on
 
 
 class _Candidate(NamedTuple):
@@ -89,7 +82,7 @@ class VideoFiles:
                 folders.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
             relative = os.path.relpath(parent, self.folder)
             num_frames = sum(JPEG_FRAME.fullmatch(name) is not None for name in files)
             if num_frames and relative != os.curdir:
@@ -97,7 +90,7 @@ class VideoFiles:
                 found.append((relative, num_frames, status.st_mtime_ns))
             for name in files:
                 extension = os.path.splitext(name)[1].lower()
-                if name.startswith(".") or extension.strip(".") and extension not in VIDEO_EXTENSIONS:
+                if is_hidden(name) or extension.strip(".") and extension not in VIDEO_EXTENSIONS:
                     continue
                 try:
                     status = os.stat(os.path.join(parent, name))

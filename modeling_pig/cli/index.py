@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..visualization.text import printable
 from .common import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -37,7 +38,7 @@ def index(
     videos: Annotated[
         list[str],
         typer.Argument(
-            help='Folders of videos (mp4, mov, mkv, webm, avi), files, or globs in quotes: "clips/**/*.mp4"'
+            help='Folders of videos (mp4, mov, mkv, mpg, ts and others), files, or globs in quotes: "clips/**/*.mp4"'
         ),
     ],
     index: IndexOption,
@@ -224,9 +225,13 @@ def _write_report(path: Path, failures: "Sequence[VideoDecodingError]") -> None:
 
 
 def _print_result(result: "IndexingReport", world_size: int) -> None:
+    from ..retrieval.find_videos import describe_passed_over
+
     counts = f"{result.new} new, {result.changed} changed, {result.unchanged} unchanged"
     share = f" (only the first of {world_size} processes)" if result.interrupted and world_size > 1 else ""
     typer.echo(f"indexed {counts}, {len(result.failures)} failed, {result.removed} removed{share}")
+    if result.passed_over:
+        typer.echo(printable(describe_passed_over(result.passed_over)))
     if result.kept:
         typer.echo(f"{result.kept} failed files keep their previous entries")
     if result.deleted:

@@ -1,17 +1,33 @@
 """Find video files in folders, by patterns and by name, with the size and time by which changes are detected."""
 
 import os
+import re
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ..video_decoding_pig import VideoDecodingError
+import PIL.Image
+
+from ..files import VIDEO_EXTENSIONS, is_hidden
+from ..video_decoding_pig import VideoDecodingError, is_url
 
 
-VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+# Other files have these extensions too: extension -> what the start of a video contains, and of the others does not.
+NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+CONTENT_OF_VIDEOS = {
+    ".ts": NOT_TEXT,  # TypeScript, translations
+    ".mts": NOT_TEXT,  # TypeScript
+    ".mod": re.compile(
+        rb"\A\x00\x00\x01\xba"
+    ),  # modules of Go and Fortran, music; the video is an MPEG program stream
+    ".ogg": re.compile(rb"\x80theora|\x01video|OVP80|BBCD"),  # music; Theora, OGM, VP8 and Dirac are videos
+}
+READ_BYTES = 65536  # of a file, to recognise its content
+
+NUM_NAMED = 8  # extensions that `describe_passed_over` names
 
 
 class FoundVideo(NamedTuple):
@@ -37,6 +53,7 @@ class _Source:
     pattern: list[str]  # components below `root`, such as ["**", "*.mp4"]; empty if all videos in `root` match
     visited: set[tuple[int, int]] = field(default_factory=set)  # device and inode of its folders: links may form loops
     num_videos: int = 0  # including those that another source listed before
+    passed_over: Counter[str] = field(default_factory=Counter)  # files that are not videos, by extension
 
 
 @dataclass
@@ -53,19 +70,25 @@ class FoundVideos:
     failures: list[VideoDecodingError] = field(default_factory=list)
     _sources: list[_Source] = field(default_factory=list)
     _unreadable: list[str] = field(default_factory=list)
+    _not_videos: set[str] = field(default_factory=set)  # files named like videos
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Number of files that are not videos, by extension in lower case (`".jpg"`, or `""`); no hidden files."""
+        return sum((source.passed_over for source in self._sources), Counter())
 
     def covers(self, path: str) -> bool:
         """Return whether the search would have found a video with this absolute path, if it existed.
 
-        A covered path that is not in `videos` is that of a deleted file. Paths outside the sources, and in folders
-        that cannot be read, are not covered.
+        A covered path that is not in `videos` is that of a deleted file. Paths outside the sources, in folders that
+        cannot be read, and of files whose content is no longer a video, are not covered.
         """
         unreadable = (path == other or _parts_below(other, path) for other in self._unreadable)
-        if not _has_video_extension(path) or any(unreadable):
+        if not _has_video_extension(path) or path in self._not_videos or any(unreadable):
             return False
         for source in self._sources:
             parts = _parts_below(source.root, path)
-            if parts and not any(part.startswith(".") for part in parts) and _matches(parts, source.pattern):
+            if parts and not any(map(is_hidden, parts)) and _matches(parts, source.pattern):
                 return True
         return False
 
@@ -73,17 +96,19 @@ class FoundVideos:
 def find_videos(sources: str | bytes | os.PathLike | Iterable[str | bytes | os.PathLike]) -> FoundVideos:
     """Find the video files in folders and their subfolders, the files that match patterns, and single files.
 
-    Videos are recognised by their extension; a file that is itself a source always counts as a video. Hidden files
-    and folders are skipped. Links are followed. A file with several paths is listed once, if possible by a path
-    without links.
+    Videos are recognised by their extension, see `modeling_pig.files.VIDEO_EXTENSIONS`. Files named ts, mts, mod and
+    ogg, which may be something else, are also recognised by their content, and a gif counts as a video if it has
+    several frames. A file that is itself a source always counts as a video. Hidden files and folders are skipped, as
+    are `modeling_pig.files.SYSTEM_FOLDERS`. Links are followed. A file with several paths is listed once, if possible
+    by a path without links.
 
     Args:
         sources (`str`, `os.PathLike` or several): folders, files, or patterns such as `"clips/**/*.mp4"`, where `**`
             matches any number of folders. If a pattern matches a folder, all videos in the folder match.
 
     Raises:
-        ValueError: a source does not exist, cannot be read, or contains no videos. An empty folder may be the mount
-            point of a missing disk, so its videos do not count as deleted.
+        ValueError: a source is a URL, does not exist, cannot be read, or contains no videos. An empty folder may be
+            the mount point of a missing disk, so its videos do not count as deleted.
     """
     finder = _Finder()
     for name in [sources] if isinstance(sources, (str, bytes, os.PathLike)) else sources:
@@ -97,18 +122,29 @@ def find_videos(sources: str | bytes | os.PathLike | Iterable[str | bytes | os.P
             )
         if not source.num_videos:
             verb = "matches" if source.pattern else "holds"
-            extensions = ", ".join(sorted(VIDEO_EXTENSIONS))
+            passed_over = f" ({describe_passed_over(source.passed_over)})" if source.passed_over else ""
             raise ValueError(
-                f"{source.name} {verb} no videos (files named {extensions}), nor do its subfolders. Mount its disk "
-                "or leave it out; an index keeps its entries of an empty folder. To empty an index, delete it."
+                f"{source.name} {verb} no videos, nor do its subfolders{passed_over}. Mount its disk or leave it out; "
+                "an index keeps its entries of an empty folder. To empty an index, delete it."
             )
     found.videos.sort()
     found.failures.sort(key=lambda failure: failure.path)
     return found
 
 
+def describe_passed_over(passed_over: Counter[str]) -> str:
+    """Describe files that are not videos in one line: `passed over 12 files that are not videos: 10 jpg, 2 txt`."""
+    counts = [(count, extension[1:] or "without extension") for extension, count in passed_over.most_common()]
+    named = [f"{count} {extension}" for count, extension in counts[:NUM_NAMED]]
+    if others := sum(count for count, _ in counts[NUM_NAMED:]):
+        named.append(f"{others} others")
+    return f"passed over {passed_over.total()} files that are not videos: {', '.join(named)}"
+
+
 def _make_source(name: str) -> _Source:
     """Make a source of a path or pattern. A path that exists is no pattern, whatever characters it contains."""
+    if is_url(name):
+        raise ValueError(f"{name} is a URL, and URLs are not read: download the file first, and give its path.")
     root = os.path.abspath(os.path.expanduser(name))
     pattern: list[str] = []
     while not os.path.exists(root) and any(character in root for character in "*?["):
@@ -128,6 +164,7 @@ class _Finder:
     def __init__(self) -> None:
         self.found = FoundVideos()
         self._listed: set[tuple[int, int]] = set()  # device and inode of the files in `found`
+        self._passed_over: set[tuple[int, int]] = set()  # device and inode of counted files, or of their folder
         self._links: deque[tuple[_Source, str, list[str]]] = deque()
 
     def search(self, source: _Source) -> None:
@@ -159,23 +196,44 @@ class _Finder:
                 continue
             identity = status.st_dev, status.st_ino
             is_folder = stat.S_ISDIR(status.st_mode)
+            if is_match and parts and stat.S_ISREG(status.st_mode) and not _may_hold_video(path):
+                self.found._not_videos.add(path)
+                is_match = False
             # Also list a folder that is named like a video: it may hold frames; otherwise decoding it fails.
-            if is_match and (parts or not is_folder):
+            is_video = is_match and (bool(parts) or not is_folder)
+            if is_video:
                 source.num_videos += 1
                 if identity not in self._listed:
                     self._listed.add(identity)
                     self._add(FoundVideo(path, status.st_size, status.st_mtime_ns))
+            elif not is_folder:
+                self._pass_over(source, identity, [parts])
             if is_folder and identity not in source.visited and may_contain_matches:
                 source.visited.add(identity)
                 try:
                     with os.scandir(path) as entries:
-                        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-                    own = [e for e in visible if not e.is_symlink() and (_has_video_extension(e.name) or e.is_dir())]
+                        visible = sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name)
+                    links = [e for e in visible if e.is_symlink()]
+                    own = [e for e in visible if not e.is_symlink()]
+                    searched = [e for e in own if _has_video_extension(e.name) or e.is_dir()]
                 except OSError as error:
                     self._add_unreadable(path, f"the folder cannot be read ({error.strerror})")
                     continue
-                self._links += [(source, e.path, [*parts, e.name]) for e in visible if e.is_symlink()]
-                pending += [(e.path, [*parts, e.name]) for e in reversed(own)]  # the last is searched first
+                if not is_video:  # the files of a video are its frames
+                    others = (e.name for e in own if not (_has_video_extension(e.name) or e.is_dir()))
+                    self._pass_over(source, identity, ([*parts, name] for name in others))
+                self._links += [(source, e.path, [*parts, e.name]) for e in links]
+                pending += [(e.path, [*parts, e.name]) for e in reversed(searched)]  # the last is searched first
+
+    def _pass_over(self, source: _Source, identity: tuple[int, int], files: Iterable[list[str]]) -> None:
+        """Count files that match a source but are not videos, unless another source has counted them.
+
+        `identity` is that of the file, or of the folder that holds the files.
+        """
+        names = [parts[-1] for parts in files if _matches(parts, source.pattern)]
+        if names and identity not in self._passed_over:
+            self._passed_over.add(identity)
+            source.passed_over.update(map(_extension, names))
 
     def _add(self, video: FoundVideo) -> None:
         try:
@@ -192,8 +250,27 @@ class _Finder:
             self.found.failures.append(VideoDecodingError(path, reason))
 
 
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
 def _has_video_extension(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in VIDEO_EXTENSIONS
+    return _extension(path) in VIDEO_EXTENSIONS
+
+
+def _may_hold_video(path: str) -> bool:
+    """Return whether the content of a file may be a video; `True` if it is damaged: decoding reports the reason."""
+    extension = _extension(path)
+    try:
+        if extension == ".gif":
+            with PIL.Image.open(path, formats=["GIF"]) as image:
+                return getattr(image, "is_animated", True)
+        if extension in CONTENT_OF_VIDEOS:
+            with open(path, "rb") as file:
+                return CONTENT_OF_VIDEOS[extension].search(file.read(READ_BYTES)) is not None
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError):
+        pass
+    return True
 
 
 def _parts_below(folder: str, path: str) -> list[str]:
@@ -218,4 +295,4 @@ def _matches(parts: list[str], pattern: list[str], partly: bool = False) -> bool
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:], partly)
 
 
-__all__ = ["VIDEO_EXTENSIONS", "FoundVideo", "FoundVideos", "find_videos"]
+__all__ = ["FoundVideo", "FoundVideos", "describe_passed_over", "find_videos"]

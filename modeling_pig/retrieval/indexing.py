@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -38,6 +39,7 @@ class IndexingReport:
         deleted (`int`): deleted files whose entries are still in the index.
         failures (`list[VideoDecodingError]`): files that failed, with the reasons.
         kept (`int`): failed files whose previous entries are still in the index.
+        passed_over (`Counter[str]`): number of files that are not videos, by extension, see [`FoundVideos`].
         interrupted (`bool`): whether Ctrl-C stopped the run. Then files that were not reached are not counted, nor are
             the files of other processes.
     """
@@ -49,6 +51,7 @@ class IndexingReport:
     deleted: int = 0
     failures: list[VideoDecodingError] = field(default_factory=list)
     kept: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
     interrupted: bool = False
 
 
@@ -130,6 +133,7 @@ def index_videos(
         raise problem
     if rank == 0:
         report.failures += found.failures
+        report.passed_over = found.passed_over
         report.kept = sum(failure.path in known for failure in report.failures)
         existing = {video.path for video in found.videos}
         deleted = [path for path in known if path not in existing and found.covers(path)]

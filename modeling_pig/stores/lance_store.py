@@ -8,11 +8,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -62,7 +63,7 @@ class LanceStore:
         with self._one_line_errors("opened" if has_index else "created"):
             # With an interval of 0, every read sees what other processes have written.
             database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
-            self.is_new = info is not None and _create_table(database, info)
+            self.is_new = info is not None and self._create_table(database, info)
             self._table = database.open_table(_TABLE)
             errors = partial(self._one_line_errors, "searched")
             self._searcher = LanceSearcher(lancedb.connect(uri), _TABLE, errors, self._check_model)
@@ -70,6 +71,26 @@ class LanceStore:
         if record is None:
             raise ValueError(f"{uri} holds a LanceDB table that is not an index: give another path.")
         self.info = IndexInfo.from_record(json.loads(record), f"The index {uri}")
+
+    def _create_table(self, database: Any, info: IndexInfo) -> bool:
+        """Create the table; return `False` if it exists, as another process may create it at the same time."""
+        schema = row_schema(info.embedding_dim, _STORAGE, info.num_context_tokens)
+        key = schema.field("key").with_metadata({"lance-schema:unenforced-primary-key": "true"})
+        schema = schema.set(schema.get_field_index("key"), key)
+        record = json.dumps(replace(info, storage=_STORAGE).to_record())
+        try:
+            database.create_table(_TABLE, schema=schema.with_metadata({_METADATA_KEY: record}))
+        except ValueError as error:
+            if "already exists" not in str(error):
+                raise
+            return False
+        except RuntimeError as error:
+            if _lacks_hard_links(error, self.uri):  # no process can commit here, so the table belongs to none
+                with suppress(OSError):
+                    if not os.listdir(Path(self.uri) / f"{_TABLE}.lance/_versions"):
+                        self._remove()
+            raise
+        return True
 
     @property
     def search_method(self) -> dict[str, Any]:
@@ -151,9 +172,12 @@ class LanceStore:
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # another process may have opened and filled it
-            shutil.rmtree(Path(self.uri) / f"{_TABLE}.lance")
-            if self._created_folder:
-                os.rmdir(self.uri)
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(Path(self.uri) / f"{_TABLE}.lance")
+        if self._created_folder:
+            os.rmdir(self.uri)
 
     def _retry_conflicts(self, write: Callable[[], Result]) -> Result:
         """Repeat a write that conflicts with other writes. LanceDB's own retries are too few for many writers."""
@@ -173,7 +197,10 @@ def _one_line_errors(uri: str, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise OSError(f"The index {uri} cannot be {verb}: {_first_line(error)}") from error
+        reason = _first_line(error)
+        if _lacks_hard_links(error, uri):
+            reason = "its disk has no hard links, like exFAT and many FUSE disks: put the index on another disk"
+        raise OSError(f"The index {uri} cannot be {verb}: {reason}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -194,19 +221,19 @@ def _has_path(paths: Sequence[str]) -> Any:
     return col("path").isin([lit(path) for path in paths])
 
 
-def _create_table(database: Any, info: IndexInfo) -> bool:
-    """Create the table; return `False` if it exists, as another process may create it at the same time."""
-    schema = row_schema(info.embedding_dim, _STORAGE, info.num_context_tokens)
-    key = schema.field("key").with_metadata({"lance-schema:unenforced-primary-key": "true"})
-    schema = schema.set(schema.get_field_index("key"), key)
-    record = json.dumps(replace(info, storage=_STORAGE).to_record())
-    try:
-        database.create_table(_TABLE, schema=schema.with_metadata({_METADATA_KEY: record}))
-    except ValueError as error:
-        if "already exists" not in str(error):
-            raise
+def _lacks_hard_links(error: Exception, uri: str) -> bool:
+    """Return whether a commit failed because the disk has no hard links, by which LanceDB commits a version."""
+    if "unable to rename" not in str(error).lower():
         return False
-    return True
+    folder = next(folder for folder in (Path(uri), *Path(uri).absolute().parents) if folder.is_dir())
+    with suppress(OSError), TemporaryDirectory(prefix=".", dir=folder) as scratch:  # a full or read-only disk: unknown
+        file = Path(scratch, "file")
+        file.touch()
+        try:
+            os.link(file, file.with_name("link"))
+        except OSError:
+            return True
+    return False
 
 
 def _is_conflict(error: Exception, uri: str) -> bool:
