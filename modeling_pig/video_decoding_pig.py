@@ -49,11 +49,6 @@ JPEG_FRAME = re.compile(r"(?!\.)(?:.*\D)?(\d+)\.jpe?g", re.IGNORECASE)
 FrameSampling = Literal["time", "index"]
 
 
-def is_url(path: str) -> bool:
-    """Return whether a string is a URL, such as `https://host/a.mp4`, and not the path of a file."""
-    return re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) is not None and not os.path.exists(path)
-
-
 def sample_frame_indices(num_video_frames: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Sample evenly spaced frames of a video by their indices, as the paper does.
 

@@ -55,8 +55,6 @@ MAX_DAMAGED_SHARE = 0.1
 # Number of packets that are decoded to find out whether a frame of a broadcast has one packet or two.
 NUM_PROBED_PACKETS = 60
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-
 Source = str | BinaryIO  # path of a video file, or a seekable binary file
 
 
@@ -141,6 +139,11 @@ def import_av() -> ModuleType:
     return av
 
 
+def is_url(path: str) -> bool:
+    """Return whether a string is a URL, such as `https://host/a.mp4`, and not the path of a file."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) is not None and not os.path.exists(path)
+
+
 def source_name(source: Source) -> str:
     """Return the path of a source for messages."""
     return source if isinstance(source, str) else str(getattr(source, "name", "video in memory"))
@@ -179,7 +182,7 @@ def _check_file(path: str) -> None:
     if not os.path.isfile(path):
         if os.path.exists(path):
             reason = "a directory without numbered JPEG frames, or a device, not a file"
-        elif URL.match(path):
+        elif is_url(path):
             reason = "URLs are not read: download the video, and give the path of the file"
         else:
             reason = "no such file"

@@ -1,6 +1,5 @@
 """Every kind of video of `tests/videos` comes out as a player shows it, through every reader."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_pig import PigVideoProcessor
+from modeling_pig.stores.index import VideoIndex
 from modeling_pig.training.data import BatchItem, VideoTextDataset
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from modeling_pig.video_file_pig import VideoDecodingWarning
@@ -89,16 +89,11 @@ def test_index_of_all_kinds(corpus, pig, model_folder):
     for kind in KINDS:
         warned = re.search(f"warning: .*/{re.escape(kind.file)}: {kind.warning}", error)
         assert bool(warned) == bool(kind.warning), kind
-    _, listed, _ = pig("list", "--index", "kinds.lance", "--json")
-    durations = {path.rsplit("/", 1)[1]: facts for path, facts in map(_path_and_duration, listed.splitlines())}
+    index = VideoIndex("kinds.lance")
     for kind in KINDS:
         if kind.seconds is not None:
-            assert durations[kind.file] == pytest.approx(kind.seconds, abs=0.11), kind
-
-
-def _path_and_duration(line: str) -> tuple[str, float]:
-    facts = json.loads(line)
-    return facts["path"], facts["duration"]
+            [entry] = index.get(str(folder / kind.file))
+            assert entry.entry.duration == pytest.approx(kind.seconds, abs=0.11), kind
 
 
 def test_segments_of_a_late_video_are_those_of_the_player(corpus):

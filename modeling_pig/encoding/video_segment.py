@@ -8,7 +8,7 @@ class VideoSegment(NamedTuple):
 
     Attributes:
         path (`str`): video file, or folder of frames.
-        start, end (`float`, *optional*): seconds after the first frame, `end` excluded; `None` for the whole file.
+        start, end (`float`, *optional*): seconds after the start of the file, `end` excluded; `None` for the whole.
     """
 
     path: str

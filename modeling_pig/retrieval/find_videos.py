@@ -12,7 +12,7 @@ from typing import NamedTuple
 import PIL.Image
 
 from ..files import VIDEO_EXTENSIONS, is_hidden
-from ..video_decoding_pig import VideoDecodingError, is_url
+from ..video_file_pig import VideoDecodingError, is_url
 
 
 # Other files have these extensions too: extension -> what the start of a video contains, and of the others does not.

@@ -89,8 +89,7 @@ class VideoEntry:
 
     Args:
         path (`str`): absolute path of the file.
-        start (`float`, *optional*): start of the segment in seconds after the first frame; `None` for a whole file.
-        end (`float`, *optional*): end of the segment in seconds after the first frame; `None` for a whole file.
+        start, end (`float`, *optional*): segment, in seconds after the start of the file; `None` for a whole file.
         duration (`float`, *optional*): duration of the file in seconds.
         size (`int`, *optional*): size of the file in bytes.
         modified (`int`, *optional*): time of the file's last change, in ns since 1970.

@@ -148,7 +148,7 @@ def explain_video(
             clip, or if the phrase gets less than half of a softmax over all phrases at the model's temperature.
         num_frames (`int`, *optional*): frames of the clip, T; by default the processor's.
         num_expected (`int`, *optional*, defaults to 5): number of captions to return.
-        start, end (`float`, *optional*): segment of the video, in seconds after the first frame, as for
+        start, end (`float`, *optional*): segment of the video, in seconds after the start of the file, as for
             [`decode_video`]; by default the whole video.
 
     Returns:

@@ -17,6 +17,7 @@ from ..video_files import numbered_frames, set_mp4_matrix, write_video
 
 COLOURS = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "W": (255, 255, 255), "K": (0, 0, 0)}
 BROKEN = "the file ends early"
+SAMPLE_RATE = 8000
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def write_streams(
             stream.disposition = av.stream.Disposition.default
         stream.codec_context.flags |= encoder_flags
         if sound is not None:
-            audio = container.add_stream("aac" if container.format.name != "mxf" else "pcm_s16le", rate=48000)
+            audio = container.add_stream("aac" if container.format.name != "mxf" else "pcm_s16le", rate=SAMPLE_RATE)
             _write_silence(container, audio, *sound)
         for still, image, number in others:
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -105,11 +106,11 @@ def write_streams(
 
 
 def _write_silence(container, audio, start: float, end: float) -> None:
-    for number in range(round((end - start) * 48000 / 1024)):
+    for number in range(round((end - start) * SAMPLE_RATE / 1024)):
         format_, kind = (("fltp", np.float32), ("s16", np.int16))[audio.codec_context.name != "aac"]
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), kind), format=format_, layout="mono")
-        silence.sample_rate, silence.pts = 48000, round(48000 * start) + 1024 * number
-        silence.time_base = Fraction(1, 48000)
+        silence.sample_rate, silence.pts = SAMPLE_RATE, round(SAMPLE_RATE * start) + 1024 * number
+        silence.time_base = Fraction(1, SAMPLE_RATE)
         container.mux(audio.encode(silence))
     container.mux(audio.encode())
 
@@ -130,7 +131,7 @@ def _cut(share: float, **settings) -> Callable[[Path], None]:
     def draw(path: Path) -> None:
         write_streams(path, NUMBERED, **settings)
         content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
+        path.write_bytes(content[: int(len(content) * share) | 1])  # within a packet of 188 bytes
 
     return draw
 
