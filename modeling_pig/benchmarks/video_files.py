@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from ..video_decoding_pig import JPEG_FRAME, VideoDecodingError, ensure_opens
 
 # fmt: off
 VIDEO_EXTENSIONS = {
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe",
-    ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv",
+    ".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4",
+    ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".null", ".ogg", ".ogv", ".qt", ".rm", ".ts", ".vob", ".webm", ".wmv",
 }
 # fmt: on
 
@@ -35,6 +35,7 @@ class VideoFiles:
 
     Args:
         folder (`str` or `os.PathLike`): folder of the videos, with or without subfolders.
+        file_names (`Mapping[str, str]`, *optional*): names of the files of ids, for files that are not named by an id.
 
     Attributes:
         folder (`str`): absolute path of the folder.
@@ -45,10 +46,11 @@ class VideoFiles:
         ValueError: there is no such folder.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, file_names: Mapping[str, str] | None = None):
         self.folder = os.path.abspath(os.path.expanduser(folder))
         if not os.path.isdir(self.folder):
             raise ValueError(f"there is no folder {os.fspath(folder)!r}; give the folder that holds the videos")
+        self._file_names = file_names or {}
         self._candidates: dict[str, list[_Candidate]] = {}  # by base name
         self._walk()
 
@@ -58,7 +60,7 @@ class VideoFiles:
 
         Extensions are ignored: `x.mov` finds `x.mp4`, and `x` and `x.` find both. Of several candidates, files come
         before folders of frames, then exact names before other extensions, then the smallest depth, then alphabetical
-        order.
+        order. If no file has the name of an id in `file_names`, the file of the name given there is found.
 
         Args:
             name (`str`): id of a video, or the name of its file in an annotation. If it contains a `/`, the parent
@@ -75,7 +77,7 @@ class VideoFiles:
             if f"/{_base_name(candidate.path)}".endswith(f"/{wanted}")
         ]
         if not candidates:
-            return None
+            return self.find(self._file_names[name]) if name in self._file_names else None
         # In ascending order False comes before True.
         best = min(candidates, key=lambda c: (c.is_folder, not f"/{c.path}".endswith(f"/{name}"), c.depth, c.path))
         return os.path.join(self.folder, best.path)
