@@ -44,7 +44,7 @@ DIDEMO = {
 DIDEMO_OTHER_NAME = "10015567@N08_3655084291_d8b58466fa.mpg"
 
 DIALECTS = {
-    "msrvtt_1k": ("json", "semicolons", "jsfusion_pickle", "clip_vip", "clip_name", "frozen_in_time"),
+    "msrvtt_1k": ("json", "semicolons", "frozen_in_time", "clip_vip", "clip_name"),
     "msrvtt_3k": ("json", "two_files", "frozen_in_time", "jsonl", "jsonl_strings", "pickle"),
     "msvd": ("json", "pickle", "corpus_csv", "text", "jsonl", "by_split"),
     "vatex": ("list", "dict", "ref_captions"),

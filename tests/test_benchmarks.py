@@ -105,13 +105,6 @@ def test_all_dialects_of_msrvtt_1k_give_the_same_captions(load, dialect):
     assert captions == {video_id: captions_of(video_id) for video_id in MSRVTT_9K}
 
 
-def test_both_splits_of_msrvtt_load_from_one_folder(load):
-    load.write("msrvtt_1k", "jsfusion_pickle")
-    load.write("msrvtt_3k")
-    assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
-    assert {split: rows["video_id"][:] for split, rows in load("msrvtt_3k").items()} == MSRVTT_OFFICIAL
-
-
 def test_rows_are_in_the_order_of_the_list(load):
     assert load("msrvtt_1k", validation=0, splits=["train"])["train"]["video_id"][:] == MSRVTT_9K
 
