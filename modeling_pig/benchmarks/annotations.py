@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from .video_files import VIDEO_EXTENSIONS
 
@@ -40,6 +40,13 @@ class UnknownFormatError(ValueError):
 
 class DamagedFileError(UnknownFormatError):
     """A file starts like JSON or a pickle, and cannot be read to its end; the message gives the reason."""
+
+
+class DamagedFile(NamedTuple):
+    """A file that cannot be read to its end: the reason, and the ids of the benchmark at its beginning."""
+
+    reason: str
+    ids: set[str]
 
 
 @dataclass
@@ -108,8 +115,8 @@ class Annotations:
 
     Attributes:
         files (`list[AnnotationFile]`): annotation files of the benchmark, sorted by path.
-        damaged (`dict[str, str]`): reason why each file that holds ids of the benchmark could not be read to its end,
-            by path relative to the folder.
+        damaged (`dict[str, DamagedFile]`): files that hold ids of the benchmark and cannot be read to their end, by
+            path relative to the folder.
         ignored (`dict[str, str]`): reason why each other file was ignored, by path relative to the folder.
         fingerprint (`str`): hash of the names and the content of `files`.
 
@@ -129,14 +136,16 @@ class Annotations:
         self._stored_id = re.compile(rf"(?<=[\"'V\0-\x1f])(?:{id_pattern})(?![\w-])", re.ASCII)
         self._digests: list[str] = []
         self.files: list[AnnotationFile] = []
-        self.damaged: dict[str, str] = {}
+        self.damaged: dict[str, DamagedFile] = {}
         self.ignored: dict[str, str] = {}
         for path in _visible_files(self.folder):
             try:
                 self.files += self.read(path)
             except UnknownFormatError as reason:
-                is_damaged = isinstance(reason, DamagedFileError) and self._holds_ids(path)
-                (self.damaged if is_damaged else self.ignored)[self.relative(path)] = str(reason)
+                if isinstance(reason, DamagedFileError) and (ids := self._first_ids(path)):
+                    self.damaged[self.relative(path)] = DamagedFile(str(reason), ids)
+                else:
+                    self.ignored[self.relative(path)] = str(reason)
 
     @property
     def fingerprint(self) -> str:
@@ -215,22 +224,13 @@ class Annotations:
     def missing_error(self, what: str) -> ValueError:
         """Return the error that the folder lacks `what`, with the files that were read, damaged and ignored."""
         files = ", ".join(self.relative(file.path) for file in self.files) or "none"
-        damaged = "".join(f" Damaged: {name} ({reason}); get it again." for name, reason in self.damaged.items())
+        damaged = "".join(f" Damaged: {name} ({file.reason}); get it again." for name, file in self.damaged.items())
         ignored = "; ".join(f"{name} ({reason})" for name, reason in list(self.ignored.items())[:8])
         ignored += f"; and {len(self.ignored) - 8} more" if len(self.ignored) > 8 else ""
         return ValueError(
             f"{str(self.folder)!r} holds no {what}.{damaged} Files of {self.title} in it: {files}. Ignored: "
             f"{ignored or 'none'}"
         )
-
-    def refuse_damaged(self, needed_for: str) -> None:
-        """Raise a `ValueError` if a file is damaged; `needed_for` names what would be incomplete without it."""
-        if self.damaged:
-            name, reason = next(iter(self.damaged.items()))
-            raise ValueError(
-                f"{self.folder / name} is damaged ({reason}), and without it {needed_for} would be incomplete; get "
-                "the file again"
-            )
 
     def _find(self, name: str | os.PathLike) -> Path:
         given = Path(name).expanduser()
@@ -252,10 +252,10 @@ class Annotations:
     def _id_in(self, text: str) -> bool:
         return any(map(self._id_pattern.fullmatch, re.split(r"[^\w@.-]", text, flags=re.ASCII)))
 
-    def _holds_ids(self, path: Path) -> bool:
-        """Return whether the first mebibyte of a file of JSON or a pickle holds an id of the benchmark."""
+    def _first_ids(self, path: Path) -> set[str]:
+        """Return the ids of the benchmark in the first mebibyte of a file of JSON or a pickle."""
         with open(path, "rb") as file:
-            return self._stored_id.search(file.read(1 << 20).decode("latin-1")) is not None
+            return {match[0] for match in self._stored_id.finditer(file.read(1 << 20).decode("latin-1"))}
 
     def _check_ids(self, content: AnnotationFile, text: str) -> None:
         """Check the ids of a file, remove extensions of video files and repetitions from them."""

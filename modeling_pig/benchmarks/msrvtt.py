@@ -108,10 +108,22 @@ class MsrVtt3k(AnnotatedBenchmark):
         return lists or self.list_captioned(OFFICIAL[split])
 
     def list_captioned(self, numbers: Container[int], excluded: Container[str] = ()) -> list[AnnotationFile]:
-        """Return the captioned videos with these numbers, except `excluded`, as the list that no file holds."""
-        self.annotations.refuse_damaged("the list of videos")
-        captioned = dict.fromkeys(video_id for file in self.caption_files for video_id in file.ids)
-        ids = [video_id for video_id in captioned if _number(video_id) in numbers and video_id not in excluded]
+        """Return the captioned videos with these numbers, except `excluded`, as the list that no file holds.
+
+        Raises:
+            ValueError: a damaged file holds some of these videos.
+        """
+
+        def select(ids: Iterable[str]) -> list[str]:
+            return [video_id for video_id in ids if _number(video_id) in numbers and video_id not in excluded]
+
+        for name, file in self.annotations.damaged.items():
+            if select(file.ids):
+                raise ValueError(
+                    f"{self.annotations.folder / name} is damaged ({file.reason}), and without it some videos would "
+                    "be left out; get the file again"
+                )
+        ids = select(dict.fromkeys(video_id for file in self.caption_files for video_id in file.ids))
         return [AnnotationFile(ids, path=Path("all captioned videos in its range"))] if ids else []
 
     def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
