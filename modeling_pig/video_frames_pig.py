@@ -77,14 +77,22 @@ class FrameConverter:
         """Return size and orientation of an `av.VideoFrame`."""
         return FrameShape(frame.width, frame.height, self._matrix(frame))
 
-    def to_rgb(self, frame: Any, shape: FrameShape) -> np.ndarray:
+    def to_rgb(
+        self, frame: Any, shape: FrameShape, size: tuple[int, int] | None = None, interpolation: str | None = None
+    ) -> np.ndarray:
         """Convert an `av.VideoFrame` to a uint8 array of the given shape, as a player shows it.
 
         - HDR (PQ, HLG) is tone-mapped: luminance is linear up to 0.75 of the reference white and then approaches the
           display's white, `x -> 1 - 0.0625 / (x - 0.5)`, equally for R, G and B. BT.2020 and Display P3 primaries
           become BT.709.
         - Transparent pixels are shown over black.
-        - Frames of more than 2**22 pixels are reduced by an integer factor, by area.
+        - Without `size`, frames of more than 2**22 pixels are reduced by an integer factor, by area.
+
+        Args:
+            frame (`av.VideoFrame`): decoded frame.
+            shape (`FrameShape`): size that the frame is scaled to, and orientation.
+            size (`tuple[int, int]`, *optional*): width and height as stored, instead of those of `shape`.
+            interpolation (`str`, *optional*): method of PyAV for `size`.
 
         Returns:
             `np.ndarray` of shape `(height, width, 3)`: uint8.
@@ -92,17 +100,19 @@ class FrameConverter:
         Raises:
             av.FFmpegError: the pixels cannot be converted.
         """
-        factor = 1
-        while (shape.width // factor) * (shape.height // factor) > MAX_PIXELS:
-            factor += 1
+        if size is None:
+            factor = 1
+            while (shape.width // factor) * (shape.height // factor) > MAX_PIXELS:
+                factor += 1
+            size = max(shape.width // factor, 1), max(shape.height // factor, 1)
+            interpolation = "AREA" if factor > 1 else None
         is_wide = frame.color_trc in (PQ, HLG) or frame.color_primaries in TO_BT709
         is_transparent = any(component.is_alpha for component in frame.format.components)
         scaled = self._scaler.reformat(
             frame,
-            shape.width // factor,
-            shape.height // factor,
+            *size,
             format="rgb48le" if is_wide else "rgba" if is_transparent else "rgb24",
-            interpolation="AREA" if factor > 1 else None,
+            interpolation=interpolation,
             threads=1,
         )
         image = scaled.to_ndarray()

@@ -7,6 +7,7 @@ All dialects of a benchmark have the same captions: `captions_of(video_id)`.
 import csv
 import json
 import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ DIDEMO = {
 DIDEMO_OTHER_NAME = "10015567@N08_3655084291_d8b58466fa.mpg"
 
 DIALECTS = {
-    "msrvtt_1k": ("json", "semicolons", "jsfusion_pickle", "clip_vip"),
-    "msrvtt_3k": ("json", "two_files", "coco", "jsonl", "jsonl_strings", "pickle"),
-    "msvd": ("json", "pickle", "corpus_csv", "text", "jsonl"),
+    "msrvtt_1k": ("json", "semicolons", "frozen_in_time", "clip_vip", "clip_name"),
+    "msrvtt_3k": ("json", "two_files", "frozen_in_time", "jsonl", "jsonl_strings", "pickle"),
+    "msvd": ("json", "pickle", "corpus_csv", "text", "jsonl", "by_split"),
     "vatex": ("list", "dict", "ref_captions"),
     "didemo": ("json", "jsonl"),
 }
@@ -68,6 +69,12 @@ def write_msrvtt_1k(folder: Path, dialect: str = "json", with_videos: bool = Tru
     if dialect == "clip_vip":
         _write_jsonl(annotations / "a.jsonl", [{"clip_id": i, "text": captions_of(i)} for i in MSRVTT_9K])
         _write_jsonl(annotations / "b.jsonl", [{"clip_id": i, "text": text} for i, text in queries])
+    elif dialect == "clip_name":
+        train = [{"caption": text, "clip_name": i} for i in MSRVTT_9K for text in captions_of(i)]
+        _write_jsonl(annotations / "train.jsonl", train)
+        _write_jsonl(annotations / "test.jsonl", [{"caption": text, "clip_name": i} for i, text in queries])
+    elif dialect == "frozen_in_time":
+        _write_frozen_in_time(annotations)
     else:
         _write_list(annotations / "train_9k.csv", ["video_id", *MSRVTT_9K])
         _write_list(annotations / "train_7k.csv", ["video_id", *MSRVTT_7K])
@@ -87,17 +94,21 @@ def write_msrvtt_1k(folder: Path, dialect: str = "json", with_videos: bool = Tru
 
 def write_msrvtt_3k(folder: Path, dialect: str = "json", with_videos: bool = True) -> None:
     annotations = _folders(folder)
-    if dialect == "json":  # the other dialects have no lists
-        for split, ids in MSRVTT_OFFICIAL.items():
-            _write_list(annotations / f"{split[:2]}.txt", ids)
-    _write_msrvtt_captions(annotations, dialect)
+    if dialect == "frozen_in_time":
+        _write_frozen_in_time(annotations)
+    else:
+        if dialect == "json":  # the other dialects have no lists
+            for split, ids in MSRVTT_OFFICIAL.items():
+                _write_list(annotations / f"{split[:2]}.txt", ids)
+        _write_msrvtt_captions(annotations, dialect)
     if with_videos:
         _write_videos(folder, (f"{video_id}.mp4" for ids in MSRVTT_OFFICIAL.values() for video_id in ids))
 
 
 def write_msvd(folder: Path, dialect: str = "json", with_videos: bool = True) -> None:
     annotations = _folders(folder)
-    _write_lists(annotations, MSVD)
+    if dialect != "by_split":
+        _write_lists(annotations, MSVD)
     captions = {video_id: captions_of(video_id) for ids in MSVD.values() for video_id in ids}
     pairs = [(video_id, text) for video_id, texts in captions.items() for text in texts]
     if dialect == "pickle":
@@ -112,6 +123,14 @@ def write_msvd(folder: Path, dialect: str = "json", with_videos: bool = True) ->
     elif dialect == "text":
         lines = ["# The descriptions", "of the corpus", "", *(f"{video_id} {text}" for video_id, text in pairs)]
         _write_list(annotations / "AllVideoDescriptions.txt", lines)
+    elif dialect == "by_split":
+        records = {
+            split: [
+                {"video": f"{video_id}.avi", "caption": text} for video_id in ids for text in captions_of(video_id)
+            ]
+            for split, ids in MSVD.items()
+        }
+        _write_json(annotations / "msvd.json", records)
     elif dialect == "jsonl":
         _write_jsonl(annotations / "captions.jsonl", [{"clip_id": i, "text": texts} for i, texts in captions.items()])
     else:
@@ -141,12 +160,12 @@ def write_didemo(folder: Path, dialect: str = "json", with_videos: bool = True) 
     for split, names in DIDEMO.items():
         _write_list(annotations / f"{split}_list.txt", names)
         annotated = [*names, DIDEMO_OTHER_NAME] if split == "test" else names
-        # The records of a video are not contiguous.
-        pairs = [(name, captions_of(name)[number]) for number in range(3) for name in annotated]
         if dialect == "jsonl":
-            records = [{"clip_id": name, "text": text} for name, text in pairs]
+            records = [{"clip_id": name, "text": captions_of(name)} for name in annotated]
             _write_jsonl(annotations / f"{split}.jsonl", records)
         else:
+            # The records of a video are not contiguous.
+            pairs = [(name, captions_of(name)[number]) for number in range(3) for name in annotated]
             _write_json(
                 annotations / f"{split}_data.json",
                 [
@@ -181,6 +200,22 @@ def _write_videos(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         codec = "mpeg4" if name.endswith(".avi") else "libx264"
         write_video(folder / "videos" / name, numbered_frames(8), codec=codec)
+
+
+def _write_frozen_in_time(annotations: Path) -> None:
+    """Write MSR-VTT in the folders of Frozen in Time, with a copy of the captions as words."""
+    (annotations / "annotation").mkdir()
+    _write_msrvtt_captions(annotations / "annotation", "coco")
+    lists = annotations / "high-quality" / "structured-symlinks"
+    lists.mkdir(parents=True)
+    for split, ids in MSRVTT_OFFICIAL.items():
+        _write_list(lists / f"{split.removesuffix('idation')}_list_full.txt", ids)
+    _write_list(lists / "train_list_jsfusion.txt", MSRVTT_9K)
+    _write_list(lists / "val_list_jsfusion.txt", sorted(MSRVTT_1K_TEST))
+    (lists / "jsfusion_val_caption_idx.pkl").write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 1)))
+    ids = [video_id for ids in MSRVTT_OFFICIAL.values() for video_id in ids]
+    words = {i: [re.findall(r"[a-z]+|\d+", text) for text in captions_of(i)] for i in ids}
+    (lists / "raw-captions.pkl").write_bytes(pickle.dumps(words))
 
 
 def _write_msrvtt_captions(annotations: Path, dialect: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 from modeling_pig.benchmarks import load_benchmark
 from modeling_pig.benchmarks.annotations import Annotations, UnknownFormatError
 from modeling_pig.benchmarks.builder import hash_ids
+from modeling_pig.benchmarks.check_videos import find_annotated_videos
+from modeling_pig.benchmarks.msrvtt import _query_digest
 from modeling_pig.benchmarks.msvd import Msvd
 
 from .benchmark_stand_ins import (
@@ -30,6 +32,7 @@ from .benchmark_stand_ins import (
     captions_of,
     paragraph_of,
 )
+from .video_files import numbered_frames, write_video
 
 
 SPLITS = {"msrvtt_3k": MSRVTT_OFFICIAL, "msvd": MSVD, "vatex": VATEX, "didemo": DIDEMO}
@@ -102,13 +105,6 @@ def test_all_dialects_of_msrvtt_1k_give_the_same_captions(load, dialect):
     assert captions == {video_id: captions_of(video_id) for video_id in MSRVTT_9K}
 
 
-def test_both_splits_of_msrvtt_load_from_one_folder(load):
-    load.write("msrvtt_1k", "jsfusion_pickle")
-    load.write("msrvtt_3k")
-    assert load("msrvtt_1k")["test"]["video_id"][:] == MSRVTT_1K_TEST
-    assert {split: rows["video_id"][:] for split, rows in load("msrvtt_3k").items()} == MSRVTT_OFFICIAL
-
-
 def test_rows_are_in_the_order_of_the_list(load):
     assert load("msrvtt_1k", validation=0, splits=["train"])["train"]["video_id"][:] == MSRVTT_9K
 
@@ -130,6 +126,15 @@ def test_didemo_can_merge_all_names_of_a_video(load):
     both = zip(captions_of(second), captions_of(DIDEMO_OTHER_NAME), strict=True)
     assert merged[second.removesuffix(".mov")] == [" ".join(text for pair in both for text in pair)]
     assert "test: 9 of 9" in description(benchmark)
+
+
+def test_didemo_joins_records_that_repeat_once(load):
+    path = load.write("didemo") / "test_data.json"
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps([*records, *records[:2]]))
+    benchmark = load("didemo")
+    assert captions_by_id(benchmark["test"]) == {name: [paragraph_of(name)] for name in DIDEMO["test"]}
+    assert "test: 6 of 9" in description(benchmark)
 
 
 def test_lists_may_be_csv_json_or_have_other_line_ends(load):
@@ -268,6 +273,24 @@ def test_the_report_is_updated_with_a_cached_table(load, tmp_path):
     assert load_without_the_video() == first
 
 
+def test_msvd_videos_are_found_by_their_file_names(load, tmp_path):
+    annotations = load.write("msvd")
+    ids = [video_id for ids in MSVD.values() for video_id in ids]
+    names = {video_id: f"vid{number}" for number, video_id in enumerate(ids, 1)}
+    (annotations / "youtube_mapping.txt").write_text("".join(f"{i} {name}\n" for i, name in names.items()))
+    for name in names.values():
+        write_video(tmp_path / "videos" / f"{name}.avi", numbered_frames(8), codec="mpeg4")
+    for rows in load("msvd", strict=True).values():
+        assert captions_by_id(rows) == {video_id: captions_of(video_id) for video_id in rows["video_id"]}
+        assert [Path(path).stem for path in rows["video"]] == [names[video_id] for video_id in rows["video_id"]]
+
+    broken = tmp_path / "videos" / f"{names[ids[0]]}.avi"
+    broken.write_bytes(b"no video")
+    options = {"annotations": annotations}
+    videos = find_annotated_videos("msvd", tmp_path / "videos", tmp_path / "cache", options)
+    assert videos[ids[0]].source == str(broken)
+
+
 # The table
 
 
@@ -362,12 +385,38 @@ def test_a_chosen_list_is_used_and_reported(load, tmp_path):
 
 def test_two_different_lists_of_a_split_are_refused(load):
     annotations = load.write("vatex")
-    (annotations / "test_list_copy.txt").write_text("\n".join(reversed(VATEX["test"])))
+    for folder in ("a", "b"):
+        (annotations / folder).mkdir()
+    (annotations / "test_list.txt").rename(annotations / "b" / "test_list.txt")
+    copy = annotations / "a" / "test_list_copy.txt"
+    copy.write_text("\n".join(reversed(VATEX["test"])))
     assert len(load("vatex")["test"]) == 2  # equal ids
-    (annotations / "test_list_copy.txt").write_text(VATEX["test"][1])
-    with pytest.raises(ValueError, match="test_list.txt and .*test_list_copy.txt both .* choose one by `lists`"):
+    copy.write_text(VATEX["test"][1])
+    choices = r"lists={'test': 'a/test_list_copy.txt'} or lists={'test': 'b/test_list.txt'}"
+    with pytest.raises(ValueError, match=rf"a/test_list_copy.txt \(1\) and .*b/test_list.txt \(2\) .*: {choices}"):
         load("vatex")
-    assert len(load("vatex", lists={"test": "test_list_copy.txt"})["test"]) == 1
+    for name in ("test_list_copy.txt", "a/test_list_copy.txt"):
+        assert load("vatex", lists={"test": name})["test"]["video_id"][:] == [VATEX["test"][1]]
+    copy.rename(annotations / "a" / "test_list.txt")
+    with pytest.raises(ValueError, match="are several files; name one of 'a/test_list.txt', 'b/test_list.txt'"):
+        load("vatex", lists={"test": "test_list.txt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "other_list", "ids", "message"),
+    [
+        ("vatex", "dict", "test1k5_sec_list.txt", VATEX["validation"], "test: test_list.txt is read"),
+        ("msrvtt_3k", "frozen_in_time", "train_list.txt", ["video0"], "train: train_list_full.txt is read"),
+    ],
+)
+def test_the_published_list_of_several_is_read(load, monkeypatch, name, dialect, other_list, ids, message):
+    """CLIP2Video's folder of VATEX holds two test lists, Frozen in Time's folder of MSR-VTT two training lists."""
+    (load.write(name, dialect) / other_list).write_text("\n".join(ids))
+    monkeypatch.setattr("modeling_pig.benchmarks.vatex.Vatex.KNOWN_TEST", (hash_ids(VATEX["test"]), "the HGR split"))
+    monkeypatch.setattr("modeling_pig.benchmarks.msrvtt.MsrVtt3k.EXPECTED", dict.fromkeys(MSRVTT_OFFICIAL, (6, None)))
+    benchmark = load(name)
+    assert {split: rows["video_id"][:] for split, rows in benchmark.items()} == SPLITS[name]
+    assert f"{message}, which is the published list, not {other_list}." in description(benchmark)
 
 
 def test_two_different_files_of_captions_are_refused(load):
@@ -391,12 +440,22 @@ def test_two_different_files_of_captions_are_refused(load):
         ("didemo", {"train": [DIDEMO_OTHER_NAME]}, "1 videos are both in train .* and in test"),
     ],
 )
-def test_leaks_are_refused(load, tmp_path, name, lists, message):
+def test_leaks_of_chosen_lists_are_refused(load, tmp_path, name, lists, message):
     load.write(name)
     (split, ids) = next(iter(lists.items()))
     (tmp_path / "mine.txt").write_text("\n".join(ids))
     with pytest.raises(ValueError, match=message):
         load(name, lists={split: str(tmp_path / "mine.txt")})
+
+
+@pytest.mark.parametrize("train", ["9k", "7k"])
+def test_a_test_video_in_a_training_list_is_refused(load, train):
+    annotations = load.write("msrvtt_1k")
+    with open(annotations / f"train_{train}.csv", "a") as file:
+        file.write(f"\n{MSRVTT_1K_TEST[1]}")
+    message = rf"both in train \(train_{train}.csv\) and in test \(MSRVTT_JSFUSION_test.csv\), such as 'video9999'"
+    with pytest.raises(ValueError, match=message):
+        load("msrvtt_1k", train=train, validation=1)
 
 
 def test_a_leak_is_refused_if_the_test_split_is_not_loaded(load, tmp_path):
@@ -410,8 +469,8 @@ def test_list_of_1k_b_is_refused_for_1k_a(load, tmp_path, monkeypatch):
     annotations = load.write("msrvtt_1k")
     one_k_b = ["video9", "video7012", "video8000"]
     (annotations / "list_miech.txt").write_text("\n".join(one_k_b))
-    assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # the list is not used
     monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_B", (hash_ids(one_k_b),))
+    assert set(load("msrvtt_1k")["test"]["video_id"]) == set(MSRVTT_1K_TEST)  # the list is not used
     with pytest.raises(ValueError, match="list_miech.txt .* is the test list of 1k-B"):
         load("msrvtt_1k", lists={"test": "list_miech.txt"})
     with pytest.raises(ValueError, match="One of the lists is of 1k-B"):
@@ -474,7 +533,7 @@ def test_folder_without_annotations_is_an_error(load, tmp_path):
     (annotations / "picture.png").write_bytes(b"\x89PNG\0\0")
     (annotations / "empty.txt").write_text(" \n")
     (annotations / "notes.csv").write_text("split,video_id,reason\ntest,x,y\n")
-    message = "empty.txt .empty.; notes.csv .a table without captions.; picture.png .neither text .* nor a pickle"
+    message = "empty.txt .empty.; notes.csv .a table without captions: .*.; picture.png .neither text .* nor a pickle"
     with pytest.raises(ValueError, match=message):
         load("msvd")
 
@@ -487,8 +546,19 @@ def test_folder_without_annotations_is_an_error(load, tmp_path):
         ('{"clip_id": "a", "text": "b"}\n{"clip_id": \n', "captions_msvd.json .broken JSON at line 2: "),
         ("[" * 100_000, "captions_msvd.json .*nested too deeply"),
         ('{"-4wsuPCjDBc_5_15": [["a", "man"], 3]}', "captions_msvd.json .a caption that is a int, not text"),
-        ('[{"text": "a"}]', "captions_msvd.json .records without a video id"),
-        ('[{"clip_id": "-4wsuPCjDBc_5_15"}]', "captions_msvd.json .records without captions"),
+        (
+            '[{"name": "a", "text": "a"}]',
+            "without a video id: their keys are name, text; ids are read from video_id, ",
+        ),
+        (
+            '[{"clip_id": "-4wsuPCjDBc_5_15", "x": "a"}]',
+            "without captions: their keys are clip_id, x; .* captions from",
+        ),
+        (
+            "video_id,x\n-4wsuPCjDBc_5_15,a",
+            "without captions: its columns are video_id, x; ids are read",
+        ),
+        ("name,text\n-4wsuPCjDBc_5_15,a", "'name,text' is no id of MSVD, .*; ids are read from video_id"),
         ("[1, 2]", "captions_msvd.json .JSON of no known structure"),
         ("{}", "captions_msvd.json .holds no video ids"),
         (
@@ -504,6 +574,22 @@ def test_broken_captions_are_an_error(load, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load("msvd")
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_that_a_split_needs_is_an_error(load):
+    annotations = load.write("msrvtt_1k", "two_files")
+    for name in ("train_9k.csv", "train_7k.csv"):
+        (annotations / name).unlink()
+    content = (annotations / "videodatainfo_1.json").read_text()
+    (annotations / "videodatainfo_1.json").write_text(content[: len(content) // 2])
+    (annotations / "settings.json").write_text('{"broken": ')
+    message = "videodatainfo_1.json is damaged .broken JSON at line .*, and without it .* get the file again"
+    with pytest.raises(ValueError, match=message):
+        load("msrvtt_1k")
+    assert len(load("msrvtt_1k", train="7k", validation=1)["train"]) == len(MSRVTT_7K) - 1  # the file is not needed
+    (annotations / "train.txt").write_text("\n".join(MSRVTT_9K))
+    with pytest.raises(ValueError, match=r"no caption of .* Damaged: videodatainfo_1.json \(.*\); get it again."):
+        load("msrvtt_1k")
 
 
 def test_repeated_keys_in_other_files_are_ignored(load):
@@ -524,11 +610,16 @@ def test_invalid_ids_are_an_error(load):
     [
         ("video_id,sentence\nvideo7020,a man, a plan\n", "line 2: 3 fields in 2 columns; put .* in double quotes"),
         ('video_id,sentence\nvideo7020,"a man\nvideo7012,b', "line 3: broken CSV"),
+        ("video_id,sentence\nvideo7020,a man\n".encode("utf-16"), "test.csv is encoded as UTF-16; save .* as UTF-8"),
+        (
+            "video_id,sentence\nvideo7020,a man\n".encode("utf-16-be"),
+            "test.csv is encoded as UTF-16; save .* as UTF-8",
+        ),
     ],
 )
 def test_broken_csv_is_an_error(load, content, message):
     annotations = load.write("msrvtt_1k")
-    (annotations / "MSRVTT_JSFUSION_test.csv").write_text(content)
+    (annotations / "MSRVTT_JSFUSION_test.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         load("msrvtt_1k")
 
@@ -571,6 +662,26 @@ def test_videos_without_captions_and_empty_lists_are_an_error(load):
         load("msvd")
 
 
+@pytest.mark.parametrize("are_published", [True, False])
+def test_captions_in_another_order_than_their_numbers_are_an_error(load, monkeypatch, are_published):
+    annotations = load.write("msrvtt_1k", "jsfusion_pickle")
+    if are_published:  # the order is checked by the queries, else by `sen_id`
+        queries = "".join(_query_digest(captions_of(video_id)[1]) for video_id in sorted(MSRVTT_1K_TEST))
+        monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_A", hash_ids(MSRVTT_1K_TEST))
+        monkeypatch.setattr("modeling_pig.benchmarks.msrvtt._1K_A_QUERIES", queries)
+    benchmark = load("msrvtt_1k")
+    assert benchmark["test"]["captions"][0] == [captions_of(MSRVTT_1K_TEST[0])[1]]
+    assert ("check their order" in description(benchmark)) != are_published
+    path = annotations / "videodatainfo_0.json"
+    tree = json.loads(path.read_text())
+    sentences = sorted(tree["sentences"], key=lambda sentence: sentence["caption"])
+    if are_published:
+        sentences = [{**sentence, "sen_id": number} for number, sentence in enumerate(sentences)]
+    path.write_text(json.dumps({**tree, "sentences": sentences}))
+    with pytest.raises(ValueError, match="idx.pkl chooses .* by their number, but .*_0.json holds them in another"):
+        load("msrvtt_1k")
+
+
 def test_1k_a_without_valid_queries_is_an_error(load):
     choices = load.write("msrvtt_1k", "jsfusion_pickle") / "jsfusion_val_caption_idx.pkl"
     choices.write_bytes(pickle.dumps(dict.fromkeys(MSRVTT_1K_TEST, 3)))
@@ -605,5 +716,5 @@ def test_broken_pickles_are_an_error(tmp_path):
         (tmp_path / "raw-captions.pkl").write_bytes(content)
         annotations = Annotations(tmp_path, "MSVD", ".*", "x")
         assert annotations.files == []
-        with pytest.raises(UnknownFormatError, match="a pickle, of which only"):
+        with pytest.raises(UnknownFormatError, match="a broken pickle"):
             annotations.read(tmp_path / "raw-captions.pkl")

@@ -65,6 +65,20 @@ def load_benchmark(
     >>> msvd = load_benchmark("msvd", annotations="data/msvd", videos="data/msvd/videos", splits=["test"])
     ```
     """
+    builder = create_builder(name, videos=videos, annotations=annotations, cache_dir=cache_dir, **options)
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def create_builder(
+    name: str,
+    *,
+    videos: str | os.PathLike,
+    annotations: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> "datasets.GeneratorBasedBuilder":
+    """Create the `datasets` builder of a benchmark; see [`load_benchmark`] for arguments and errors."""
     if not isinstance(name, str):
         raise ValueError(f"the name of a benchmark is one of {', '.join(sorted(_BUILDERS))}; got {name!r}")
     if name not in _BUILDERS:
@@ -84,6 +98,4 @@ def load_benchmark(
         names = ", ".join(sorted(known))
         raise ValueError(f"{name} has no option {option!r}; did you mean {nearest!r}? There are: {names}")
     cache_dir = os.path.expanduser(cache_dir or os.path.join(folders["videos"], ".datasets"))
-    builder = builder_class(cache_dir, **folders, **options)
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    return builder_class(cache_dir, **folders, **options)

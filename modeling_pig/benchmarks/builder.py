@@ -34,7 +34,8 @@ class BenchmarkConfig(datasets.BuilderConfig):
         videos (`str`): folder of the video files.
         splits (`tuple[str, ...]`, *optional*): splits to load; by default all.
         lists (`dict[str, str]`, *optional*): file of ids for a split, which replaces the list that would be found,
-            such as `{"test": "my_list.txt"}`; looked up first in the folder of the annotations.
+            such as `{"test": "my_list.txt"}`. A path relative to the folder of the annotations or to the working
+            directory; or the name of a file in a subfolder of the annotations, if only one file has the name.
         strict (`bool`, *optional*, defaults to `False`): whether a video that is missing or does not open is an error.
     """
 
@@ -60,11 +61,12 @@ class BenchmarkConfig(datasets.BuilderConfig):
 
 @dataclass
 class SplitIds:
-    """Video ids of a split, a description of their source, and the number of repeated ids in it."""
+    """Video ids of a split, a description of their source, the number of repeated ids in it, and a remark."""
 
     ids: list[str]
     source: str
     repeated: int = 0
+    note: str = ""
 
 
 class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
@@ -76,8 +78,8 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
     `info.description`.
 
     Raises:
-        ValueError: an annotation file is missing, damaged or of another benchmark, two files contradict each other,
-            or a video would be in two splits.
+        ValueError: an annotation file is missing, of another benchmark, or damaged and needed; two files contradict
+            each other; or a video would be in two splits.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -100,12 +102,12 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             if not folder:
                 raise ValueError(f"{self.TITLE} needs `{name}`: the folder of its {name.removesuffix('s')} files")
         self.annotations = Annotations(annotations, self.TITLE, self.ID_PATTERN, self.EXAMPLE)
-        self.video_files = VideoFiles(videos)
+        self.video_files = VideoFiles(videos, self.annotations.file_names)
         self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
         _refuse_unwritable(self._report_folder)
         lists = kwargs.get("lists", {})
         _check_lists(lists)  # The lists are read before the config is created.
-        self.lists = {split: self.annotations.open(lists[split]) for split in SPLITS if split in lists}
+        self.lists = {split: self.annotations.open(lists[split], split) for split in SPLITS if split in lists}
         # The table holds absolute paths, so that its hash includes the folder.
         inputs = (self.annotations.fingerprint, self.video_files.fingerprint, self.video_files.folder)
         super().__init__(
@@ -132,9 +134,15 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
 
     def candidates(self, split: str) -> list[AnnotationFile]:
         """Return the files that hold the ids of a split: by default the files whose names mention the split."""
-        named = [file for file in self.annotations.files if file.split_in_name == split and not file.choices]
+        named = [file for file in self.annotations.files if file.split_in_name == split]
         lists = [file for file in named if file.is_list]
-        return lists or [file for file in named if split in self.SPLITS_FROM_CAPTIONS]
+        return lists or [file for file in named if file.captions and split in self.SPLITS_FROM_CAPTIONS]
+
+    def is_published(self, split: str, ids: list[str]) -> bool:
+        """Return whether ids are the published ids of a split or, if these are not known, as many."""
+        if split == "test" and self.KNOWN_TEST:
+            return hash_ids(ids) == self.KNOWN_TEST[0]
+        return len(ids) == self.expected(split)[0]
 
     def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
         """Return the captions of the videos of a split, by id."""
@@ -162,28 +170,43 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         return SplitIds(file.ids, f"{file.name} (chosen by `lists`)", file.repeated)
 
     def agreed_ids(self, split: str, files: list[AnnotationFile]) -> SplitIds:
-        """Return the ids of the first of `files`; raise a `ValueError` if another file holds other ids."""
+        """Return the ids of the first of `files`.
+
+        If the files hold different ids, read only the files with the published ids. Raise a `ValueError` if no file
+        has the published ids, or if these files differ too.
+        """
         if not files:
             raise self.annotations.missing_error(f"list of the {split} videos; put it there, or name it in `lists`")
+        all_files = files
+        if len({frozenset(file.ids) for file in files}) > 1:
+            files = [file for file in files if self.is_published(split, file.ids)] or files
+        if len({frozenset(file.ids) for file in files}) > 1:
+            names = [self.annotations.relative(file.path) for file in files]
+            counted = " and ".join(f"{file.path} ({len(file.ids):,})" for file in files)
+            choices = " or ".join(f"lists={{{split!r}: {name!r}}}" for name in names)
+            raise ValueError(
+                f"{counted} hold ids of the {split} split, but not the same; choose one by `lists`: {choices}"
+            )
         first = files[0]
-        for other in files[1:]:
-            if set(other.ids) != set(first.ids):
-                raise ValueError(
-                    f"{first.path} and {other.path} both hold ids of the {split} split, but not the same "
-                    f"({len(first.ids):,} and {len(other.ids):,}); choose one by `lists`: "
-                    f"lists={{{split!r}: {first.name!r}}}"
-                )
-        return SplitIds(first.ids, first.name, first.repeated)
+        others = ", ".join(file.name for file in all_files if set(file.ids) != set(first.ids))
+        note = f"{split}: {first.name} is read, which is the published list, not {others}." if others else ""
+        return SplitIds(first.ids, first.name, first.repeated, note)
 
     def agreed_captions(self, ids: list[str], files: list[AnnotationFile]) -> dict[str, list[str]]:
-        """Return the captions of videos; raise a `ValueError` if two of `files` hold different ones of a video."""
+        """Return the captions of videos; raise a `ValueError` if two of `files` hold different ones of a video.
+
+        Captions that are lists of words have lost the punctuation; they are read only for videos of which no other
+        file holds captions.
+        """
         found: dict[str, tuple[list[str], AnnotationFile]] = {}
-        for file in files:
+        for file in sorted(files, key=lambda file: file.is_tokenized):
             for video_id in ids:
                 captions = file.captions_by_id.get(video_id)
                 if captions is None:
                     continue
                 known, other = found.setdefault(video_id, (captions, file))
+                if file.is_tokenized and not other.is_tokenized:
+                    continue
                 if known is not captions and sorted(map(clean_caption, known)) != sorted(map(clean_caption, captions)):
                     raise ValueError(
                         f"{other.path} and {file.path} both hold captions of {video_id!r}, but not the same; keep one "
@@ -199,7 +222,8 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         if shared:
             raise ValueError(
                 f"{self.TITLE}: {len(shared):,} videos are both in {first} and in {second}, such as {shared[0]!r}; "
-                f"no video of one split may be in another{self.leak_hint(ids, other_ids)}"
+                "no video of one split may be in another: remove them from one list, or choose other lists by "
+                f"`lists`{self.leak_hint(ids, other_ids)}"
             )
 
     def leak_hint(self, ids: list[str], other_ids: list[str]) -> str:
@@ -247,7 +271,7 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         for split, other in combinations(splits, 2):
             first, second = (f"{name} ({splits[name].source})" for name in (split, other))
             self.refuse_shared(first, splits[split].ids, second, splits[other].ids)
-        notes: list[str] = []
+        notes = [found.note for found in splits.values() if found.note]
         captions = {split: self._clean_captions(split, found, notes) for split, found in splits.items()}
         for split, found in splits.items():
             self._compare(split, found.ids, sum(map(len, captions[split].values())), notes)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from transformers.video_utils import VideoMetadata
 
 from ..video_decoding_pig import VideoDecodingError, decode_video, list_frames
-from . import load_benchmark
+from . import create_builder
 from .video_files import VideoFiles
 
 
@@ -56,10 +56,11 @@ def find_annotated_videos(
     Raises:
         ValueError: see [`load_benchmark`].
     """
-    splits = load_benchmark(name, videos=videos, **{"cache_dir": cache_dir, **options})
-    files = VideoFiles(videos)
+    builder = create_builder(name, videos=videos, **{"cache_dir": cache_dir, **options})
+    builder.download_and_prepare()
+    files = getattr(builder, "video_files", None) or VideoFiles(videos)
     annotated: dict[str, AnnotatedVideo] = {}
-    for split, rows in splits.items():
+    for split, rows in builder.as_dataset().items():
         nothing = [None] * len(rows)
         starts, ends = (rows[column] if column in rows.column_names else nothing for column in ("start", "end"))
         for video_id, path, start, end in zip(rows["video_id"], rows["video"], starts, ends, strict=True):

@@ -46,6 +46,7 @@ class Didemo(AnnotatedBenchmark):
     def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
         super().__init__(cache_dir, **kwargs)
         self._kept: list[str] = []  # per split: number of descriptions in the paragraphs, in words
+        self.annotations.files = [_without_repeats(file) for file in self.annotations.files]
         if self.config.merge == "base_id":
             self.annotations.files = [_with_base_ids(file) for file in self.annotations.files]
             self.lists = {split: _with_base_ids(file) for split, file in self.lists.items()}
@@ -95,6 +96,11 @@ class Didemo(AnnotatedBenchmark):
 def _base_id(name: str) -> str:
     """Return the id of a video without the extension: `a.mov` and `a.` are the video `a`."""
     return name.rpartition(".")[0] or name
+
+
+def _without_repeats(file: AnnotationFile) -> AnnotationFile:
+    captions = [pair for number, pair in enumerate(file.captions) if number not in file.repeats]
+    return replace(file, captions=captions, repeats=set())
 
 
 def _with_base_ids(file: AnnotationFile) -> AnnotationFile:

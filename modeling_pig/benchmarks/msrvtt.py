@@ -27,6 +27,11 @@ _1K_B = (
     "a0ad82bd7f2c45e38a460e40920fa9403a3411c053ea52a27f189d11b7ca1825",
     "5738c4048fa47e9774d7dcb5e9e0816fc998dfaba4f353b24e09a2cf55f6db6a",
 )
+# `_query_digest` of the queries of the first 64 test videos of 1k-A, in the order of their numbers.
+_1K_A_QUERIES = (
+    "79ce4e45d7e57558c9f249e4948fdc104f31c4a32a11c3dd99d970488fdab002"
+    "1ef88fa026f009520f2756b1b51d3949c65981a1f3c3ea3315cbfb46740b0d63"
+)
 
 
 @dataclass
@@ -103,10 +108,23 @@ class MsrVtt3k(AnnotatedBenchmark):
         return lists or self.list_captioned(OFFICIAL[split])
 
     def list_captioned(self, numbers: Container[int], excluded: Container[str] = ()) -> list[AnnotationFile]:
-        """Return the captioned videos with these numbers, except `excluded`, as the list that no file holds."""
-        captioned = dict.fromkeys(video_id for file in self.caption_files for video_id in file.ids)
-        ids = [video_id for video_id in captioned if _number(video_id) in numbers and video_id not in excluded]
-        return [AnnotationFile(Path("all captioned videos in its range"), ids)] if ids else []
+        """Return the captioned videos with these numbers, except `excluded`, as the list that no file holds.
+
+        Raises:
+            ValueError: a damaged file holds some of these videos.
+        """
+
+        def select(ids: Iterable[str]) -> list[str]:
+            return [video_id for video_id in ids if _number(video_id) in numbers and video_id not in excluded]
+
+        for name, file in self.annotations.damaged.items():
+            if select(file.ids):
+                raise ValueError(
+                    f"{self.annotations.folder / name} is damaged ({file.reason}), and without it some videos would "
+                    "be left out; get the file again"
+                )
+        ids = select(dict.fromkeys(video_id for file in self.caption_files for video_id in file.ids))
+        return [AnnotationFile(ids, path=Path("all captioned videos in its range"))] if ids else []
 
     def captions_of(self, split: str, ids: list[str]) -> dict[str, list[str]]:
         return self.agreed_captions(ids, self.caption_files)
@@ -136,6 +154,9 @@ class MsrVtt1k(MsrVtt3k):
         )
         return f"the query of a test video is one sentence; trained on {train}{held_out}."
 
+    def is_published(self, split: str, ids: list[str]) -> bool:
+        return split == "test" and super().is_published(split, ids)
+
     @property
     def holds_out(self) -> bool:
         """Whether training videos are held out for validation."""
@@ -164,16 +185,44 @@ class MsrVtt1k(MsrVtt3k):
             return super().captions_of(split, ids)
         if self.queries:
             return {video_id: captions[:1] for video_id, captions in self.agreed_captions(ids, self.queries).items()}
-        choices = self.choices[0].choices
-        captions = self.agreed_captions(ids, self.caption_files)
-        chosen = {video_id: captions[video_id] for video_id in ids if video_id in captions and video_id in choices}
-        for video_id, texts in chosen.items():
-            if not 0 <= choices[video_id] < len(texts):
+        chosen = self._chosen_captions()
+        return {video_id: [chosen[video_id]] for video_id in ids if video_id in chosen}
+
+    def _chosen_captions(self) -> dict[str, str]:
+        """Return the caption that the file of choices selects for each video; check the order of the captions."""
+        file = self.choices[0]
+        captions = self.agreed_captions(list(file.choices), self.caption_files)
+        for video_id, texts in captions.items():
+            if not 0 <= file.choices[video_id] < len(texts):
                 raise ValueError(
-                    f"{self.choices[0].path}: caption {choices[video_id]} of {video_id!r} is chosen, which has "
+                    f"{file.path}: caption {file.choices[video_id]} of {video_id!r} is chosen, which has "
                     f"{len(texts)}; add the captions for which the file was made"
                 )
-        return {video_id: [texts[choices[video_id]]] for video_id, texts in chosen.items()}
+        chosen = {video_id: texts[file.choices[video_id]] for video_id, texts in captions.items()}
+        is_known = self._are_published_queries(chosen, captions)
+        files = [other for other in self.caption_files if not captions.keys().isdisjoint(other.ids)]
+        if is_known is False or is_known is None and not all(other.is_ordered for other in files):
+            raise ValueError(
+                f"{file.path} chooses captions by their number, but {', '.join(str(other.path) for other in files)} "
+                "holds them in another order: get the captions again, or add MSRVTT_JSFUSION_test.csv"
+            )
+        self._is_order_known = bool(is_known)
+        return chosen
+
+    def _are_published_queries(self, chosen: dict[str, str], captions: dict[str, list[str]]) -> bool | None:
+        """Return whether the chosen captions are the queries of 1k-A; `None` if the captions do not hold these."""
+        first = sorted(chosen, key=_number)[: len(_1K_A_QUERIES) // 2]
+        queries = {video_id: _1K_A_QUERIES[2 * number : 2 * number + 2] for number, video_id in enumerate(first)}
+        known = [video_id for video_id in first if queries[video_id] in map(_query_digest, captions[video_id])]
+        if hash_ids(list(chosen)) != _1K_A or len(known) < 0.75 * len(first):
+            return None
+        return sum(_query_digest(chosen[video_id]) == queries[video_id] for video_id in known) > 0.75 * len(known)
+
+    def _clean_captions(self, split: str, found: SplitIds, notes: list[str]) -> dict[str, list[str]]:
+        captions = super()._clean_captions(split, found, notes)
+        if split == "test" and not self.queries and not self._is_order_known:
+            notes.append(f"test: {self.choices[0].name} chooses captions by their number; check their order.")
+        return captions
 
     @cached_property
     def _test_ids(self) -> SplitIds:
@@ -196,16 +245,27 @@ class MsrVtt1k(MsrVtt3k):
         found = self.chosen_ids("train")
         test = self._test_ids
         if found is None:
-            lists = [file for file in self.id_lists if set(file.ids).isdisjoint(test.ids)]
-            if self.config.train == "7k":
-                lists = [file for file in lists if _splits_of(file.ids) == {"train", "validation"}]
-            else:
-                lists = [file for file in lists if _splits_of(file.ids) >= {"train", "test"}]
+            lists = self._training_lists
+            for file in lists:
+                self.refuse_shared(f"train ({file.name})", file.ids, f"test ({test.source})", test.ids)
             numbers = range(7010 if self.config.train == "7k" else 10000)
             found = self.agreed_ids("train", lists or self.list_captioned(numbers, excluded=set(test.ids)))
         # Checked here too, because the test split may not be loaded.
         self.refuse_shared(f"train ({found.source})", found.ids, f"test ({test.source})", test.ids)
         return found
+
+    @property
+    def _training_lists(self) -> list[AnnotationFile]:
+        """Lists of the 9k or the 7k, which may hold test videos by mistake."""
+        in_test = set(self._test_ids.ids)
+        lists = []
+        for file in self.id_lists:
+            splits = _splits_of(video_id for video_id in file.ids if video_id not in in_test)
+            fits = splits == {"train", "validation"} if self.config.train == "7k" else splits >= {"train", "test"}
+            is_of_all = in_test.issubset(file.ids) and file.split_in_name != "train"
+            if fits and not is_of_all and hash_ids(file.ids) not in _1K_B:
+                lists.append(file)
+        return lists
 
     @property
     def _held_out(self) -> list[str]:
@@ -224,6 +284,12 @@ class MsrVtt1k(MsrVtt3k):
 
 def _number(video_id: str) -> int:
     return int(video_id.removeprefix("video"))
+
+
+def _query_digest(caption: str) -> str:
+    """Return the first byte, in hexadecimal, of the SHA-256 of the letters and digits of a caption."""
+    letters = "".join(filter(str.isalnum, caption.casefold()))
+    return hashlib.sha256(letters.encode("utf-8", "replace")).hexdigest()[:2]
 
 
 def _splits_of(ids: Iterable[str]) -> set[str]:

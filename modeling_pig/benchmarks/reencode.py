@@ -12,6 +12,7 @@ import PIL.Image
 
 from ..files import replace_file, replace_folder
 from ..video_decoding_pig import VideoDecodingError, iterate_timed_frames, list_frames
+from ..video_frames_pig import FrameConverter
 
 
 CRF = 20
@@ -35,7 +36,8 @@ def encode_video(
     """
     Re-encode a video as H.264 in an mp4 file, without sound, upright, with even numbers of pixels.
 
-    The frames keep their times, counted from the first frame. An existing target is replaced on success only.
+    The frames keep their times, counted from the start of the file, and HDR is tone-mapped. An existing target is
+    replaced on success only.
 
     Args:
         source (`str` or `os.PathLike`): video file.
@@ -120,23 +122,22 @@ def _read_scaled_frames(
     source: str, short_side: int | None, fps: float | None
 ) -> Iterator[tuple[float, float, np.ndarray]]:
     """Yield for each kept frame: its time in seconds, seconds to the video's end, uint8 RGB `(height, width, 3)`."""
-    to_rgb = av.video.reformatter.VideoReformatter()
+    converter, shape = FrameConverter(av), None
     interval = -1  # of 1 / fps seconds, in which the last kept frame begins
-    size: dict[str, int] = {}
     for seconds, frame, metadata in iterate_timed_frames(source):
         assert metadata.fps is not None and metadata.duration is not None
         if fps is not None and metadata.fps > fps:
             if int(seconds * fps + 1e-6) == interval:
                 continue
             interval = int(seconds * fps + 1e-6)
-        if not size:  # Size and rotation may change within the source, but not in the result.
-            size = dict(zip(("width", "height"), _scaled(frame.width, frame.height, short_side), strict=True))
-            quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
+        if shape is None:  # Size and orientation may change within the source, but not in the result.
+            shape = converter.shape(frame)
+            size = _scaled(shape.width, shape.height, short_side)
+            seconds = 0.0  # Without sound, a first frame that begins later would shift all times.
         try:  # Scale in RGB, as `decode_video` does, so that the colours are the same.
-            scaled = to_rgb.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1, **size)
+            image = np.ascontiguousarray(converter.to_rgb(frame, shape, size, "BICUBIC"))
         except av.FFmpegError as error:
             raise VideoDecodingError(source, f"the frame at {seconds:g} s is no picture: {error.strerror}") from error
-        image = np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
         yield seconds, metadata.duration - seconds, image
 
 

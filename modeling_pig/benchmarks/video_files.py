@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -10,6 +10,10 @@ from tqdm import tqdm
 
 from ..files import VIDEO_EXTENSIONS, is_hidden
 from ..video_decoding_pig import JPEG_FRAME, VideoDecodingError, ensure_opens
+
+
+# `.null` is the extension of some DiDeMo videos.
+_EXTENSIONS = VIDEO_EXTENSIONS | {".null"}
 
 
 class _Candidate(NamedTuple):
@@ -28,6 +32,7 @@ class VideoFiles:
 
     Args:
         folder (`str` or `os.PathLike`): folder of the videos, with or without subfolders.
+        file_names (`Mapping[str, str]`, *optional*): names of the files of ids, for files that are not named by an id.
 
     Attributes:
         folder (`str`): absolute path of the folder.
@@ -38,10 +43,11 @@ class VideoFiles:
         ValueError: there is no such folder.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, file_names: Mapping[str, str] | None = None):
         self.folder = os.path.abspath(os.path.expanduser(folder))
         if not os.path.isdir(self.folder):
             raise ValueError(f"there is no folder {os.fspath(folder)!r}; give the folder that holds the videos")
+        self._file_names = file_names or {}
         self._candidates: dict[str, list[_Candidate]] = {}  # by base name
         self._walk()
 
@@ -51,7 +57,7 @@ class VideoFiles:
 
         Extensions are ignored: `x.mov` finds `x.mp4`, and `x` and `x.` find both. Of several candidates, files come
         before folders of frames, then exact names before other extensions, then the smallest depth, then alphabetical
-        order.
+        order. If no file has the name of an id in `file_names`, the file of the name given there is found.
 
         Args:
             name (`str`): id of a video, or the name of its file in an annotation. If it contains a `/`, the parent
@@ -68,7 +74,7 @@ class VideoFiles:
             if f"/{_base_name(candidate.path)}".endswith(f"/{wanted}")
         ]
         if not candidates:
-            return None
+            return self.find(self._file_names[name]) if name in self._file_names else None
         # In ascending order False comes before True.
         best = min(candidates, key=lambda c: (c.is_folder, not f"/{c.path}".endswith(f"/{name}"), c.depth, c.path))
         return os.path.join(self.folder, best.path)
@@ -90,7 +96,7 @@ class VideoFiles:
                 found.append((relative, num_frames, status.st_mtime_ns))
             for name in files:
                 extension = os.path.splitext(name)[1].lower()
-                if is_hidden(name) or extension.strip(".") and extension not in VIDEO_EXTENSIONS:
+                if is_hidden(name) or extension.strip(".") and extension not in _EXTENSIONS:
                     continue
                 try:
                     status = os.stat(os.path.join(parent, name))
@@ -112,7 +118,7 @@ class VideoFiles:
 def _base_name(name: str) -> str:
     """Return the name without video extensions or trailing dots; other dots belong to the name."""
     base, extension = os.path.splitext(name)
-    return _base_name(base) if extension.lower() in {".", *VIDEO_EXTENSIONS} else name
+    return _base_name(base) if extension.lower() in {".", *_EXTENSIONS} else name
 
 
 def find_unreadable(
