@@ -20,6 +20,7 @@ from tests.test_training import ROOT, tiny_run
 PAGES = [
     "README.md",
     "docs/search.md",
+    "docs/videos.md",
     "docs/train.md",
     "docs/reproduction.md",
     "docs/publish.md",

@@ -1,5 +1,6 @@
 """Processors: all forms of a video give the same `pixel_values_videos`; loading restores a saved processor."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from transformers import AutoProcessor, AutoTokenizer, AutoVideoProcessor
 
 from modeling_pig import PigProcessor, PigVideoProcessor, VideoDecodingError
 from modeling_pig.video_decoding_pig import decode_video
+
+from .video_files import numbered_frames, read_numbers, write_video
 
 
 @pytest.fixture
@@ -51,10 +54,39 @@ def test_pixel_values_follow_the_published_recipe(processor, frames):
 def test_paths_of_every_type_give_the_same_pixel_values(processor, shape_videos):
     frames, _ = decode_video(shape_videos[0], 4)
     expected = processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
-    for path in (str(shape_videos[0]), Path(shape_videos[0]), [shape_videos[0]]):
-        assert torch.equal(processor(videos=path, return_tensors="pt")["pixel_values_videos"], expected)
+    content = shape_videos[0].read_bytes()
+    forms = [str(shape_videos[0]), Path(shape_videos[0]), [shape_videos[0]], content, io.BytesIO(content), [content]]
+    forms += [{"path": str(shape_videos[0]), "bytes": None}, {"path": "a.mp4", "bytes": content}]
+    with shape_videos[0].open("rb") as file:
+        for form in [*forms, file, file]:
+            assert torch.equal(processor(videos=form, return_tensors="pt")["pixel_values_videos"], expected)
     mixed = processor(videos=[str(shape_videos[0]), frames], do_sample_frames=False, return_tensors="pt")
     assert torch.equal(mixed["pixel_values_videos"], torch.cat([expected, expected]))
+
+
+def test_an_array_with_metadata_is_a_video(processor, frames):
+    video = {"array": frames, "video_metadata": {"fps": 5.0, "duration": 2.0}}
+    inputs = processor(videos=video, return_metadata=True, return_tensors="pt")
+    expected = processor(videos=frames, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(inputs["pixel_values_videos"], expected)
+    [metadata] = inputs["video_metadata"]
+    assert metadata.fps == 5 and metadata.frames_indices == [0, 3, 6, 9]
+    assert metadata.timestamps == pytest.approx([0, 0.6, 1.2, 1.8])
+
+
+def test_frames_are_sampled_in_time_or_by_index(processor, tmp_path):
+    """For each call, and for all calls of a processor that is saved and loaded."""
+    path = write_video(tmp_path / "slides.mp4", numbered_frames(20), pts=[*range(0, 400, 25), *range(400, 404)])
+    in_time, by_index = (decode_video(path, 4, sampling=sampling)[0] for sampling in ("time", "index"))
+    assert read_numbers(in_time) == [0, 5, 11, 19] and read_numbers(by_index) == [0, 6, 12, 19]
+    for frames, options in ((in_time, {}), (by_index, {"frame_sampling": "index"})):
+        expected = processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+        found = processor(videos=str(path), return_tensors="pt", **options)["pixel_values_videos"]
+        assert torch.equal(found, expected)
+    other = PigVideoProcessor(size={"height": 32, "width": 32}, num_frames=4, frame_sampling="index")
+    other.save_pretrained(tmp_path)
+    loaded = AutoVideoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(loaded(videos=str(path), return_tensors="pt")["pixel_values_videos"], found)
 
 
 def test_num_frames_is_an_option_of_each_call(processor, frames, shape_videos):
