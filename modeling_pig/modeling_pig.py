@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -37,6 +38,7 @@ from transformers.models.clip.modeling_clip import (
     CLIPModel,
     CLIPPreTrainedModel,
     CLIPTextModel,
+    CLIPTextModelOutput,
     CLIPTextModelWithProjection,
     CLIPVisionEmbeddings,
     eager_attention_forward,
@@ -287,7 +289,7 @@ class PigVisionAttention(CLIPAttention):
         output = self.out_proj(torch.cat([video_output.flatten(2), frame_output], dim=1))  # (B, N, C)
 
         weights = None
-        if kwargs.get("output_attentions") and video_weights is not None:
+        if video_weights is not None and kwargs.get("output_attentions", self.config.output_attentions):
             weights = self._dense_weights(video_weights, frame_weights, num_frames)
         class_attention = None
         if output_class_attention:
@@ -485,6 +487,14 @@ class PigInteraction(nn.Module):
 class _LoadingMixin:
     """Initialise and load weights as the models of transformers do."""
 
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        # Only eager attention returns attentions. The setter of `output_attentions` selects it, or raises `ValueError`
+        # if another implementation was requested; a configuration that is created with the flag skips the setter.
+        for configuration in (config, *(getattr(config, name) for name in config.sub_configs)):
+            if configuration.output_attentions:
+                configuration.output_attentions = True
+        super().__init__(config, *args, **kwargs)
+
     @classmethod
     def is_custom_code(cls) -> bool:
         """Return `False`, so that transformers initialises every module.
@@ -508,9 +518,8 @@ class PigPreTrainedModel(_LoadingMixin, CLIPPreTrainedModel):
     config_class = PigConfig
     base_model_prefix = "pig"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
+    input_modalities = ("video",)
     _no_split_modules = ["CLIPEncoderLayer", "PigVideoEmbeddings", "PigVisionLayer"]
-    _keep_in_fp32_modules_strict = ["logit_scale"]
     _can_record_outputs = None
 
     @property
@@ -551,7 +560,6 @@ class PigVisionTransformer(PigPreTrainedModel):
 
     config: PigVisionConfig
     config_class = PigVisionConfig
-    input_modalities = ("video",)
     _input_embed_layer = "patch_embedding"
     _can_record_outputs = {"hidden_states": PigVisionLayer, "attentions": PigVisionAttention}
 
@@ -619,6 +627,7 @@ class PigPseudoQueryGenerator(PigPreTrainedModel):
 
     config: PigTextConfig
     config_class = PigTextConfig
+    main_input_name = "tokens"
 
     def __init__(self, config: PigTextConfig, pig_config: PigConfig):
         super().__init__(config)
@@ -659,6 +668,12 @@ def _check_device(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> No
         raise ValueError(f"{name} is on {tensor.device}, the model on {model.device}: move one of them with .to(...).")
 
 
+def _with_output_flags(config: PreTrainedConfig, kwargs: dict) -> dict:
+    """Add the flags of a model's config that its towers do not see to `kwargs`, which take precedence."""
+    names = ("output_hidden_states", "output_attentions")
+    return {name: True for name in names if getattr(config, name)} | kwargs
+
+
 class _TextFeaturesMixin:
     """Compute embeddings of queries, in [`PigTextModel`] and [`PigForRetrieval`]."""
 
@@ -695,7 +710,7 @@ class _TextFeaturesMixin:
             attention_mask=attention_mask,
             position_ids=position_ids,
             return_dict=True,
-            **kwargs,
+            **_with_output_flags(self.config, kwargs),
         )
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
@@ -755,7 +770,7 @@ class _VideoFeaturesMixin:
             interpolate_pos_encoding=interpolate_pos_encoding,
             selector=self.selector,
             return_dict=True,
-            **kwargs,
+            **_with_output_flags(self.config, kwargs),
         )
         tokens = self.visual_projection(self.vision_model.post_layernorm(outputs.last_hidden_state))  # (B, S + K, D)
         context_embeds = tokens[:, : self.config.vision_config.num_context_tokens(num_frames)]  # (B, S, D)
@@ -801,6 +816,20 @@ class PigTextModel(_TextFeaturesMixin, _LoadingMixin, CLIPTextModelWithProjectio
         r"^logit_scale$",
     ]
 
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CLIPTextModelOutput:
+        """Compute embeddings of queries, `text_embeds`, not normalised; see [`~PigTextModel.get_text_features`]."""
+        features = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        return CLIPTextModelOutput(
+            **{"text_embeds" if name == "pooler_output" else name: value for name, value in features.items()}
+        )
+
 
 class PigVideoModel(_VideoFeaturesMixin, PigPreTrainedModel):
     """Encode videos into the embeddings to index.
@@ -817,7 +846,6 @@ class PigVideoModel(_VideoFeaturesMixin, PigPreTrainedModel):
     >>> video_embeds = model(**processor(videos="video.mp4", return_tensors="pt")).video_embeds
     ```"""
 
-    input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^text_projection\.", r"^logit_scale$"]
 
     def __init__(self, config: PigConfig):
@@ -828,6 +856,9 @@ class PigVideoModel(_VideoFeaturesMixin, PigPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_model.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module):
+        self.vision_model.set_input_embeddings(value)
+
     @can_return_tuple
     def forward(
         self,
@@ -836,7 +867,7 @@ class PigVideoModel(_VideoFeaturesMixin, PigPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> PigVideoModelOutput:
         """Compute embeddings of videos, not normalised; see [`~PigVideoModel.get_video_features`]."""
-        features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+        features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, return_dict=True, **kwargs)
         return PigVideoModelOutput(
             **{"video_embeds" if name == "pooler_output" else name: value for name, value in features.items()}
         )
@@ -862,12 +893,16 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
     ...     probabilities = model(**inputs).logits_per_text.softmax(dim=1)
     ```"""
 
+    main_input_name = "input_ids"
+    input_modalities = ("video", "text")
+    _keep_in_fp32_modules_strict = ["logit_scale"]
+
     def __init__(self, config: PigConfig):
         super().__init__(config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self._init_video_modules(config)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value, dtype=torch.float32))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -1023,7 +1058,9 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
         video_features = text_features = None
         if video_embeds is None:
-            video_features = self.get_video_features(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+            video_features = self.get_video_features(
+                pixel_values_videos, interpolate_pos_encoding, return_dict=True, **kwargs
+            )
             if self.config.framework == "single_tower":
                 video_embeds = video_features.context_embeds  # (B, S, D)
             else:
@@ -1033,7 +1070,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             if learns_to_rerank:
                 context_embeds = video_features.context_embeds  # (B, S, D)
         if text_embeds is None:
-            text_features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+            text_features = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
             text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
 
         logit_scale = self.logit_scale.exp()
