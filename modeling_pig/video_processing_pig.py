@@ -203,8 +203,7 @@ def _as_list_of_videos(videos) -> list:
 
 def _resize_frame(processor: PigVideoProcessor, size: Any, resample: Any, frame: np.ndarray) -> np.ndarray:
     """Resize a frame, `(height, width, 3)`; the result is that of resizing all frames of a video at once."""
-    if not frame.flags.writeable or min(frame.strides) < 0:  # what torch cannot share
-        frame = frame.copy()
+    frame = np.require(frame, requirements=["C", "W"])  # copies what torch cannot share
     size = size if isinstance(size, SizeDict) else SizeDict(**size)
     channels_first = torch.from_numpy(frame).permute(2, 0, 1)
     resized = processor.resize(channels_first[None], size=size, resample=resample)[0]
