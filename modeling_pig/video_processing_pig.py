@@ -91,6 +91,12 @@ class PigVideoProcessor(BaseVideoProcessor):
         size: Any = {"height": config.image_size, "width": config.image_size}
         return cls(size=size, num_frames=config.num_frames)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings to save: all but the decoder, which depends on the machine."""
+        settings = super().to_dict()
+        settings.pop("decoder", None)
+        return settings
+
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
     ) -> np.ndarray:

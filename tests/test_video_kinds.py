@@ -155,6 +155,11 @@ def test_pyav_continues_where_torchcodec_fails(corpus, monkeypatch, number, back
         assert read_numbers(255 - frames if backend == "torchcodec" else frames) == expected
 
 
+def test_the_decoder_of_a_machine_is_not_saved(tmp_path):
+    PigVideoProcessor(decoder="torchcodec").save_pretrained(tmp_path)
+    assert PigVideoProcessor.from_pretrained(tmp_path).decoder == "pyav"
+
+
 def test_decoder_is_checked(corpus, monkeypatch, pig, model_folder):
     path = corpus(next(kind for kind in KINDS if kind.file == "plain.mp4"))
     with pytest.raises(ValueError, match="decoder must be one of pyav, torchcodec, auto; got 'opencv'"):
