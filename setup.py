@@ -23,6 +23,8 @@ EXTRAS = {
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
     "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
+    # a second decoder of videos (`decoder="torchcodec"`); needs the FFmpeg libraries
+    "torchcodec": ["torchcodec>=0.17"],
     # the text tower outside torch
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     # `SentenceTransformer(FOLDER)` on a folder that `pig export-code` wrote

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Sample frames of a video and decode them, from a video file (PyAV) or a folder of JPEG files (PIL)."""
+"""Sample frames of a video and decode them, from a video file (PyAV, torchcodec) or a folder of JPEG files (PIL)."""
 
 import io
 import os
@@ -38,6 +38,7 @@ from .video_file_pig import (
     read_track,
     source_name,
 )
+from .video_torchcodec_pig import Decoder, decode_frames_with_torchcodec, find_torchcodec
 
 
 # Maximum difference in seconds between a given time and the timestamp of the same frame: more than rounding errors.
@@ -127,6 +128,7 @@ def decode_video(
     end: float | None = None,
     sampling: FrameSampling = "index",
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    decoder: Decoder = "pyav",
 ) -> tuple[np.ndarray, VideoMetadata]:
     """Decode `num_frames` frames of a video, or of a segment of it, as a player shows them.
 
@@ -151,23 +153,28 @@ def decode_video(
         transform (`Callable`, *optional*): is applied to each frame, `(height, width, 3)` uint8, as soon as it is
             decoded, for example to resize it. Without it, frames of more than 4 megapixels are reduced by an integer
             factor.
+        decoder (`str`, *optional*, defaults to `"pyav"`): `"pyav"`, `"torchcodec"`, or `"auto"` for torchcodec if it
+            is installed and CUDA is available. torchcodec decodes the frames on the GPU if there is one; PyAV still
+            reads the times of all frames, and decodes the videos that torchcodec does not show as a player does
+            ([`decode_frames_with_torchcodec`]).
 
     Returns:
         `tuple[np.ndarray, VideoMetadata]`: uint8 RGB frames of shape `(T, height, width, 3)`, all with the size of the
         first frame; metadata of the whole video, with the displayed size, average frames per second and duration in
-        seconds (both `None` for a folder) and the indices of the sampled frames.
+        seconds (both `None` for a folder), the indices of the sampled frames and the decoder (`video_backend`).
 
     Raises:
         VideoDecodingError: the file is missing, empty, not a video, encrypted, truncated or damaged, has invalid
             timestamps, or has no frames between `start` and `end`; or `start` or `end` is given for a folder, which
             has no frame rate.
-        ValueError: `num_frames` is less than 1, or `sampling` is unknown.
-        ImportError: PyAV is not installed, and `path` is a file.
+        ValueError: `num_frames` is less than 1, or `sampling` or `decoder` is unknown.
+        ImportError: PyAV is not installed, and `path` is a file; or `decoder` is `"torchcodec"`, which is not
+            installed.
 
     Warns:
         VideoDecodingWarning: the file ends early, and the frames before its end are used.
     """
-    [segment] = decode_segments(path, num_frames, lambda duration: [(start, end)], rng, sampling, transform)
+    [segment] = decode_segments(path, num_frames, lambda duration: [(start, end)], rng, sampling, transform, decoder)
     return segment
 
 
@@ -178,6 +185,7 @@ def decode_segments(
     rng: np.random.Generator | None = None,
     sampling: FrameSampling = "index",
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    decoder: Decoder = "pyav",
 ) -> Iterator[tuple[np.ndarray, VideoMetadata]]:
     """Decode `num_frames` frames of each segment of a video, in one pass over the video.
 
@@ -185,7 +193,7 @@ def decode_segments(
     segments that overlap are in memory, independent of the duration of the video.
 
     Args:
-        path, num_frames, rng, sampling, transform: as for [`decode_video`].
+        path, num_frames, rng, sampling, transform, decoder: as for [`decode_video`].
         split (`Callable`): takes the duration in seconds (`None` if it is unknown, as for a folder of frames) and
             returns the segments as (start, end) in ascending order of both.
 
@@ -197,6 +205,7 @@ def decode_segments(
     """
     if sampling not in get_args(FrameSampling):
         raise ValueError(f"sampling must be one of {', '.join(get_args(FrameSampling))}; got {sampling!r}.")
+    torchcodec = find_torchcodec(decoder)
     source = _source(path)
     read_images: Callable[[list[np.ndarray]], Iterator[tuple[tuple[int, int], list[np.ndarray]]]]
     transform = transform or _unchanged
@@ -216,7 +225,10 @@ def decode_segments(
             _sample_segment(source_name(source), metadata, track.times, num_frames, rng, by_time, *segment)
             for segment in split(metadata.duration)
         ]
-        read_images = partial(decode_frames, av, source, track, transform)
+        if torchcodec is None:
+            read_images = partial(decode_frames, av, source, track, transform)
+        else:
+            read_images = partial(decode_frames_with_torchcodec, torchcodec, av, source, track, transform)
     for indices, (size, images) in zip(sampled, read_images([np.unique(indices) for indices in sampled]), strict=True):
         frames = np.stack([images[i] for i in np.unique(indices, return_inverse=True)[1]])  # (T, height, width, 3)
         yield frames, replace(metadata, height=size[0], width=size[1], frames_indices=indices.tolist())

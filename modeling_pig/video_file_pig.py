@@ -91,6 +91,8 @@ class VideoTrack:
         pts (`np.ndarray` of shape `(N,)`): timestamps that identify the frames; empty if frames have to be counted.
         keyframes (`np.ndarray`): indices of the frames where decoding can start.
         warning (`str`, *optional*): what is missing in the file.
+        stream_index (`int`): index of the video stream among all streams of the file.
+        time_base (`float`): seconds per unit of `pts`.
     """
 
     metadata: VideoMetadata
@@ -98,11 +100,8 @@ class VideoTrack:
     pts: np.ndarray
     keyframes: np.ndarray
     warning: str | None = None
-
-    @property
-    def start(self) -> float:
-        """Seconds from the start of the file to the first frame."""
-        return float(self.times[0]) if len(self.times) else 0.0
+    stream_index: int = 0
+    time_base: float = 0.0
 
 
 class _Packet(NamedTuple):
@@ -223,7 +222,8 @@ def read_track(av: ModuleType, source: Source) -> VideoTrack:
     with open_video(av, source) as (container, stream):
         packets = _read_packets(av, path, container, stream)
         file_format = container.format.name
-        time_base, rate = float(stream.time_base), stream.average_rate or stream.guessed_rate
+        stream_index, time_base = stream.index, float(stream.time_base)
+        rate = stream.average_rate or stream.guessed_rate
         ends = {i: float(end * container.streams[i].time_base) for i, end in packets.ends.items()}
         end = max(ends.values(), default=0.0)
         sound = max((seconds for i, seconds in ends.items() if i != stream.index), default=0.0)
@@ -242,6 +242,7 @@ def read_track(av: ModuleType, source: Source) -> VideoTrack:
     if file_format in BROADCAST_FORMATS:
         packets.shown = _one_packet_per_frame(av, source, packets.shown)
     track = _track_of(packets.shown, time_base, rate, start, file_format)
+    track.stream_index, track.time_base = stream_index, time_base
     _check_duration(path, track, sound)
     if warning is not None:
         duration = track.metadata.duration

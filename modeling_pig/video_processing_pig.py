@@ -34,6 +34,7 @@ from transformers.video_utils import VideoMetadata
 
 from .configuration_pig import PigVisionConfig
 from .video_decoding_pig import decode_video, sample_frame_indices
+from .video_torchcodec_pig import Decoder
 
 
 class PigVideosKwargs(VideosKwargs, total=False):
@@ -42,9 +43,13 @@ class PigVideosKwargs(VideosKwargs, total=False):
     frame_sampling (`str`):
         `"time"` samples frames that are evenly spaced in time, `"index"` by their numbers, as the paper does. They
         differ only for video files with variable frame rate.
+    decoder (`str`):
+        `"pyav"`, `"torchcodec"`, or `"auto"` for torchcodec if it is installed and CUDA is available; see
+        [`decode_video`].
     """
 
     frame_sampling: Literal["time", "index"]
+    decoder: Decoder
 
 
 class PigVideoProcessor(BaseVideoProcessor):
@@ -78,12 +83,19 @@ class PigVideoProcessor(BaseVideoProcessor):
     do_sample_frames = True
     num_frames = 12
     frame_sampling: Literal["time", "index"] = "time"
+    decoder: Decoder = "pyav"
 
     @classmethod
     def from_config(cls, config: PigVisionConfig) -> "PigVideoProcessor":
         """Create the processor for a vision tower, with its number and size of frames."""
         size: Any = {"height": config.image_size, "width": config.image_size}
         return cls(size=size, num_frames=config.num_frames)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings to save: all but the decoder, which depends on the machine."""
+        settings = super().to_dict()
+        settings.pop("decoder", None)
+        return settings
 
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
@@ -105,10 +117,11 @@ class PigVideoProcessor(BaseVideoProcessor):
         return _resize_frame(self, self.size, self.resample, frame) if self.do_resize else frame
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
-        """Decode a file, or each file of a list, with PyAV: the method of `BaseVideoProcessor` needs torchcodec.
+        """Decode a file, or each file of a list, with `decoder`.
 
         Raises:
             VideoDecodingError: a file cannot be decoded.
+            ImportError: the decoder is not installed.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
             return tuple(zip(*(self.fetch_videos(url, sample_indices_fn) for url in video_url_or_urls), strict=True))
@@ -123,6 +136,7 @@ class PigVideoProcessor(BaseVideoProcessor):
             settings.get("num_frames") or self.num_frames,
             sampling=settings.get("frame_sampling") or self.frame_sampling,
             transform=resize,
+            decoder=settings.get("decoder") or self.decoder,
         )
 
     def _decode_and_sample_videos(
@@ -154,7 +168,7 @@ class PigVideoProcessor(BaseVideoProcessor):
         return frames, metadata
 
     def _sample_decoder(self, decoder, sample_indices_fn: Callable | None) -> tuple[torch.Tensor, VideoMetadata]:
-        """Sample frames of a `torchcodec` decoder; in time, those displayed at the times of a constant frame rate."""
+        """Sample frames of a `torchcodec` decoder; in time, those displayed at evenly spaced times."""
         facts = decoder.metadata
         metadata = VideoMetadata(
             total_num_frames=facts.num_frames,
@@ -170,9 +184,15 @@ class PigVideoProcessor(BaseVideoProcessor):
         if (settings.get("frame_sampling") or self.frame_sampling) == "index":
             frames = decoder.get_frames_at(metadata.frames_indices).data
         else:
+            # Half an average frame after the start: times at the border of two frames are rounded to either.
             start, end = facts.begin_stream_seconds, facts.end_stream_seconds
-            seconds = start + (indices + 0.5) / facts.num_frames * (end - start)
-            frames = decoder.get_frames_played_at(seconds.tolist()).data
+            start += 0.5 * (end - start) / facts.num_frames
+            # The last frame is read by its index: it ends the video, and may have no duration.
+            is_last = indices == facts.num_frames - 1
+            seconds = start + indices[~is_last] / max(facts.num_frames - 1, 1) * (end - start)
+            parts = [decoder.get_frames_played_at(seconds.tolist()).data] if len(seconds) else []
+            parts += [decoder.get_frames_at(indices[is_last].tolist()).data] if is_last.any() else []
+            frames = torch.cat(parts)
         return _to_channels_first(frames), metadata
 
     def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers.dynamic_module_utils import get_imports
 
-from modeling_pig import video_file_pig
+from modeling_pig import video_file_pig, video_torchcodec_pig
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video, ensure_opens, sample_frame_indices
 from tests.video_files import (
     add_empty_packets,
@@ -383,6 +383,8 @@ def assert_not_decodable(path, reason, opens=False):
 
 def test_missing_and_empty_files_and_folders_are_an_error(tmp_path):
     assert_not_decodable(tmp_path / "missing.mp4", "no such file")
+    with pytest.raises(VideoDecodingError, match="URLs are not read: download the video"):
+        decode_video("https://host.example/video.mp4", 4)
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
     assert_not_decodable(folder, "a directory without numbered JPEG frames")
@@ -477,8 +479,9 @@ def test_missing_pyav_raises_an_error_with_the_package(tmp_path, monkeypatch):
         decode_video(tmp_path / "video.mp4", 4)
 
 
-def test_remote_code_does_not_require_pyav():
+def test_remote_code_does_not_require_decoders():
     assert "av" not in get_imports(video_file_pig.__file__)
+    assert "torchcodec" not in get_imports(video_torchcodec_pig.__file__)
 
 
 def test_error_can_be_pickled():

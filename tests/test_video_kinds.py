@@ -1,22 +1,26 @@
 """Every kind of video of `tests/videos` comes out as a player shows it, through every reader."""
 
+import json
 import re
 import subprocess
 import sys
 import warnings
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from modeling_pig import PigVideoProcessor
+from modeling_pig import PigVideoProcessor, video_decoding_pig
 from modeling_pig.stores.index import VideoIndex
 from modeling_pig.training.data import BatchItem, VideoTextDataset
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from modeling_pig.video_file_pig import VideoDecodingWarning
+from modeling_pig.video_torchcodec_pig import find_torchcodec
 
 from .video_files import read_numbers, write_video
-from .videos.kinds import COLOURS, KINDS
+from .videos.kinds import COLOURS, KINDS, NUMBERED
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +47,15 @@ def assert_shows(kind, frames: np.ndarray) -> None:
         assert np.abs(shown.astype(int) - expected).max() <= 20, shown
 
 
+@pytest.fixture(scope="session")
+def torchcodec():
+    """Return `torchcodec.decoders`, or skip the test."""
+    try:
+        return find_torchcodec("torchcodec")
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_video_is_decoded_as_a_player_shows_it(corpus, kind):
     path = corpus(kind)
@@ -62,6 +75,111 @@ def test_a_video_is_decoded_as_a_player_shows_it(corpus, kind):
         assert metadata.duration == pytest.approx(kind.seconds, abs=0.11)
     [(again, _)] = decode_segments(path, 4, lambda duration: [(None, None)], sampling="time")
     assert np.array_equal(again, frames)
+
+
+# Kinds whose frames torchcodec decodes; PyAV decodes the others.
+OF_TORCHCODEC = {
+    *(f"plain.{suffix}" for suffix in ("mp4", "m4v", "mov", "mkv", "flv", "3gp", "mxf", "wmv", "asf", "webm", "ogv")),
+    *("variable_rate.mp4", "variable_rate.mkv", "sound_with_few_pictures.mp4", "late.mp4", "late.mkv", "endless.mp4"),
+    *("zero_matrix.mp4", "still_first.mp4", "still_first.mkv", "preview_first.mp4", "two_angles.mkv"),
+}
+OF_PYAV = {
+    "plain.avi",
+    "plain.gif",
+    "clock_restarts.ts",
+    "clock_jumps.ts",
+    "hdr_pq.mp4",
+    "hdr_hlg.mp4",
+    "size_changes.ts",
+}
+OF_PYAV |= {"mirrored.mp4", "flipped.mp4", "rotated.mp4", "transposed.mp4", "transparent.mov"}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_torchcodec_shows_the_same_frames_as_pyav(torchcodec, corpus, kind):
+    path = corpus(kind)
+    if kind.error:
+        with pytest.raises(VideoDecodingError, match=kind.error):
+            decode_video(path, 4, sampling="time", decoder="torchcodec")
+        return
+    with pytest.warns(VideoDecodingWarning, match=kind.warning) if kind.warning else nullcontext():
+        frames, metadata = decode_video(path, 4, sampling="time", decoder="torchcodec")
+        expected, of_pyav = decode_video(path, 4, sampling="time")
+    assert_shows(kind, frames)
+    assert metadata.frames_indices == of_pyav.frames_indices and metadata.duration == of_pyav.duration
+    assert np.abs(frames.astype(int) - expected).max() <= 8  # rounding of colours by another FFmpeg, or by a GPU
+    if kind.file in OF_TORCHCODEC | OF_PYAV:
+        assert metadata.video_backend == ("torchcodec" if kind.file in OF_TORCHCODEC else "pyav")
+
+
+class FailsAtFrame:
+    """Stand-in for a `VideoDecoder` that fails, or decodes a wrong frame, from the frame `number` on."""
+
+    def __init__(self, frames, metadata, time_base: float, number: int, is_wrong: bool):
+        self.frames, self.metadata, self.time_base = frames, metadata, time_base
+        self.number, self.is_wrong = number, is_wrong
+
+    def get_frame_at(self, index: int) -> SimpleNamespace:
+        if index >= self.number and not self.is_wrong:
+            raise RuntimeError("Could not push packet to decoder")
+        shown = index + (index >= self.number)
+        return SimpleNamespace(data=torch.from_numpy(self.frames[index]), pts_seconds=shown * self.time_base)
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+@pytest.mark.parametrize(
+    "number, backends", [(0, ["pyav"] * 2), (60, ["torchcodec", "pyav"]), (100, ["torchcodec"] * 2)]
+)
+def test_pyav_continues_where_torchcodec_fails(corpus, monkeypatch, number, backends, is_wrong):
+    path = corpus(next(kind for kind in KINDS if kind.file == "plain.mp4"))
+    facts = SimpleNamespace(
+        pixel_format="yuv420p",
+        rotation=None,
+        width=96,
+        height=64,
+        color_primaries=None,
+        color_transfer_characteristic=None,
+    )
+    marked = 255 - NUMBERED
+
+    def open_decoder(source, custom_frame_mappings, **settings):
+        pts = [frame["pts"] for frame in json.loads(custom_frame_mappings)["frames"]]
+        assert len(pts) == 100 and source == f"file:{path}" and settings["stream_index"] == 0
+        return FailsAtFrame(marked, facts, 0.04, number, is_wrong)
+
+    stand_in = SimpleNamespace(VideoDecoder=open_decoder)
+    monkeypatch.setattr(video_decoding_pig, "find_torchcodec", lambda decoder: stand_in)
+    segments = list(decode_segments(path, 3, lambda duration: [(0, 2), (2, 4)], decoder="torchcodec"))
+    assert [metadata.video_backend for _, metadata in segments] == backends
+    for (frames, _), backend, expected in zip(segments, backends, ([0, 24, 49], [50, 74, 99]), strict=True):
+        assert read_numbers(255 - frames if backend == "torchcodec" else frames) == expected
+
+
+def test_the_decoder_of_a_machine_is_not_saved(tmp_path):
+    PigVideoProcessor(decoder="torchcodec").save_pretrained(tmp_path)
+    assert PigVideoProcessor.from_pretrained(tmp_path).decoder == "pyav"
+
+
+def test_decoder_is_checked(corpus, monkeypatch, pig, model_folder):
+    path = corpus(next(kind for kind in KINDS if kind.file == "plain.mp4"))
+    with pytest.raises(ValueError, match="decoder must be one of pyav, torchcodec, auto; got 'opencv'"):
+        decode_video(path, 4, decoder="opencv")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ImportError, match=r"pip install 'modeling-pig\[torchcodec\]'"):
+        PigVideoProcessor(num_frames=4)(str(path), decoder="torchcodec")
+    assert decode_video(path, 4, decoder="auto")[1].video_backend == "pyav"
+    status, _, error = pig("index", path, "--model", model_folder, "--index", "a.lance", "--decoder", "torchcodec")
+    assert status == 1 and "modeling-pig[torchcodec]" in error
+
+
+@pytest.mark.parametrize("sampling", ["time", "index"])
+@pytest.mark.parametrize("file", ["plain.mp4", "late.mp4", "variable_rate.mp4", "plain.webm"])
+def test_a_torchcodec_decoder_gives_the_frames_of_its_file(torchcodec, corpus, file, sampling):
+    path = corpus(next(kind for kind in KINDS if kind.file == file))
+    processor = PigVideoProcessor(size={"height": 64, "width": 96}, num_frames=4, frame_sampling=sampling)
+    of_file = processor(str(path), return_tensors="pt")["pixel_values_videos"]
+    of_decoder = processor(torchcodec.VideoDecoder(path), return_tensors="pt")["pixel_values_videos"]
+    torch.testing.assert_close(of_decoder, of_file, rtol=0, atol=8 / 255 / 0.26)  # 8 of 255 levels, normalised
 
 
 def test_training_and_evaluation_read_the_same_pictures(corpus):

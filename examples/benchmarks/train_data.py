@@ -6,10 +6,12 @@ by x264. All candidates run on one core and read the same frames, those of one e
 - PyAV: bare PyAV in one thread, up to RGB arrays. Positions of the frames and the best keyframes are known in advance.
 - PyAV + resize: the same, then torchvision's bicubic resize to 224 x 224.
 - decode_video: our decoder, which also numbers the frames and checks that the file is complete.
+- decode_video, torchcodec: the same with `decoder="torchcodec"`, if it is installed.
 - loader, n workers: a `DataLoader` as in training, up to batches of normalised float32 pixels and tokens.
 - with frame cache: the same, with the frames of an earlier epoch on disk.
 """
 
+import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from modeling_pig.training.frame_cache import FrameCache
 from modeling_pig.training.tokenizer import train_tokenizer
 from modeling_pig.video_decoding_pig import decode_video
 from modeling_pig.video_file_pig import MIN_SKIPPED_FRAMES
+from modeling_pig.video_torchcodec_pig import Decoder
 
 from .measure import interleave, judge, median_ratio
 
@@ -136,17 +139,22 @@ def benchmark_data(num_files: int, seconds: int, num_frames: int, repeats: int) 
 
             return run
 
+        def with_decoder(decoder: Decoder) -> Callable[[], None]:
+            def decode(path: str, number: int) -> None:
+                decode_video(path, num_frames, np.random.default_rng([SEED, EPOCH, number]), decoder=decoder)
+
+            return each_file(decode, list(range(num_files)))
+
         candidates = {
             "PyAV": each_file(decode_with_bare_pyav, plans),
             "PyAV + resize": each_file(decode_and_resize, plans),
-            "decode_video": each_file(
-                lambda path, number: decode_video(path, num_frames, np.random.default_rng([SEED, EPOCH, number])),
-                list(range(num_files)),
-            ),
+            "decode_video": with_decoder("pyav"),
             "loader, 0 workers": epoch(loader(0)),
             "loader, 1 worker": epoch(loader(1)),
             "with frame cache": epoch(loader(0, cache)),
         }
+        if importlib.util.find_spec("torchcodec"):
+            candidates["decode_video, torchcodec"] = with_decoder("torchcodec")
         wall, cpu = interleave(candidates, repeats)
 
     bars = {"decode_video": "PyAV", "loader, 0 workers": "PyAV + resize", "loader, 1 worker": "PyAV + resize"}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,6 +67,12 @@ def index(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Files decoded at the same time, one per core by default.")
     ] = None,
+    decoder: Annotated[
+        Literal["pyav", "torchcodec", "auto"] | None,
+        typer.Option(
+            help="Decoder of the videos, by default pyav. auto: torchcodec if it is installed and CUDA is available."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda; a GPU by default.")] = None,
 ) -> None:
     """Encode new and changed videos into an index.
@@ -83,10 +89,14 @@ def index(
                 from ..retrieval.find_videos import find_videos
                 from ..retrieval.indexing import index_videos
                 from ..retrieval.segments import Segmentation
+                from ..video_torchcodec_pig import find_torchcodec
 
                 segmentation = Segmentation(segment, overlap)
                 found = find_videos(videos)
                 video_model, processor, info = _load_model(model, device)
+                if decoder is not None:
+                    find_torchcodec(decoder)  # fail before the work if it is not installed
+                    processor.video_processor.decoder = decoder
                 if rerank_tokens:
                     info = _with_context(info, video_model.config, model)
                 store = _open_index(index, info, rank, world_size)

@@ -166,6 +166,7 @@ def _decoding_settings(processor: PigProcessor) -> dict[str, Any]:
         "num_frames": of_videos.num_frames,
         "sampling": of_videos.frame_sampling,
         "transform": of_videos.resize_frame,
+        "decoder": of_videos.decoder,
     }
 
 

@@ -98,6 +98,7 @@ class FrameCache:
             end=end,
             sampling=of_videos.frame_sampling,
             transform=of_videos.resize_frame,
+            decoder=of_videos.decoder,
         )
         indices = np.array(metadata.frames_indices)
         by_index = indices[0] + sample_frame_indices(indices[-1] - indices[0] + 1, self.num_frames)

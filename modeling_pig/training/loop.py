@@ -111,6 +111,7 @@ class _Run:
         self._check_chunks()
         model, self.processor = build_model(recipe.model, self.benchmark["train"]["captions"])
         self.processor.video_processor.frame_sampling = recipe.data.frame_sampling
+        self.processor.video_processor.decoder = recipe.data.decoder
         self.config = model.config
         self.config.untrained = False  # the first model that is saved has been trained
         self.loader = self._make_loader()

@@ -34,6 +34,7 @@ class DataRecipe:
     max_text_tokens: Annotated[int, Ge(3), Le(77)] = 50  # longer captions are truncated
     # Frames evenly spaced in time, or by index as in the paper: they differ for videos with variable frame rate.
     frame_sampling: Literal["time", "index"] = "time"
+    decoder: Literal["pyav", "torchcodec", "auto"] = "pyav"  # auto: torchcodec if installed and CUDA is available
     num_workers: Annotated[int, Ge(0)] = 4  # decoding processes per training process
     frame_cache: str | None = None  # folder for decoded frames: only the first epoch decodes videos
     frame_cache_gigabytes: Annotated[float, Gt(0)] = 50.0
