@@ -9,7 +9,7 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test check docs bench clean
+.PHONY: help install demo test fuzz check docs bench clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ demo: install  ## draw videos, train a tiny model, evaluate it, index the test v
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+fuzz: install  ## decode 20,000 mutated videos; failing ones are written to runs/fuzz
+	$(BIN)/python -m tests.fuzz_decoding --inputs 20000 --folder runs/fuzz
 
 check: install  ## check style, types, spelling and the links of the docs
 	$(BIN)/ruff check .
