@@ -126,7 +126,7 @@ def decode_video(
     rng: np.random.Generator | None = None,
     start: float | None = None,
     end: float | None = None,
-    sampling: FrameSampling = "index",
+    sampling: FrameSampling = "time",
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     decoder: Decoder = "pyav",
 ) -> tuple[np.ndarray, VideoMetadata]:
@@ -146,10 +146,10 @@ def decode_video(
         end (`float`, *optional*): end of the segment, in the same unit, exclusive; an end beyond the video is the end
             of the video. If no frame begins in the segment, the frame displayed at its start is used, or the first
             frame before it.
-        sampling (`str`, *optional*, defaults to `"index"`): `"index"` samples frames that are evenly spaced by number
-            ([`sample_frame_indices`], as the paper does); `"time"`, frames that are evenly spaced in time
-            ([`sample_frame_times`]). They differ only for videos with variable frame rate, in which a frame is more
-            than half a frame away from its time at a constant rate.
+        sampling (`str`, *optional*, defaults to `"time"`): `"time"` samples frames that are evenly spaced in time
+            ([`sample_frame_times`]); `"index"`, frames that are evenly spaced by number ([`sample_frame_indices`], as
+            the paper does). They differ only for videos with variable frame rate, in which a frame is more than half
+            a frame away from its time at a constant rate.
         transform (`Callable`, *optional*): is applied to each frame, `(height, width, 3)` uint8, as soon as it is
             decoded, for example to resize it. Without it, frames of more than 4 megapixels are reduced by an integer
             factor.
@@ -183,7 +183,7 @@ def decode_segments(
     num_frames: int,
     split: Callable[[float | None], Sequence[tuple[float | None, float | None]]],
     rng: np.random.Generator | None = None,
-    sampling: FrameSampling = "index",
+    sampling: FrameSampling = "time",
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     decoder: Decoder = "pyav",
 ) -> Iterator[tuple[np.ndarray, VideoMetadata]]:

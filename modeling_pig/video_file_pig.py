@@ -273,7 +273,7 @@ def _read_packets(av: ModuleType, path: str, container: Any, stream: Any) -> _Pa
             if num_errors > 1:  # A damaged part is skipped, but not a disk that fails again and again.
                 packets.damage = error
                 break
-    if last_is_cut.get(stream.index):
+    if packets.shown and last_is_cut.get(stream.index):
         packets.shown.pop()
     packets.cut_off = any(last_is_cut.values())
     return packets

@@ -140,7 +140,7 @@ def test_decoding_stops_after_the_last_sampled_frame(tmp_path, frames, count_dec
 def test_variable_frame_rate(tmp_path, frames, suffix, codec):
     pts = np.cumsum(np.random.default_rng(0).integers(1, 6, 40)).tolist()
     path = write_video(tmp_path / f"video{suffix}", frames[:40], codec=codec, options={"g": "10"}, pts=pts)
-    chosen, metadata = decode_video(path, 9)
+    chosen, metadata = decode_video(path, 9, sampling="index")
     assert read_numbers(chosen) == metadata.frames_indices == [0, 4, 9, 14, 19, 24, 29, 34, 39]
     assert metadata.total_num_frames == 40
     assert metadata.duration == pytest.approx((pts[-1] - pts[0] + 1) / 25, abs=0.2)
@@ -208,7 +208,7 @@ def test_frames_removed_by_an_edit_list_do_not_count_as_missing(tmp_path, frames
 def test_packets_without_an_image_repeat_the_previous_frame(tmp_path, frames):
     video = write_video(tmp_path / "video.mkv", frames[:20], codec="mpeg4", options={"g": "5"})
     path = add_empty_packets(video, tmp_path / "empty_packets.mkv", after=[10, 19])
-    chosen, metadata = decode_video(path, 22)
+    chosen, metadata = decode_video(path, 22, sampling="index")
     assert metadata.total_num_frames == 22
     assert read_numbers(chosen) == [*range(11), 11, *range(11, 20), 19]
 
@@ -225,7 +225,7 @@ def test_all_frames_get_the_size_of_the_first(tmp_path):
         write_video(tmp_path / "0.ts", small, options={"g": "6"}),
         write_video(tmp_path / "1.ts", large, options={"g": "6"}, pts=range(20, 32)),
     )
-    chosen, metadata = decode_video(path, 24)
+    chosen, metadata = decode_video(path, 24, sampling="index")
     assert chosen.shape == (24, 64, 96, 3)
     assert (metadata.height, metadata.width) == (64, 96)
     assert read_numbers(chosen) == list(range(24))
@@ -297,7 +297,7 @@ def test_segments_of_a_variable_frame_rate(tmp_path, frames, name, codec):
     pts = [*range(20), *range(20, 120, 5)]
     path = write_video(tmp_path / name, frames[:40], codec=codec, pts=pts)
     for start, end in [(0, 0.8), (0.8, 1.4), (0.7, 3), (4, 9)]:
-        chosen, _ = decode_video(path, 3, start=start, end=end)
+        chosen, _ = decode_video(path, 3, start=start, end=end, sampling="index")
         inside = [number for number, time in enumerate(pts) if start * 25 <= time < end * 25]
         assert read_numbers(chosen) == [inside[i] for i in sample_frame_indices(len(inside), 3)]
 
@@ -445,7 +445,7 @@ def test_missing_last_packet_is_tolerated(tmp_path, frames, codec, options):
     lost = sorted(pts).index(pts[-1])  # with B-frames, not the last frame
     assert (lost == 72) == (options["bf"] == "0")
     path.write_bytes(path.read_bytes()[:-10])
-    chosen, metadata = decode_video(path, 72)
+    chosen, metadata = decode_video(path, 72, sampling="index")
     assert metadata.total_num_frames == 72
     assert read_numbers(chosen) == [number for number in range(73) if number != lost]
 

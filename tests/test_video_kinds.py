@@ -226,7 +226,7 @@ def test_a_segment_of_a_video_with_variable_frame_rate_starts_with_the_displayed
     path = corpus(next(kind for kind in KINDS if kind.file == "variable_rate.mp4"))
     frames, _ = decode_video(path, 3, start=15, end=45, sampling="time")
     assert read_numbers(frames) == [1, 3, 4]
-    frames, _ = decode_video(path, 3, start=15, end=45)  # by index: frames that begin in the segment
+    frames, _ = decode_video(path, 3, start=15, end=45, sampling="index")  # frames that begin in the segment
     assert read_numbers(frames) == [2, 3, 4]
 
 
