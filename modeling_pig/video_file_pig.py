@@ -39,6 +39,8 @@ CONTAINERS = (
 )
 OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name of the format
+
 # Formats of broadcasts and recorders: their clocks jump when recordings are joined.
 BROADCAST_FORMATS = ("mpegts", "mpeg")
 # A clock that goes back by more seconds, or in a broadcast forward by more, was set: the time continues instead.
@@ -228,8 +230,9 @@ def read_track(av: ModuleType, source: Source) -> VideoTrack:
         end = max(ends.values(), default=0.0)
         sound = max((seconds for i, seconds in ends.items() if i != stream.index), default=0.0)
         start = None if container.start_time is None else container.start_time / av.time_base
-        num_missing = _count_missing_frames(av, source, container, stream, len(packets.shown), end)
-        warning = _describe_missing(av, source, container, end, packets.cut_off)
+        is_shorter = _is_shorter_than_declared(source, file_format)
+        num_missing = _count_missing_frames(av, source, container, stream, len(packets.shown), end, is_shorter)
+        warning = _describe_missing(av, container, end, packets.cut_off or is_shorter)
     num_expected = len(packets.shown) + num_missing
     if num_missing > max(2, 0.05 * num_expected):
         reason = f"truncated: the file holds {len(packets.shown)} of about {num_expected} frames"
@@ -341,12 +344,9 @@ def _one_packet_per_frame(av: ModuleType, source: Source, shown: list[_Packet]) 
 
 def _decode_timestamps(av: ModuleType, source: Source, num_packets: int | None) -> list[int | None]:
     """Return the timestamps of the frames in the first packets of a file."""
-    stamps: list[int | None] = []
     with open_video(av, source) as (container, stream):
         reader = FrameReader(av, source_name(source), container, stream)
-        for frame in reader.frames(num_packets):
-            stamps.append(frame.pts)
-    return stamps
+        return [frame.pts for frame in reader.frames(num_packets)]
 
 
 def _check_duration(path: str, track: VideoTrack, sound: float) -> None:
@@ -358,7 +358,7 @@ def _check_duration(path: str, track: VideoTrack, sound: float) -> None:
 
 
 def _count_missing_frames(
-    av: ModuleType, source: Source, container: Any, stream: Any, num_frames: int, end: float
+    av: ModuleType, source: Source, container: Any, stream: Any, num_frames: int, end: float, is_shorter: bool
 ) -> int:
     """Return how many frames are missing at the end of the file: an estimate if the file does not start with an index.
 
@@ -366,7 +366,7 @@ def _count_missing_frames(
     an AVI repeats. The duration in the header is believed only if the file is shorter than the header says, in bytes.
     """
     if container.format.name in ("avi", "matroska,webm"):
-        if not _is_shorter_than_declared(source, container.format.name):
+        if not is_shorter:
             return 0
         is_avi = container.format.name == "avi"
         seconds = stream.frames * stream.time_base if is_avi else (container.duration or 0) / av.time_base
@@ -377,12 +377,12 @@ def _count_missing_frames(
     return sum(entry.pos + entry.size > container.size and not entry.is_discard for entry in entries)
 
 
-def _describe_missing(av: ModuleType, source: Source, container: Any, end: float, cut_off: bool) -> str | None:
+def _describe_missing(av: ModuleType, container: Any, end: float, is_cut: bool) -> str | None:
     """Say whether the file ends early, if that can be known from its end or its header."""
     name = container.format.name
     declared = (container.duration or 0) / av.time_base  # of FLV and MXF from the header
-    is_cut = cut_off or _is_shorter_than_declared(source, name) or name == "asf" and container.duration is None
-    if name in ("flv", "mxf", "mov,mp4,m4a,3gp,3g2,mj2"):
+    is_cut = is_cut or name == "asf" and container.duration is None
+    if name in ("flv", "mxf", MP4):
         seconds = end - (container.start_time or 0) / av.time_base
         is_short = declared - seconds > max(0.5, 0.05 * declared)
         if is_short and (is_cut or name in ("flv", "mxf")):
@@ -397,7 +397,7 @@ def _is_shorter_than_declared(source: Source, file_format: str) -> bool:
             return _end_of_riff(file, size) > size
         if file_format == "matroska,webm":
             return _end_of_segment(file) > size
-        if file_format == "mov,mp4,m4a,3gp,3g2,mj2":
+        if file_format == MP4:
             return max((end for _, end in _boxes(file, size)), default=0) > size
         head = file.read(205)
         file.seek(max(size - 2**17, 0))
@@ -410,9 +410,7 @@ def _is_shorter_than_declared(source: Source, file_format: str) -> bool:
         return bool(lengths) and size % lengths[0] > 0
     if file_format == "mpeg":
         starts = [match.start() for match in re.finditer(rb"\x00\x00\x01[\xbd\xc0-\xef]", tail)]
-        return bool(starts) and starts[-1] + 6 + int.from_bytes(tail[starts[-1] + 4 : starts[-1] + 6], "big") > len(
-            tail
-        )
+        return bool(starts) and len(tail) < starts[-1] + 6 + int.from_bytes(tail[starts[-1] + 4 :][:2], "big")
     return False
 
 

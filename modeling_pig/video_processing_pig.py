@@ -16,7 +16,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -33,7 +33,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .configuration_pig import PigVisionConfig
-from .video_decoding_pig import decode_video, sample_frame_indices
+from .video_decoding_pig import FrameSampling, decode_video, sample_frame_indices
 from .video_torchcodec_pig import Decoder
 
 
@@ -48,7 +48,7 @@ class PigVideosKwargs(VideosKwargs, total=False):
         [`decode_video`].
     """
 
-    frame_sampling: Literal["time", "index"]
+    frame_sampling: FrameSampling
     decoder: Decoder
 
 
@@ -82,7 +82,7 @@ class PigVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = True
     num_frames = 12
-    frame_sampling: Literal["time", "index"] = "time"
+    frame_sampling: FrameSampling = "time"
     decoder: Decoder = "pyav"
 
     @classmethod
@@ -115,6 +115,11 @@ class PigVideoProcessor(BaseVideoProcessor):
         As `transform` of [`decode_video`] it bounds the memory that the frames of a video take.
         """
         return _resize_frame(self, self.size, self.resample, frame) if self.do_resize else frame
+
+    @property
+    def decoding_options(self) -> dict[str, Any]:
+        """Arguments of [`decode_video`] by which all readers decode a video in the same way."""
+        return {"sampling": self.frame_sampling, "transform": self.resize_frame, "decoder": self.decoder}
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
         """Decode a file, or each file of a list, with `decoder`.

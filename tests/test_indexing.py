@@ -228,8 +228,8 @@ def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch
     first, second, *_ = sorted(folder.iterdir())
     decode, changes = encode.decode_segments, []
 
-    def decode_and_change(path, **settings):
-        yield from decode(path, **settings)
+    def decode_and_change(path, *args, **options):
+        yield from decode(path, *args, **options)
         if path == str(first) and len(changes) < num_changes:
             changes.append(path)
             shutil.copy(second, path)

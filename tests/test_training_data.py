@@ -223,7 +223,7 @@ def test_normalised_batch_equals_the_output_of_the_processor(folder, processor):
 def read_with_broken(monkeypatch, broken: set[int], num_rows: int, batch_size: int, world_size: int = 1):
     """Yield rows, samples and failed rows per batch of an epoch in which the rows `broken` cannot be decoded."""
 
-    def decode(path, *args):
+    def decode(path, *args, **options):
         if int(path) in broken:
             raise VideoDecodingError(path, "broken")
         return np.zeros((1, 2, 2, 3), np.uint8), None

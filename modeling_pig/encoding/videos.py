@@ -136,10 +136,14 @@ def _decode_in_order(
     GPU, a tokenizer) need not survive a fork.
     """
 
+    of_videos = processor.video_processor
+
     def decode(position: int, video: str | VideoSegment) -> _DecodedVideo | VideoDecodingError:
         path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
         try:
-            frames, metadata = decode_video(path, start=start, end=end, **_decoding_settings(processor))
+            frames, metadata = decode_video(
+                path, of_videos.num_frames, start=start, end=end, **of_videos.decoding_options
+            )
         except VideoDecodingError as error:
             return error
         return _DecodedVideo(position, path, _pixel_values(processor, frames), metadata.duration)
@@ -157,17 +161,6 @@ def _decode_in_order(
                 pending.extend(pool.submit(decode, *video) for video in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _decoding_settings(processor: PigProcessor) -> dict[str, Any]:
-    """Return the arguments of [`decode_video`] that the processor determines; frames are resized one by one."""
-    of_videos = processor.video_processor
-    return {
-        "num_frames": of_videos.num_frames,
-        "sampling": of_videos.frame_sampling,
-        "transform": of_videos.resize_frame,
-        "decoder": of_videos.decoder,
-    }
 
 
 def _pixel_values(processor: PigProcessor, frames: np.ndarray) -> torch.Tensor:
@@ -276,12 +269,13 @@ def _read_file(
     Yields an error instead if the file cannot be decoded, and `None` if the file is going to be read a second time.
     The first element of each pair is the number of this reading, the next of `readings`.
     """
+    of_videos = processor.video_processor
     for _ in range(2):
         reading, state = next(readings), _state(path)
         failure: VideoDecodingError | None = None
         duration = content_hash = None
         try:
-            for frames, metadata in decode_segments(path, split=split, **_decoding_settings(processor)):
+            for frames, metadata in decode_segments(path, of_videos.num_frames, split, **of_videos.decoding_options):
                 yield reading, _pixel_values(processor, frames)
                 duration = metadata.duration
             content_hash = _hash(path) if with_hash else None

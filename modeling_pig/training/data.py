@@ -180,9 +180,7 @@ class VideoTextDataset(Dataset[Sample]):
         caption = captions[rng.integers(len(captions))]
         num_frames = self.video_processor.num_frames
         if self.frame_cache is None:
-            of_videos = self.video_processor
-            sampling, resize, decoder = of_videos.frame_sampling, of_videos.resize_frame, of_videos.decoder
-            frames, _ = decode_video(path, num_frames, rng, start, end, sampling, resize, decoder)
+            frames, _ = decode_video(path, num_frames, rng, start, end, **self.video_processor.decoding_options)
             return torch.from_numpy(frames).permute(0, 3, 1, 2), caption
         kept = self.frame_cache.load(path, start, end)
         return torch.from_numpy(kept[sample_frame_indices(len(kept), num_frames, rng)]), caption

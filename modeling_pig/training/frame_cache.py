@@ -90,16 +90,8 @@ class FrameCache:
         return self.folder / f"{hashlib.sha256(repr(facts).encode('utf-8', 'surrogateescape')).hexdigest()}.npy"
 
     def _decode(self, path: str | os.PathLike, start: float | None, end: float | None) -> np.ndarray:
-        of_videos = self.video_processor
-        frames, metadata = decode_video(
-            path,
-            self.num_frames,
-            start=start,
-            end=end,
-            sampling=of_videos.frame_sampling,
-            transform=of_videos.resize_frame,
-            decoder=of_videos.decoder,
-        )
+        options = self.video_processor.decoding_options
+        frames, metadata = decode_video(path, self.num_frames, start=start, end=end, **options)
         indices = np.array(metadata.frames_indices)
         by_index = indices[0] + sample_frame_indices(indices[-1] - indices[0] + 1, self.num_frames)
         if np.array_equal(indices, by_index):  # Otherwise the repetitions say for how long a frame is displayed.

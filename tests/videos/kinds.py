@@ -309,7 +309,6 @@ def _field_pairs(path: Path) -> None:
 
 
 FOUR = [0, 33, 66, 99]  # evenly spaced numbers of 100 frames
-WMV = {"codec": "wmv2"}
 ENCRYPTION = {
     "encryption_scheme": "cenc-aes-ctr",
     "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
