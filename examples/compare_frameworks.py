@@ -98,12 +98,15 @@ def explore(workspace: Workspace, args: argparse.Namespace) -> None:
 
 
 def compare(workspace: Workspace, args: argparse.Namespace) -> None:
-    """Train and evaluate frameworks and controls in the chosen regime and in the control, and measure their costs."""
+    """Train and evaluate the frameworks in the chosen regime and in the control, and measure their costs.
+
+    The controls of the hybrid and the mechanisms are for the chosen regime.
+    """
     choice, settings = _choice(workspace), workspace.settings
     seeds = args.seeds or settings.seeds
     chosen, mechanisms = choice["chosen"], _selected(MECHANISMS, args.variants)
     report: dict[str, Any] = {"seeds": seeds, "clip_seeds": settings.clip_seeds, "regimes": {}}
-    for regime, others in ((chosen, {**CONTROLS, **mechanisms}), (choice["control"], mechanisms)):
+    for regime, others in ((chosen, {**CONTROLS, **mechanisms}), (choice["control"], {})):
         rates, variants = _learning_rates(workspace, regime), {**FRAMEWORKS, **others}
         runs = workspace.run_all(regime, variants, seeds, rates, ("validation", "test"))
         report["regimes"][regime] = {

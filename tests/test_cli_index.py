@@ -241,8 +241,6 @@ def test_a_damaged_file_keeps_its_previous_entries(index_folder, index, video_fo
 
 def test_models_that_cannot_index(pig, video_folder, model_folder, make_model, processor, tmp_path):
     PigForRetrieval.from_pretrained(model_folder).save_pretrained("bare")
-    make_model(framework="single_tower").save_pretrained("single")
-    processor.save_pretrained("single")
     PigConfig().text_config.save_pretrained("text")
     for model, message in {
         "./missing": "no model folder ./missing",
@@ -250,7 +248,6 @@ def test_models_that_cannot_index(pig, video_folder, model_folder, make_model, p
         "org/none": "org/none cannot be",  # on the Hub, which cannot be reached
         str(video_folder): "holds no model",
         "bare": "has a model but no processor",
-        "single": "single-tower",
         "text": "text",
     }.items():
         assert_one_line_error(pig("index", video_folder, "--model", model, "--index", "v.lance"), message)

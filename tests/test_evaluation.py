@@ -193,9 +193,10 @@ def test_evaluator_equals_the_forward_pass(make_model, processor, split, framewo
     assert result["recall_curve"] == recall_curves(ranks, 5)
 
 
-def test_reranking_equals_brute_force(make_model, processor, split, monkeypatch):
+@pytest.mark.parametrize("framework", ["hybrid", "single_tower"])
+def test_reranking_equals_brute_force(framework, make_model, processor, split, monkeypatch):
     monkeypatch.setattr(evaluator, "CAPTIONS_PER_BLOCK", 4)
-    model = make_model(framework="hybrid").eval()
+    model = make_model(framework=framework).eval()
     for weight in model.interaction.parameters():  # at first all scores of a video are nearly equal
         torch.nn.init.normal_(weight)
     result = evaluate(model, processor, split, progress=False, rerank=3).to_dict()
@@ -204,9 +205,11 @@ def test_reranking_equals_brute_force(make_model, processor, split, monkeypatch)
     inputs = processor(text=texts, videos=[row["video"] for row in split], return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)
-        pooled = model.similarity(outputs.text_embeds, outputs.vision_model_output.context_embeds)
+        features = model.get_video_features(inputs["pixel_values_videos"])
+        pooled = model.similarity(outputs.text_embeds, features.context_embeds)
+        by_vector = outputs.text_embeds @ torch.nn.functional.normalize(features.pooler_output, dim=-1).t()
     ranks = []
-    for query, (first, again) in enumerate(zip(outputs.logits_per_text.tolist(), pooled.tolist(), strict=True)):
+    for query, (first, again) in enumerate(zip(by_vector.tolist(), pooled.tolist(), strict=True)):
         order = sorted(range(5), key=lambda video, first=first: -first[video])
         order = sorted(order[:3], key=lambda video, again=again: -again[video]) + order[3:]
         ranks.append(order.index(query // 2) + 1)

@@ -77,7 +77,7 @@ def test_other_models_cannot_rerank(make_model, model_folder, tmp_path):
     folder = tmp_path / "two_tower"
     shutil.copytree(model_folder, folder)
     make_model(framework="two_tower").save_pretrained(folder)
-    with pytest.raises(ValueError, match="two_tower cannot re-rank: it is a two_tower model, and only a hybrid"):
+    with pytest.raises(ValueError, match="two_tower cannot re-rank: it is a two_tower model, which has no"):
         Reranker(str(folder))
     config = folder / "config.json"
     config.write_text(config.read_text().replace("two_tower", "hybrid"))
@@ -222,3 +222,31 @@ def test_index_and_search_from_the_shell(pig, model, video_folder, make_model, t
         ("index", video_folder, "--model", folder, *plain, "--rerank-tokens"),
     ):
         assert_one_line_error(pig(*command), "context tokens")
+
+
+def test_an_index_of_a_single_tower_searches_by_its_interaction(pig, model, video_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "single"
+    shutil.copytree(model[0], folder)
+    single_tower = PigForRetrieval.from_pretrained(folder, framework="single_tower")
+    single_tower.save_pretrained(folder)
+    status, _, error = pig("index", video_folder, "--model", folder, "--index", "v.lance")
+    assert status == 0 and "warning" not in error
+    index = VideoIndex("v.lance")
+    videos = [found for batch in index.batches() for found in batch.embedded()]
+    for found in videos:  # the class token is the vector
+        token = found.context_embeds[0] / np.linalg.norm(found.context_embeds[0])
+        np.testing.assert_allclose(found.embedding, token, atol=2e-3)
+    searcher = VideoSearcher.from_pretrained(None, "v.lance")
+    (embedding,) = searcher.text_encoder([QUERIES[0]])
+    contexts = torch.from_numpy(np.stack([found.context_embeds for found in videos]).astype(np.float32))
+    with torch.inference_mode():
+        scores = single_tower.similarity(torch.from_numpy(embedding)[None], contexts)[0].tolist()
+    expected = sorted(zip(scores, [found.entry.path for found in videos], strict=True), reverse=True)
+    results = searcher.search(QUERIES[0], k=3)
+    assert [result.path for result in results] == [path for _, path in expected[:3]]
+    assert [result.score for result in results] == pytest.approx([score for score, _ in expected[:3]], abs=1e-5)
+    assert searcher.search(QUERIES[0], k=3, rerank=100) == results
+    assert {result.path for result in searcher.search_like(videos[0].entry.path, k=9)} == {
+        found.entry.path for found in videos[1:]
+    }
+    assert_one_line_error(pig("push", "space", "--index", "v.lance", "--output", "space"), "a Space does not re-rank")

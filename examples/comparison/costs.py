@@ -80,8 +80,8 @@ def measure_costs(
             lambda stored: (stored.view(-1, embedding_dim) @ query[0]).view(-1, _NUM_VECTORS).amax(dim=1)[None],
         ),
         **{
-            f"hybrid, best {count} re-ranked": (
-                "hybrid",
+            f"best {count} re-ranked": (
+                "single_tower",
                 embedding_dim,
                 2 * num_tokens * embedding_dim,
                 _reranking(interaction, query, num_tokens, count),

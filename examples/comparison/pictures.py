@@ -30,7 +30,8 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     found = report["regimes"][report["chosen"]]["test"]
-    for number, (name, summary) in enumerate(found.items()):
+    searched = {name: summary for name, summary in found.items() if not name.endswith(", oracle")}
+    for number, (name, summary) in enumerate(searched.items()):
         search = _search_of(name, report["costs"]["searches"])
         rows = report["costs"]["searches"][search]["query_seconds"]
         row = min(rows, key=lambda row: abs(row["videos"] - _TRADEOFF_VIDEOS))
@@ -56,7 +57,7 @@ def draw_tradeoff(report: dict[str, Any], output: str | Path) -> None:
 def _search_of(variant: str, searches: dict[str, Any]) -> str:
     """Return the name of the search that a variant needs."""
     if "re-ranked" in variant:
-        return f"hybrid, {variant.split(', ')[1]}"
+        return variant.split(", ")[1]
     if variant.startswith("four_") or variant.endswith("4_vectors"):
         return "4 vectors"
     return variant if variant in searches else "hybrid"

@@ -23,6 +23,7 @@ from modeling_pig.training.recipe import ModelRecipe, Recipe
 from modeling_pig.training.run_folder import RunFolder
 from modeling_pig.training.start import build_model, save_as_clip
 
+from .oracle import rank_by_other_captions
 from .variants import FRAMEWORKS, Variant
 
 
@@ -191,6 +192,8 @@ class Workspace:
             record = result_record(found, model, name, split, recipe.to_dict(), rows.info.description).to_dict()
             figures |= {f"reranked_{rerank}": record.pop("text_to_video_reranked")} if rerank else {}
             figures |= record
+        if variant.framework == "single_tower":
+            figures["oracle"] = rank_by_other_captions(model, processor, list(rows), recipe.data.max_text_tokens)
         return figures
 
     def run_all(
@@ -203,17 +206,20 @@ class Workspace:
     ) -> dict[str, dict[str, dict[int, dict]]]:
         """Call [`run`] for all variants and seeds; return the metrics by split, variant and seed.
 
-        A variant that re-ranks also has an entry `NAME, best N re-ranked` for each number of videos.
+        A variant that re-ranks also has an entry `NAME, best N re-ranked` for each number of videos, and
+        `single_tower` an entry `single_tower, oracle`, see [`rank_by_other_captions`].
         """
+        further = {f"reranked_{count}": f"best {count} re-ranked" for count in self.settings.rerank}
+        further["oracle"] = "oracle"
         found: dict[str, dict[str, dict[int, dict]]] = {split: {} for split in splits}
         for seed in seeds:
             for name, variant in variants.items():
                 rate = learning_rates[variant.framework]
                 for split, metrics in self.run(regime, variant, seed, rate, splits).items():
                     found[split].setdefault(name, {})[seed] = metrics
-                    for count in self.settings.rerank if variant.can_rerank else []:
-                        again = {"text_to_video": metrics[f"reranked_{count}"]}
-                        found[split].setdefault(f"{name}, best {count} re-ranked", {})[seed] = again
+                    for key, row in further.items():
+                        if key in metrics:
+                            found[split].setdefault(f"{name}, {row}", {})[seed] = {"text_to_video": metrics[key]}
         return found
 
     def tune(self, regime: str, framework: str) -> dict[float, dict]:

@@ -40,7 +40,7 @@ class Variant:
     @property
     def can_rerank(self) -> bool:
         """Whether its interaction can re-rank: it then has one vector per video and an interaction."""
-        return self.framework == "hybrid" and self.model_class is not FourPseudoQueries
+        return self.framework != "two_tower" and self.model_class is not FourPseudoQueries
 
     @contextmanager
     def patch_training(self) -> Iterator[None]:

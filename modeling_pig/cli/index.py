@@ -59,7 +59,8 @@ def index(
         bool,
         typer.Option(
             "--rerank-tokens",
-            help="Create an index that also stores context tokens, for pig search --rerank.",
+            help="Create an index that also stores context tokens, for pig search --rerank. An index of a "
+            "single_tower always stores them.",
         ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="CSV file to write: all failed files with reasons.")] = None,
@@ -97,7 +98,7 @@ def index(
                 if decoder is not None:
                     find_torchcodec(decoder)  # fail before the work if it is not installed
                     processor.video_processor.decoder = decoder
-                if rerank_tokens:
+                if rerank_tokens or video_model.config.framework == "single_tower":
                     info = _with_context(info, video_model.config, model)
                 store = _open_index(index, info, rank, world_size)
                 result = index_videos(
@@ -167,10 +168,6 @@ def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProc
     from ..stores.index import IndexInfo
 
     video_model, processor = load_pretrained(PigVideoModel, model)
-    if video_model.config.framework == "single_tower":
-        raise ValueError(
-            f"{model} is a single-tower model, without embeddings per video: use a hybrid or two-tower model."
-        )
     if (warning := describe_untrained(video_model.config, model)) and read_launcher("RANK", 0) == 0:
         typer.echo(f"warning: {warning}", err=True)
     if device is None:
@@ -191,9 +188,9 @@ def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProc
 
 def _with_context(info: "IndexInfo", config: "PigConfig", model: str) -> "IndexInfo":
     """Let an index store context tokens; warn if the model was not trained to re-rank by them."""
-    if config.framework != "hybrid":
-        raise ValueError(f"{model} is a {config.framework} model: --rerank-tokens needs a hybrid model.")
-    if not config.reranking_loss_weight and read_launcher("RANK", 0) == 0:
+    if config.framework == "two_tower":
+        raise ValueError(f"{model} is a two_tower model: --rerank-tokens needs a hybrid or single_tower model.")
+    if config.framework == "hybrid" and not config.reranking_loss_weight and read_launcher("RANK", 0) == 0:
         typer.echo(
             f"warning: {model} has a reranking_loss_weight of 0: its interaction has not learned from real queries, "
             "and re-ranking may make results worse",

@@ -47,6 +47,17 @@ def model_file(name_or_folder: str, filename: str) -> str | None:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
+def read_framework(name_or_folder: str) -> str:
+    """Return the framework of a model, by its `config.json`.
+
+    Raises:
+        ValueError: the model has no `config.json`, or it cannot be read.
+    """
+    if (file := model_file(name_or_folder, "config.json")) is None:
+        raise ValueError(f"The model {name_or_folder} has no config.json.")
+    return str(read_json(file).get("framework", "hybrid"))
+
+
 def weight_files(name_or_folder: str) -> list[str]:
     """Return the paths of the safetensors files of a model.
 
@@ -122,4 +133,12 @@ def model_fingerprint(name_or_folder: str) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["check_model_name", "model_file", "model_fingerprint", "read_json", "read_weights", "weight_files"]
+__all__ = [
+    "check_model_name",
+    "model_file",
+    "model_fingerprint",
+    "read_framework",
+    "read_json",
+    "read_weights",
+    "weight_files",
+]

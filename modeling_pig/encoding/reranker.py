@@ -1,4 +1,4 @@
-"""Score videos by their context tokens and a query, with the interaction of a hybrid model, without torch.
+"""Score videos by their context tokens and a query, with the interaction of a model, without torch.
 
 Importing torch and the model would take longer than a search. Equals `PigForRetrieval.similarity` to rounding.
 """
@@ -16,13 +16,13 @@ _WEIGHTS = {f"interaction.{layer}.{kind}" for layer in _LAYERS for kind in ("wei
 
 
 class Reranker:
-    """Interaction of a hybrid model, for re-ranking the results of a query.
+    """Interaction of a `hybrid` or `single_tower` model, for re-ranking the results of a query.
 
     Args:
         name_or_folder (`str`): model on the Hub, or folder that `save_pretrained` wrote.
 
     Raises:
-        ValueError: the model is not `hybrid`, or cannot be loaded. The message is one line.
+        ValueError: the model is `two_tower`, or cannot be loaded. The message is one line.
     """
 
     def __init__(self, name_or_folder: str):
@@ -31,8 +31,8 @@ class Reranker:
             if (config_file := model_file(name_or_folder, "config.json")) is None:
                 raise ValueError("it has no config.json")
             config = read_json(config_file)
-            if (framework := config.get("framework", "hybrid")) != "hybrid":
-                raise ValueError(f"it is a {framework} model, and only a hybrid model re-ranks")
+            if config.get("framework") == "two_tower":
+                raise ValueError("it is a two_tower model, which has no interaction")
             self._num_heads = int(config.get("interaction_num_attention_heads", 1))
             self._weights: dict[str, np.ndarray] = {}
             for file in weight_files(name_or_folder):

@@ -59,7 +59,7 @@ class EncodedVideos:
     Attributes:
         paths (`list[str]`): files of the videos.
         embeddings (`torch.Tensor` of shape `(B, embedding_dim)`): float32, normalised, on the CPU. For `single_tower`
-            models, context tokens of shape `(B, S, embedding_dim)` instead, not normalised.
+            models, the class token.
         durations (`list[float | None]`): durations of the files in seconds; `None` if the file does not state it.
         positions (`list[int]`): positions of the videos in the input of [`encode_videos`]. They are in order; the
             positions of failed videos are missing.
@@ -111,8 +111,6 @@ def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) ->
     """
     pixel_values_videos = torch.cat(clips)  # (B, T, 3, height, width)
     features = model.get_video_features(pixel_values_videos.to(model.device, model.dtype))
-    if model.config.framework == "single_tower":
-        return features.context_embeds.float().cpu(), features.context_embeds
     return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu(), features.context_embeds
 
 
@@ -183,7 +181,7 @@ def encode_files(
     """Encode video files, segment by segment; yield each file once all its segments are encoded.
 
     A file is decoded in one pass. Memory holds the frames of about `3 * batch_size` segments, whatever the number and
-    length of the files. `single_tower` models are not supported: they have no single vector per video.
+    length of the files.
 
     Args:
         paths (`Iterable[str]`): video files, or folders of frames.

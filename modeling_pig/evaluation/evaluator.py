@@ -59,9 +59,10 @@ def evaluate(
         num_bootstrap (`int`): number of bootstrap samples for 95 % intervals, see [`bootstrap_intervals`]; 0
             computes none.
         seed (`int`): seed of the bootstrap.
-        rerank (`int`, *optional*): also rank with re-ranking: the interaction of a `hybrid` model pools the best
-            `rerank` videos of each query again, now for the query itself, and orders them by the new scores. The
-            metrics are reported under a separate name.
+        rerank (`int`, *optional*): also rank with re-ranking: the interaction of a `hybrid` or `single_tower` pools
+            the best `rerank` videos of each query for the query itself, and orders them by the new scores. The best
+            ones are those by a vector per video, for `single_tower` the class token. The metrics are reported under a
+            separate name.
 
     Returns:
         [`Evaluation`]: R@1, R@5, R@10, R@50 in per cent, MdR and MnR in both directions, with dual softmax and
@@ -70,17 +71,18 @@ def evaluate(
 
     Raises:
         ValueError: a video has no captions, no video can be decoded, scores are NaN or infinite, or `rerank` is less
-            than 1 or the model is not `hybrid`.
+            than 1 or the model is `two_tower`.
     """
-    if rerank is not None and (rerank < 1 or model.config.framework != "hybrid"):
+    if rerank is not None and (rerank < 1 or model.config.framework == "two_tower"):
         raise ValueError(
-            f"rerank is {rerank}, and the model is a {model.config.framework}: expected 1 or more, and a hybrid: its "
-            "interaction re-ranks."
+            f"rerank is {rerank}, and the model is a {model.config.framework}: expected 1 or more, and a hybrid or "
+            "single_tower: its interaction re-ranks."
         )
     rows = list(split)
     for row in rows:
         if not row["captions"]:
             raise ValueError(f"The video {row['video_id']} has no captions: add captions, or remove it.")
+    is_single_tower = model.config.framework == "single_tower"
     was_training = model.training
     model.eval()
     failures = [f"{row['video_id']}: its file is missing" for row in rows if not row["video"]]
@@ -94,7 +96,7 @@ def evaluate(
         for batch in batches:
             encoded += [with_file[position] for position in batch.positions]
             video_embeds.append(batch.embeddings)
-            if rerank is not None:
+            if is_single_tower or rerank is not None:
                 context_embeds.append(batch.context_embeds)
             bar.update(len(encoded) + len(undecodable) - bar.n)
     failures += [str(failure) for failure in undecodable]
@@ -105,14 +107,15 @@ def evaluate(
     captions = [caption for row in encoded for caption in row["captions"]]
     video_of_caption = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
     caption_embeds = encode_texts(model, processor, captions, max_text_tokens)
-    scores = _Scores(model, caption_embeds, torch.cat(video_embeds))
+    by_vector = _Scores(model, caption_embeds, torch.cat(video_embeds))
+    by_interaction = _Scores(model, caption_embeds, torch.cat(context_embeds)) if context_embeds else by_vector
+    scores = by_interaction if is_single_tower else by_vector
     with torch.inference_mode():
         ranks = ranks_in_both_directions(
             scores, video_of_caption, len(encoded), ties, dual_softmax, block_size=CAPTIONS_PER_BLOCK
         )
         if rerank is not None:
-            pooled_scores = _Scores(model, caption_embeds, torch.cat(context_embeds))
-            ranks["text_to_video_reranked"] = _rank_again(scores, pooled_scores, video_of_caption, rerank, ties)
+            ranks["text_to_video_reranked"] = _rank_again(by_vector, by_interaction, video_of_caption, rerank, ties)
     model.train(was_training)
     fields: dict[str, Any] = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
     if rerank is not None:
@@ -139,9 +142,10 @@ class _Scores:
     """Scores, on the CPU, of a range of captions with all videos.
 
     Args:
-        model (`PigForRetrieval`): model whose `similarity` is the score.
-        caption_embeds (`torch.Tensor` of shape `(captions, D)`): embeddings of the captions.
-        video_embeds (`torch.Tensor` of shape `(videos, D)` or `(videos, S, D)`): embeddings or context tokens.
+        model (`PigForRetrieval`): model that pools context tokens for a caption.
+        caption_embeds (`torch.Tensor` of shape `(captions, D)`): normalised embeddings of the captions.
+        video_embeds (`torch.Tensor` of shape `(videos, D)` or `(videos, S, D)`): normalised embeddings, or context
+            tokens.
     """
 
     def __init__(self, model: PigForRetrieval, caption_embeds: torch.Tensor, video_embeds: torch.Tensor):
@@ -150,13 +154,17 @@ class _Scores:
         block_size = len(video_embeds)
         if is_pooled:
             block_size = max(MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * video_embeds.shape[-1]), 1)
-        self._model = model
+        self._score = model.similarity if is_pooled else _dot_products
         self._captions = caption_embeds.to(model.device, dtype)
         self._blocks = video_embeds.to(model.device, dtype).split(block_size)
 
     def __call__(self, rows: slice) -> torch.Tensor:
         captions = self._captions[rows]
-        return torch.cat([self._model.similarity(captions, videos) for videos in self._blocks], dim=1).cpu()
+        return torch.cat([self._score(captions, videos) for videos in self._blocks], dim=1).cpu()
+
+
+def _dot_products(caption_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
+    return caption_embeds @ video_embeds.t()
 
 
 def _rank_again(

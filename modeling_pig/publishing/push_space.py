@@ -137,10 +137,12 @@ def collect_files(
 
     Raises:
         FileNotFoundError: the index or the file of captions does not exist.
-        ValueError: another model made the index, or a video no longer exists.
+        ValueError: another model made the index, the model is a `single_tower`, or a video no longer exists.
     """
     searcher = VideoSearcher.from_pretrained(model, index)
     name = searcher.name
+    if searcher.is_single_tower:
+        raise ValueError(f"{name} is a single_tower, and a Space does not re-rank: use an index of another model.")
     is_folder = Path(name).is_dir()
     files: dict[str, Content] = {path.name: path for path in TEMPLATES.iterdir() if path.is_file()}
     for folder in CODE_FOLDERS:

@@ -5,13 +5,14 @@ import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 import numpy as np
 
 from ..encoding.lazy_model import LazyModel
-from ..encoding.model_files import model_fingerprint
+from ..encoding.model_files import model_fingerprint, read_framework
 from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .indexing import IndexingReport
 
 
+RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by its interaction
 MAX_FETCHED = 10_000  # entries per index that a query with `group` or `rerank` reads at most
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
 
@@ -41,8 +43,9 @@ class SearchOptions:
             were found. There are fewer than k if the 10,000 best entries of each index belong to fewer files.
         rerank (`int`, *optional*): number of entries, from k to 10,000, that are ranked a second time. The best
             `rerank` entries of all indexes by their stored embeddings are pooled for the sentence by the interaction
-            of a `hybrid` model, and ranked by the new cosines. All results, also those of `group`, are among these
-            entries, and `min_score` is for the new cosines. All indexes must store context tokens.
+            of a `hybrid` or `single_tower`, and ranked by the new cosines. All results, also those of `group`, are
+            among these entries, and `min_score` is for the new cosines. All indexes must store context tokens. By
+            default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
 
     Attributes:
         condition (`Condition`, *optional*): `where`, parsed.
@@ -231,9 +234,12 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         options = options or SearchOptions()
+        is_by_video = merge_queries or exclude is not None
+        if is_by_video and options.rerank is not None:
+            raise ValueError("rerank is for sentences: leave it out of a search by a video.")
+        if options.rerank is None and not is_by_video and self.is_single_tower:
+            options = replace(options, rerank=min(max(options.k, RERANKED_BY_DEFAULT), MAX_FETCHED))
         if options.rerank is not None:
-            if merge_queries or exclude is not None:
-                raise ValueError("rerank is for sentences: leave it out of a search by a video.")
             return [self._search_and_rerank(query, options.rerank, options) for query in query_embeddings]
         condition = _exclude(options.condition, exclude)
         fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
@@ -244,6 +250,12 @@ class VideoSearcher:
             if fetch == max_fetch or all(is_complete for _, is_complete in ranked):
                 return [results for results, _ in ranked]
             fetch = min(4 * fetch, max_fetch)
+
+    @cached_property
+    def is_single_tower(self) -> bool:
+        """Whether a score is that of a sentence and a video together, so that searches always re-rank."""
+        stores_context = all(index.info.num_context_tokens for index in self.indexes)
+        return stores_context and read_framework(self.name) == "single_tower"
 
     def _search_and_rerank(
         self, query_embedding: np.ndarray, count: int, options: SearchOptions
