@@ -116,15 +116,14 @@ def compare_with_fresh_encodings(index: Path, videos: Path, model: str | Path) -
     Raises:
         AssertionError: an entry is missing or occurs twice.
     """
-    from modeling_pig import PigVideoModel, VideoIndex
-    from modeling_pig.encoding.loading import load_pretrained
+    from modeling_pig import VideoIndex
+    from modeling_pig.encoding.loading import load_encoder
     from modeling_pig.encoding.videos import encode_videos
 
     store = VideoIndex(index)
     paths = sorted(str(path) for path in videos.glob("*.mp4"))
     assert sorted(entry.key for batch in store.batches() for entry in batch.entries) == paths
-    video_model, processor = load_pretrained(PigVideoModel, str(model))
-    batches = encode_videos(video_model, processor, paths, [])
+    batches = encode_videos(load_encoder(str(model), with_texts=False), paths, [])
     fresh: dict[str, np.ndarray] = {}
     for batch in batches:
         fresh |= zip(batch.paths, batch.embeddings.numpy(), strict=True)

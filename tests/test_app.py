@@ -30,6 +30,7 @@ from modeling_pig.app import service as app_service
 from modeling_pig.app.server import AppServer, bind, make_server
 from modeling_pig.app.service import SearchService, UploadSegmentation
 from modeling_pig.encoding import loading
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.video_segment import VideoSegment
@@ -52,7 +53,7 @@ def make_index(uri, model_folder: str, segments: list[VideoSegment], duration: f
     info = IndexInfo(model_folder, model_fingerprint(model_folder), model.config.projection_dim)
     index = VideoIndex(uri, info)
     with torch.inference_mode():
-        (batch,) = encode_videos(model, processor, segments, [], batch_size=len(segments), num_threads=1)
+        (batch,) = encode_videos(PigEncoder(model, processor), segments, [], batch_size=len(segments), num_threads=1)
     for path in dict.fromkeys(batch.paths):
         rows = [row for row, segment in enumerate(segments) if segment.path == path]
         entries = [VideoEntry(*segments[row], duration=duration) for row in rows]

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from modeling_pig import PigForRetrieval, PigProcessor
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.evaluation.metrics import retrieval_metrics
 from modeling_pig.training.loop import recall_sum
 from modeling_pig.training.recipe import Recipe
@@ -376,7 +377,7 @@ def test_the_oracle_pools_each_video_for_its_other_captions(make_model, processo
         {"video": str(video), "captions": [f"a {colour} circle", f"{colour} moves left", f"the {colour} star"]}
         for video, colour in zip(shape_videos, ("red", "blue", "green", "yellow", "white"), strict=False)
     ]
-    found = rank_by_other_captions(model, processor, rows, None)
+    found = rank_by_other_captions(PigEncoder(model, processor), rows, None)
     ranks = []
     with torch.inference_mode():
         videos = processor(videos=[row["video"] for row in rows], return_tensors="pt")

@@ -9,6 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
 from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.texts import encode_texts
@@ -41,7 +42,7 @@ def test_encode_videos_equals_encoding_each_alone(model_and_processor, shape_vid
     paths = [str(path) for path in shape_videos]
     failures = []
     videos = [*paths[:2], broken_video, *paths[2:]]
-    batches = list(encode_videos(*model_and_processor, videos, failures, 2, num_threads))
+    batches = list(encode_videos(PigEncoder(*model_and_processor), videos, failures, 2, num_threads))
     assert [path for batch in batches for path in batch.paths] == paths
     assert [failure.path for failure in failures] == [broken_video]
     assert [position for batch in batches for position in batch.positions] == [0, 1, 3, 4, 5]
@@ -56,7 +57,7 @@ def test_encode_videos_encodes_segments(model_and_processor, shape_videos):
     after_the_end = VideoSegment(path, start=5)
     videos = [VideoSegment(path, 0.5, 1.25), after_the_end, path, VideoSegment(path), VideoSegment(path, end=1.0)]
     failures = []
-    batches = list(encode_videos(*model_and_processor, videos, failures, batch_size=2))
+    batches = list(encode_videos(PigEncoder(*model_and_processor), videos, failures, batch_size=2))
     assert [position for batch in batches for position in batch.positions] == [0, 2, 3, 4]
     assert [failure.path for failure in failures] == [path]
     assert {path for batch in batches for path in batch.paths} == {path}
@@ -81,18 +82,23 @@ def test_segments_of_all_files_fill_the_batches(model_and_processor, shape_video
                     active.remove(reader)
                     active += [waiting.pop(0)] if waiting else []
 
-    sizes, embed = [], encode._embed
-    monkeypatch.setattr(encode, "_embed", lambda model, clips: sizes.append(len(clips)) or embed(model, clips))
+    sizes, encode_clips = [], PigEncoder.encode_clips
+
+    def count(encoder, clips):
+        sizes.append(len(clips))
+        return encode_clips(encoder, clips)
+
+    monkeypatch.setattr(PigEncoder, "encode_clips", count)
     monkeypatch.setattr(encode, "_in_threads", in_turns)
     paths = [*map(str, shape_videos), broken_video, str(shape_videos[0])]
-    files = encode_files(*model_and_processor, paths, [], Segmentation(0.5).split, batch_size=5)
+    files = encode_files(PigEncoder(*model_and_processor), paths, [], Segmentation(0.5).split, batch_size=5)
     assert [len(file.segments) for file in files] == [4] * 6
     assert sizes == [5, 5, 5, 5, 4]
 
 
 def test_encode_file_raises_if_decoding_fails(model_and_processor, broken_video):
     with pytest.raises(VideoDecodingError, match="broken.mp4"):
-        encode_file(*model_and_processor, broken_video, Segmentation().split)
+        encode_file(PigEncoder(*model_and_processor), broken_video, Segmentation().split)
 
 
 @pytest.mark.parametrize("model_class", [PigVideoModel, PigTextModel])

@@ -11,6 +11,9 @@ from rich.console import Console
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
 import modeling_pig
+from modeling_pig.encoding.encoder import PigEncoder
+from modeling_pig.encoding.loading import load_encoder
+from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.evaluation import evaluator
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.metrics import (
@@ -178,7 +181,7 @@ def test_evaluator_equals_the_forward_pass(make_model, processor, split, framewo
     monkeypatch.setattr(evaluator, "CAPTIONS_PER_BLOCK", 4)
     monkeypatch.setattr(evaluator, "MAX_POOLED_VALUES", 4 * 32 * 2)  # two videos at a time
     model = make_model(framework=framework).train()
-    result = evaluate(model, processor, split, batch_size=2, progress=False, dual_softmax=True).to_dict()
+    result = evaluate(PigEncoder(model, processor), split, batch_size=2, progress=False, dual_softmax=True).to_dict()
     assert model.training  # unchanged
     assert (result["num_queries"], result["num_videos"], result["num_videos_in_split"]) == (10, 5, 5)
 
@@ -199,7 +202,7 @@ def test_reranking_equals_brute_force(framework, make_model, processor, split, m
     model = make_model(framework=framework).eval()
     for weight in model.interaction.parameters():  # at first all scores of a video are nearly equal
         torch.nn.init.normal_(weight)
-    result = evaluate(model, processor, split, progress=False, rerank=3).to_dict()
+    result = evaluate(PigEncoder(model, processor), split, progress=False, rerank=3).to_dict()
     assert result["rerank"] == 3
     texts = [caption for row in split for caption in row["captions"]]
     inputs = processor(text=texts, videos=[row["video"] for row in split], return_tensors="pt")
@@ -215,14 +218,15 @@ def test_reranking_equals_brute_force(framework, make_model, processor, split, m
         ranks.append(order.index(query // 2) + 1)
     assert result["text_to_video_reranked"] == retrieval_metrics(np.array(ranks))
     assert result["text_to_video_reranked"]["MnR"] != result["text_to_video"]["MnR"]
-    for framework, count in (("hybrid", 0), ("two_tower", 3)):
-        with pytest.raises(ValueError, match=f"rerank is {count}, and the model is a {framework}: expected 1 or more"):
-            evaluate(make_model(framework=framework), processor, split, progress=False, rerank=count)
+    for other, count, message in (("hybrid", 0, "rerank is 0: expected 1"), ("two_tower", 3, "cannot re-rank")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(PigEncoder(make_model(framework=other), processor), split, progress=False, rerank=count)
 
 
 def test_half_precision_models_are_evaluated(make_model, processor, split):
     for framework in ("hybrid", "single_tower"):
-        result = evaluate(make_model(framework=framework).bfloat16(), processor, split, progress=False).to_dict()
+        encoder = PigEncoder(make_model(framework=framework).bfloat16(), processor)
+        result = evaluate(encoder, split, progress=False).to_dict()
         assert result["num_videos"] == 5
 
 
@@ -231,17 +235,22 @@ def test_undecodable_videos_are_listed_and_not_in_the_gallery(make_model, proces
     broken.write_bytes(b"no video")
     missing = {"video_id": "lost", "video": "", "captions": ["a", "b"]}
     unreadable = {"video_id": "bad", "video": str(broken), "captions": ["a"]}
-    whole = evaluate(make_model(), processor, split, progress=False).to_dict()
-    result = evaluate(make_model(), processor, [missing, *split[:2], unreadable, *split[2:]], progress=False).to_dict()
+    encoder = PigEncoder(make_model(), processor)
+    whole = evaluate(encoder, split, progress=False).to_dict()
+    result = evaluate(encoder, [missing, *split[:2], unreadable, *split[2:]], progress=False).to_dict()
     assert (result["num_videos"], result["num_videos_in_split"], result["num_queries"]) == (5, 7, 10)
     assert len(result["failures"]) == 2
     assert "lost" in result["failures"][0] and "broken.mp4" in result["failures"][1]
     for direction in ("text_to_video", "video_to_text"):
         assert result[direction] == whole[direction]
     with pytest.raises(ValueError, match="None of the 2 videos can be decoded; the first: lost"):
-        evaluate(make_model(), processor, [missing, unreadable], progress=False)
+        evaluate(PigEncoder(make_model(), processor), [missing, unreadable], progress=False)
     with pytest.raises(ValueError, match="The video silent has no captions"):
-        evaluate(make_model(), processor, [{"video_id": "silent", "video": "a.mp4", "captions": []}], progress=False)
+        evaluate(
+            PigEncoder(make_model(), processor),
+            [{"video_id": "silent", "video": "a.mp4", "captions": []}],
+            progress=False,
+        )
 
 
 def test_segments_of_a_file_are_different_videos(make_model, processor, split):
@@ -253,7 +262,7 @@ def test_segments_of_a_file_are_different_videos(make_model, processor, split):
     model = make_model()
 
     def mean_rank(rows: list[dict], ties: str) -> float:
-        result = evaluate(model, processor, rows, progress=False, ties=ties).to_dict()
+        result = evaluate(PigEncoder(model, processor), rows, progress=False, ties=ties).to_dict()
         assert (result["num_videos"], result["num_queries"], result["failures"]) == (2, 2, [])
         return result["text_to_video"]["MnR"]
 
@@ -267,10 +276,11 @@ def test_segments_of_a_file_are_different_videos(make_model, processor, split):
 
 def test_record_contains_all_settings_of_the_evaluation(model_folder, processor, split):
     model = modeling_pig.PigForRetrieval.from_pretrained(model_folder)
-    result = evaluate(model, processor, split, progress=False, dual_softmax=True, num_bootstrap=20, seed=5).to_dict()
+    encoder = PigEncoder(model, processor, model_folder, model_fingerprint(model_folder))
+    result = evaluate(encoder, split, progress=False, dual_softmax=True, num_bootstrap=20, seed=5).to_dict()
     recipe = asdict(Recipe.from_yaml(DEMO))
     evaluation = Evaluation(**result)
-    record = result_record(evaluation, model, model_folder, "test", recipe, "five shapes").to_dict()
+    record = result_record(evaluation, encoder, "test", recipe, "five shapes").to_dict()
     record = json.loads(json.dumps(record))
     directions = ["text_to_video", "video_to_text", "text_to_video" + DUAL, "video_to_text" + DUAL]
     assert list(record["intervals_95"]) == directions
@@ -296,7 +306,8 @@ def test_record_contains_the_revision_of_a_hub_model(make_model, processor, tmp_
     model = make_model()
     model.save_pretrained(snapshot)
     evaluation = Evaluation(text_to_video=METRICS, video_to_text=METRICS, ties="expected", failures=[], **COUNTS)
-    record = result_record(evaluation, model.bfloat16(), str(snapshot), "test", asdict(Recipe.from_yaml(DEMO)))
+    encoder = load_encoder(str(snapshot), dtype="bfloat16")
+    record = result_record(evaluation, encoder, "test", asdict(Recipe.from_yaml(DEMO)))
     assert record.model_revision == snapshot.name and record.dtype == "bfloat16"
 
 

@@ -14,6 +14,7 @@ import torch
 
 from modeling_pig import PigVideoModel, VideoIndex
 from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.videos import encode_files
@@ -49,7 +50,7 @@ def update(model_and_processor, index, folder):
     """Return a function that indexes the folder with options of `index_videos`."""
 
     def run(**options) -> IndexingReport:
-        return index_videos(*model_and_processor, index, folder, **options)
+        return index_videos(PigEncoder(*model_and_processor), index, folder, **options)
 
     return run
 
@@ -75,7 +76,7 @@ def test_encode_files_equals_encoding_each_segment_alone(model_and_processor, sh
     paths = [str(path) for path in [*shape_videos, long, tmp_path / "broken.mp4"]]
     failures: list = []
     split = Segmentation(0.5).split
-    files = list(encode_files(model, processor, paths, failures, split, batch_size=3, num_threads=3))
+    files = list(encode_files(PigEncoder(model, processor), paths, failures, split, batch_size=3, num_threads=3))
     assert [failure.path for failure in failures] == paths[-1:]
     assert sorted(file.path for file in files) == sorted(paths[:-1])
     for file in files:
@@ -97,32 +98,34 @@ def test_decoded_segments_in_memory_are_bounded(model_and_processor, tmp_path, m
     path = write_video(tmp_path / "long.mp4", numbered_frames(400))
     num_decoded, num_encoded, most = 0, 0, 0
     lock = threading.Lock()
-    pixel_values, embed = encode._pixel_values, encode._embed
+    preprocess, encode_clips = PigEncoder.preprocess, PigEncoder.encode_clips
 
-    def count_decoded(*args):
+    def count_decoded(encoder, frames):
         nonlocal num_decoded, most
         with lock:
             num_decoded += 1
             most = max(most, num_decoded - num_encoded)
-        return pixel_values(*args)
+        return preprocess(encoder, frames)
 
-    def count_encoded(model, clips):
+    def count_encoded(encoder, clips):
         nonlocal num_encoded
         time.sleep(0.05)  # the model is slower than decoding
         with lock:
             num_encoded += len(clips)
-        return embed(model, clips)
+        return encode_clips(encoder, clips)
 
-    monkeypatch.setattr(encode, "_pixel_values", count_decoded)
-    monkeypatch.setattr(encode, "_embed", count_encoded)
-    [file] = encode_files(model, processor, [str(path)], [], Segmentation(0.4).split, batch_size=2, num_threads=2)
+    monkeypatch.setattr(PigEncoder, "preprocess", count_decoded)
+    monkeypatch.setattr(PigEncoder, "encode_clips", count_encoded)
+    [file] = encode_files(
+        PigEncoder(model, processor), [str(path)], [], Segmentation(0.4).split, batch_size=2, num_threads=2
+    )
     assert len(file.segments) == 40 == num_decoded == num_encoded
     assert most <= 3 * 2 + 2  # in the queue, in a batch, and one per thread
 
 
 def test_closing_encode_files_ends_its_threads(model_and_processor, shape_videos):
     before = threading.active_count()
-    files = encode_files(*model_and_processor, [str(path) for path in shape_videos] * 20, [], batch_size=1)
+    files = encode_files(PigEncoder(*model_and_processor), [str(path) for path in shape_videos] * 20, [], batch_size=1)
     next(files)
     files.close()
     assert threading.active_count() == before
@@ -132,9 +135,9 @@ def test_errors_in_decoding_threads_are_raised(model_and_processor, shape_videos
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(encode, "_pixel_values", fail)
+    monkeypatch.setattr(PigEncoder, "preprocess", fail)
     with pytest.raises(ZeroDivisionError):
-        list(encode_files(*model_and_processor, [str(shape_videos[0])], []))
+        list(encode_files(PigEncoder(*model_and_processor), [str(shape_videos[0])], []))
 
 
 # --- changed files
@@ -251,7 +254,7 @@ def test_a_file_that_changes_while_it_is_read(update, index, folder, monkeypatch
 def test_a_file_that_is_deleted_before_it_is_read(update, index, folder, model_and_processor):
     found = find_videos(folder)
     sorted(folder.iterdir())[0].unlink()
-    report = index_videos(*model_and_processor, index, found)
+    report = index_videos(PigEncoder(*model_and_processor), index, found)
     assert counts(report) == (4, 0, 0) and "no such file" in report.failures[0].reason
 
 

@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from transformers.pipelines import get_supported_tasks
 
-from modeling_pig import PigForRetrieval, PigProcessor, load_benchmark
+from modeling_pig import PigForRetrieval, load_benchmark
+from modeling_pig.encoding.loading import load_encoder
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.records import EvaluationRecord
 from modeling_pig.evaluation.report import result_record
@@ -58,12 +59,13 @@ def records(run) -> RunRecords:
 
 
 @pytest.fixture(scope="module")
-def dual_softmax(run, model) -> EvaluationRecord:
+def dual_softmax(run) -> EvaluationRecord:
     """Evaluate the run with dual softmax."""
-    processor, recipe = PigProcessor.from_pretrained(run / "model"), Recipe.from_yaml(run / "recipe.yaml")
+    recipe = Recipe.from_yaml(run / "recipe.yaml")
     split = load_benchmark("moving_shapes", videos=recipe.data.videos, **recipe.data.options)["test"]
-    evaluation = evaluate(model, processor, split, dual_softmax=True, num_bootstrap=50, progress=False)
-    return result_record(evaluation, model, str(run / "model"), "test", recipe.to_dict(), split.info.description)
+    encoder = load_encoder(str(run / "model"), dtype="float32")
+    evaluation = evaluate(encoder, split, dual_softmax=True, num_bootstrap=50, progress=False)
+    return result_record(evaluation, encoder, "test", recipe.to_dict(), split.info.description)
 
 
 def tables(card: ModelCard, section: str) -> list[list[list[str]]]:

@@ -320,12 +320,12 @@ def test_search_like_an_indexed_video(indexed, shape_videos, tmp_path):
         assert names(results) == others  # without the video itself
         assert [result.rank for result in results] == [1, 2, 3]
         assert names(indexed.search_like(path, k=1)) == others[:1]
-    assert indexed.video_model.is_loaded  # to add the videos
+    assert indexed.encoder.is_loaded  # to add the videos
     fresh = VideoSearcher.from_pretrained(None, indexed.indexes[0].uri)
     (tmp_path / "link.mp4").symlink_to(shape_videos[0])
     expected = fresh.search_like(shape_videos[0])
     assert fresh.search_like(tmp_path / "link.mp4") == expected  # the same file under another path
-    assert not fresh.video_model.is_loaded  # the embeddings are stored
+    assert not fresh.encoder.is_loaded  # the embeddings are stored
 
 
 def test_search_like_a_video_that_is_not_indexed(indexed, shape_videos, tmp_path):

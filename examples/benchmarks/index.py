@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from modeling_pig import PigConfig, PigProcessor, PigVideoModel, PigVideoProcessor
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.retrieval.indexing import index_videos
 from modeling_pig.stores.index import IndexInfo, VideoIndex
 from modeling_pig.training.tokenizer import train_tokenizer
@@ -60,6 +61,7 @@ def new_index(folder: str, number: int, config: PigConfig) -> VideoIndex:
 def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str) -> list[dict]:
     """Return rows of decoding, the model, ours and the floor."""
     model, processor, config = make_model(size, num_frames, device)
+    encoder = PigEncoder(model, processor)
     side = config.vision_config.image_size
     numbers = count()
     options = {"batch_size": BATCH_SIZE, "num_threads": torch.get_num_threads()}
@@ -84,7 +86,7 @@ def benchmark_speed(size: str, num_files: int, num_frames: int, seconds: int, re
                 torch.cuda.synchronize()
 
         def ours() -> None:
-            report = index_videos(model, processor, new_index(folder, next(numbers), config), videos, **options)
+            report = index_videos(encoder, new_index(folder, next(numbers), config), videos, **options)
             if report.new != num_files:
                 raise AssertionError(f"{report.new} of {num_files} videos were indexed")
 
@@ -125,7 +127,7 @@ def benchmark_steadiness(num_files: int, num_frames: int, device: str) -> list[d
         with ThreadPoolExecutor(1) as pool:
             watching = pool.submit(watch)
             try:
-                index_videos(model, processor, index, videos, progress=True)
+                index_videos(PigEncoder(model, processor), index, videos, progress=True)
             finally:
                 is_done.set()
             watching.result()

@@ -14,7 +14,9 @@ import yaml
 
 from modeling_pig import PigForRetrieval, PigProcessor, load_benchmark
 from modeling_pig.benchmarks.moving_shapes import Regime, retrieval_ceiling
+from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.evaluation.evaluator import evaluate
 from modeling_pig.evaluation.report import result_record
 from modeling_pig.files import replace_folder, write_text
@@ -175,25 +177,25 @@ class Workspace:
         return {split: figures[split] for split in splits}
 
     def _evaluate(self, variant: Variant, folder: Path, recipe: Recipe, split: str) -> dict:
-        model, processor = load_pretrained(variant.model_class, str(folder / "model"))
+        name = str(folder / "model")
+        model, processor = load_pretrained(variant.model_class, name)
+        encoder = PigEncoder(model, processor, name, model_fingerprint(name))
         rows = split_of(recipe, split)
         figures: dict[str, Any] = {}
         for rerank in self.settings.rerank if variant.can_rerank else [None]:
             found = evaluate(
-                model,
-                processor,
+                encoder,
                 rows,
                 batch_size=recipe.evaluation.batch_size,
                 max_text_tokens=recipe.data.max_text_tokens,
                 num_bootstrap=1000 if split == "test" else 0,
                 rerank=rerank,
             )
-            name = str(folder / "model")
-            record = result_record(found, model, name, split, recipe.to_dict(), rows.info.description).to_dict()
+            record = result_record(found, encoder, split, recipe.to_dict(), rows.info.description).to_dict()
             figures |= {f"reranked_{rerank}": record.pop("text_to_video_reranked")} if rerank else {}
             figures |= record
         if variant.framework == "single_tower":
-            figures["oracle"] = rank_by_other_captions(model, processor, list(rows), recipe.data.max_text_tokens)
+            figures["oracle"] = rank_by_other_captions(encoder, list(rows), recipe.data.max_text_tokens)
         return figures
 
     def run_all(

@@ -155,7 +155,7 @@ function card(file) {
   segments.append(...buttons);
 
   const why = item.querySelector(".explain");
-  if (shownQuery.text) {
+  if (shownQuery.text && about.explains) {
     const { text } = shownQuery;
     why.setAttribute("aria-label", `Why? Result ${file.rank}: ${file.name}`);
     why.addEventListener("click", () => explain(segment, text));

@@ -126,6 +126,7 @@ class AppServer:
                 "max_results": MAX_RESULTS,
                 "max_upload_bytes": self.max_upload_bytes,
                 "captions": len(self.service.captions),
+                "explains": self.service.explains,
                 "is_public": self.is_public,
             }
         )

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoding.lazy_model import LazyModel
+from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
 from ..retrieval.search import SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
@@ -23,8 +23,7 @@ from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 if TYPE_CHECKING:  # modules that import torch, which takes seconds, are imported at first use
     import torch
 
-    from modeling_pig import PigForRetrieval, PigProcessor
-
+    from ..encoding.encoder import Encoder
     from ..stores.index import SearchResult
     from ..video_decoding_pig import VideoDecodingError
     from ..visualization.tokens import VideoExplanation
@@ -50,8 +49,7 @@ class UploadSegmentation(Segmentation):
 
 @dataclass
 class _WholeModel:
-    model: "PigForRetrieval"
-    processor: "PigProcessor"
+    encoder: "Encoder"
     caption_embeds: "torch.Tensor | None" = None  # (captions, embedding_dim), normalised; encoded at first use
 
 
@@ -74,6 +72,11 @@ class SearchService:
         """Display name of the model: its name on the Hub, or the last two parts of its folder."""
         name = self.searcher.name
         return "/".join(Path(name).resolve().parts[-2:]) if Path(name).is_dir() else name
+
+    @property
+    def explains(self) -> bool:
+        """Whether the model explains its results."""
+        return self.searcher.indexes[0].info.kind == "pig"
 
     def num_clips(self) -> int:
         """Return the total number of entries over all indexes."""
@@ -107,7 +110,7 @@ class SearchService:
             from ..encoding.videos import encode_file
 
             report("Encoding the video")
-            encoded = encode_file(whole.model, whole.processor, video, UploadSegmentation().split)
+            encoded = encode_file(whole.encoder, video, UploadSegmentation().split)
         options = SearchOptions(k=k, where=where, group=True)
         return self.searcher.search_embeddings(encoded.embeddings.numpy(), options, merge_queries=True)[0]
 
@@ -127,7 +130,7 @@ class SearchService:
 
             report("Encoding the video")
             failures: list[VideoDecodingError] = []
-            batches = list(encode_videos(whole.model, whole.processor, [video], failures, batch_size=1, num_threads=1))
+            batches = list(encode_videos(whole.encoder, [video], failures, batch_size=1, num_threads=1))
             if failures:
                 raise failures[0]
             return self._nearest_captions(whole, batches[0].embeddings[0], k, report)
@@ -140,7 +143,7 @@ class SearchService:
             `captions`: the captions nearest to the pseudo-query, as `text` and `score` (cosine similarity).
 
         Raises:
-            ValueError: the query is empty.
+            ValueError: the query is empty, or the model is not a PIG model.
             VideoDecodingError: the file cannot be decoded.
             ImportError: matplotlib is missing.
             OSError: the model cannot be read.
@@ -151,11 +154,15 @@ class SearchService:
             whole = self._load()
             import torch
 
+            from ..encoding.encoder import PigEncoder
             from ..visualization.token_figure import draw_explanation
             from ..visualization.tokens import explain_video
 
+            encoder = whole.encoder
+            if not isinstance(encoder, PigEncoder):
+                raise ValueError(f"{self.model_name} is not a PIG model: only PIG models explain their results.")
             explanation = explain_video(
-                whole.model, whole.processor, segment.path, text, start=segment.start, end=segment.end
+                encoder.model, encoder.processor, segment.path, text, start=segment.start, end=segment.end
             )
             captions = []
             if self.captions and explanation.pseudo_query is not None:
@@ -186,7 +193,8 @@ class SearchService:
         if self._whole is None:
             report("Loading the model")
             try:
-                self._whole = _WholeModel(*LazyModel("PigForRetrieval", self.searcher.name).load())
+                options = self.searcher.encoder.options | {"with_texts": True}
+                self._whole = _WholeModel(LazyEncoder(self.searcher.name, **options).load())
             except ValueError as error:  # the cause is the model, not the query or the upload
                 raise OSError(str(error)) from error
         return self._whole
@@ -195,11 +203,9 @@ class SearchService:
         self, whole: _WholeModel, embedding: "torch.Tensor", k: int, report: Progress = lambda stage: None
     ) -> list[dict[str, Any]]:
         """Return the `k` captions nearest to a normalised `embedding` of shape `(embedding_dim,)`."""
-        from ..encoding.texts import encode_texts
-
         if whole.caption_embeds is None:
             report("Encoding the captions")
-            whole.caption_embeds = encode_texts(whole.model, whole.processor, self.captions)
+            whole.caption_embeds = whole.encoder.encode_texts(self.captions)
         best = (whole.caption_embeds @ embedding).topk(min(k, len(self.captions)))
         nearest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"text": self.captions[number], "score": cosine} for number, cosine in nearest]

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .common import IndexesOption, MovedModelOption, one_line_errors, require_modules
+from .common import (
+    DeviceOption,
+    DTypeOption,
+    IndexesOption,
+    MovedModelOption,
+    TrustOption,
+    one_line_errors,
+    require_modules,
+)
 
 
 def app(
@@ -25,6 +33,9 @@ def app(
         list[str] | None, typer.Option(help="Further host name under which the app answers. May be repeated.")
     ] = None,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest video to upload, in MB.")] = 200,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Search an index in the browser: play the videos, explain results, and find videos like an uploaded one."""
     with one_line_errors():
@@ -37,8 +48,11 @@ def app(
         candidates = read_captions(captions) if captions else ()
         listener = bind(host, port)  # before the model is loaded: a port in use is reported at once
         is_public = not is_loopback(listener)
+        searcher = VideoSearcher.from_pretrained(
+            model, index, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         server = AppServer(
-            SearchService(VideoSearcher.from_pretrained(model, index), candidates),
+            SearchService(searcher, candidates),
             max_upload_bytes=int(max_upload_mb * 1e6),
             examples=example or (),
             is_public=is_public,

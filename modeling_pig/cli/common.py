@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,20 @@ ModelOption = Annotated[str, typer.Option(help="Model folder, or name of a model
 MovedModelOption = Annotated[str | None, typer.Option(help="Model that made the index, if it has moved since.")]
 IndexOption = Annotated[str, typer.Option(help="Index: a folder, or a Milvus server (http://HOST:PORT/COLLECTION).")]
 IndexesOption = Annotated[list[str], typer.Option(help="Index to search. Repeat it to search several indexes as one.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="Device, such as cpu, cuda:1 or mps. auto: an accelerator if there is one.")
+]
+DTypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the model. auto: half precision where the device computes in it, else float32."),
+]
+NumFramesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Frames per clip of a model that is not PIG; by default its own number, or 12."),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code of the model's repository. Read that code first.")
+]
 RecipeOption = Annotated[
     str, typer.Option(help="Recipe: a YAML file, or the name of a recipe of the package, such as moving_shapes.")
 ]

@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from .common import (
+    DeviceOption,
+    DTypeOption,
     ModelOption,
+    NumFramesOption,
     OverridesArgument,
     RecipeOption,
+    TrustOption,
     find_recipe,
     one_line_errors,
     print_failures,
@@ -40,6 +44,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="JSON file to write; the picture of the ranks is written beside it.")
     ] = None,
+    num_frames: NumFramesOption = None,
+    dtype: DTypeOption = "float32",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
     overrides: OverridesArgument = None,
 ) -> None:
     """Evaluate a model on the benchmark of a recipe, from text to video and from video to text.
@@ -55,11 +63,9 @@ def evaluate(
         if output:  # fail before the evaluation if the file cannot be written
             output.parent.mkdir(parents=True, exist_ok=True)
             output.open("a").close()
-        import torch
+        from modeling_pig import load_benchmark
 
-        from modeling_pig import PigForRetrieval, load_benchmark
-
-        from ..encoding.loading import load_pretrained
+        from ..encoding.loading import load_encoder
         from ..evaluation.evaluator import evaluate as evaluate_model
         from ..evaluation.report import print_evaluation, result_record
         from ..files import write_text
@@ -68,14 +74,15 @@ def evaluate(
 
         settings = Recipe.from_yaml(find_recipe(recipe), overrides or ())
         data = settings.data
-        retrieval_model, processor = load_pretrained(PigForRetrieval, model)
+        encoder = load_encoder(
+            model, device=device, dtype=dtype, num_frames=num_frames, trust_remote_code=trust_remote_code
+        )
         benchmark = load_benchmark(data.benchmark, videos=data.videos, annotations=data.annotations, **data.options)
         if split not in benchmark:
             raise ValueError(f"{data.benchmark} has no split {split}: give one of {', '.join(benchmark)}.")
         rows = benchmark[split]
         evaluation = evaluate_model(
-            retrieval_model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
-            processor,
+            encoder,
             rows,
             batch_size=settings.evaluation.batch_size,
             ties=ties,
@@ -84,7 +91,7 @@ def evaluate(
             num_bootstrap=bootstrap,
             rerank=rerank,
         )
-        record = result_record(evaluation, retrieval_model, model, split, settings.to_dict(), rows.info.description)
+        record = result_record(evaluation, encoder, split, settings.to_dict(), rows.info.description)
         print_evaluation(record)
         print_failures(evaluation.failures, f"see {output}" if output else "--output FILE.json lists all of them")
         if output:

@@ -4,7 +4,6 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,8 +15,12 @@ from .common import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_WITH_FAILURES,
+    DeviceOption,
+    DTypeOption,
     IndexOption,
     ModelOption,
+    NumFramesOption,
+    TrustOption,
     exit_interrupted,
     one_line_errors,
     print_failures,
@@ -27,8 +30,7 @@ from .entries import print_contents
 
 
 if TYPE_CHECKING:
-    from modeling_pig import PigConfig, PigProcessor, PigVideoModel
-
+    from ..encoding.encoder import Encoder
     from ..retrieval.indexing import IndexingReport
     from ..stores.index import IndexInfo, VideoIndex
     from ..video_decoding_pig import VideoDecodingError
@@ -74,7 +76,10 @@ def index(
             help="Decoder of the videos, by default pyav. auto: torchcodec if it is installed and CUDA is available."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda; a GPU by default.")] = None,
+    num_frames: NumFramesOption = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Encode new and changed videos into an index.
 
@@ -87,6 +92,7 @@ def index(
             _write_report(report, [])  # fail before the work if the file cannot be written
         try:
             with _process_group() as (rank, world_size):
+                from ..encoding.loading import load_encoder
                 from ..retrieval.find_videos import find_videos
                 from ..retrieval.indexing import index_videos
                 from ..retrieval.segments import Segmentation
@@ -94,16 +100,23 @@ def index(
 
                 segmentation = Segmentation(segment, overlap)
                 found = find_videos(videos)
-                video_model, processor, info = _load_model(model, device)
+                encoder = load_encoder(
+                    model,
+                    device=device,
+                    dtype=dtype,
+                    num_frames=num_frames,
+                    trust_remote_code=trust_remote_code,
+                    with_texts=False,
+                )
                 if decoder is not None:
                     find_torchcodec(decoder)  # fail before the work if it is not installed
-                    processor.video_processor.decoder = decoder
-                if rerank_tokens or video_model.config.framework == "single_tower":
-                    info = _with_context(info, video_model.config, model)
+                    encoder.set_decoder(decoder)
+                if rank == 0:
+                    _warn(encoder, rerank_tokens)
+                info = _describe(encoder, rerank_tokens)
                 store = _open_index(index, info, rank, world_size)
                 result = index_videos(
-                    video_model,
-                    processor,
+                    encoder,
                     store,
                     found,
                     segmentation=segmentation,
@@ -157,47 +170,46 @@ def _process_group() -> Iterator[tuple[int, int]]:
         distributed.destroy_process_group()
 
 
-def _load_model(model: str, device: str | None) -> "tuple[PigVideoModel, PigProcessor, IndexInfo]":
-    """Load the video tower of a model onto a device, and its processor; describe the model for an index."""
-    import torch
+def _warn(encoder: "Encoder", rerank_tokens: bool) -> None:
+    """Warn of a PIG model that was not trained, or not for what it is used for."""
+    from ..encoding.encoder import PigEncoder
+    from ..encoding.loading import describe_untrained
 
-    from modeling_pig import PigVideoModel
-
-    from ..encoding.loading import describe_untrained, load_pretrained
-    from ..encoding.model_files import model_fingerprint
-    from ..stores.index import IndexInfo
-
-    video_model, processor = load_pretrained(PigVideoModel, model)
-    if (warning := describe_untrained(video_model.config, model)) and read_launcher("RANK", 0) == 0:
+    if not isinstance(encoder, PigEncoder):
+        return
+    config = encoder.model.config
+    if warning := describe_untrained(config, encoder.name):
         typer.echo(f"warning: {warning}", err=True)
-    if device is None:
-        device = f"cuda:{read_launcher('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        video_model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        raise ValueError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
-    info = IndexInfo(
-        model=str(Path(model).resolve()) if Path(model).is_dir() else model,
-        model_fingerprint=model_fingerprint(model),
-        embedding_dim=video_model.config.projection_dim,
-        num_frames=processor.video_processor.num_frames,
-        model_revision=getattr(video_model.config, "_commit_hash", None),
-    )
-    return video_model, processor, info
-
-
-def _with_context(info: "IndexInfo", config: "PigConfig", model: str) -> "IndexInfo":
-    """Let an index store context tokens; warn if the model was not trained to re-rank by them."""
-    if config.framework == "two_tower":
-        raise ValueError(f"{model} is a two_tower model: --rerank-tokens needs a hybrid or single_tower model.")
-    if config.framework == "hybrid" and not config.reranking_loss_weight and read_launcher("RANK", 0) == 0:
+    if rerank_tokens and config.framework == "hybrid" and not config.reranking_loss_weight:
         typer.echo(
-            f"warning: {model} has a reranking_loss_weight of 0: its interaction has not learned from real queries, "
-            "and re-ranking may make results worse",
+            f"warning: {encoder.name} has a reranking_loss_weight of 0: its interaction has not learned from real "
+            "queries, and re-ranking may make results worse",
             err=True,
         )
-    assert info.num_frames is not None
-    return replace(info, num_context_tokens=config.vision_config.num_context_tokens(info.num_frames))
+
+
+def _describe(encoder: "Encoder", rerank_tokens: bool) -> "IndexInfo":
+    """Describe the index that a model makes.
+
+    Raises:
+        ValueError: context tokens are asked for, and the model has none.
+    """
+    from ..stores.index import IndexInfo
+
+    if rerank_tokens and encoder.num_context_tokens is None:
+        raise ValueError(f"{encoder.name} cannot re-rank: --rerank-tokens needs a hybrid or single_tower PIG model.")
+    stores_context = rerank_tokens or encoder.ranks_by_interaction
+    name = encoder.name
+    return IndexInfo(
+        model=str(Path(name).resolve()) if Path(name).is_dir() else name,
+        model_fingerprint=encoder.fingerprint,
+        embedding_dim=encoder.embedding_dim,
+        num_frames=encoder.num_frames,
+        model_revision=encoder.revision,
+        num_context_tokens=encoder.num_context_tokens if stores_context else None,
+        kind=encoder.kind,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+    )
 
 
 def _open_index(index: str, info: "IndexInfo", rank: int, world_size: int) -> "VideoIndex":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from .common import IndexesOption, MovedModelOption, one_line_errors
+from .common import DeviceOption, DTypeOption, IndexesOption, MovedModelOption, TrustOption, one_line_errors
 
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def search(
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
     model: MovedModelOption = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Rank the videos of an index by a query, by each query of a file, or by their similarity to a video.
 
@@ -73,7 +76,9 @@ def search(
 
         from ..retrieval.search import VideoSearcher
 
-        searcher = VideoSearcher.from_pretrained(model, index)
+        searcher = VideoSearcher.from_pretrained(
+            model, index, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]

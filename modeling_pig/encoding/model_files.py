@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 
+MODULES = "modules.json"  # lists the parts of a model of sentence-transformers
+PIG_MODELS = ("pig", "pig_text_model")  # values of `model_type`
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, which has no bfloat16
 
@@ -16,7 +18,7 @@ _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, w
 def check_model_name(name_or_folder: str) -> None:
     """Raise `ValueError` unless this is a folder with a model, or may be the name of a model on the Hub."""
     folder = Path(name_or_folder)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", MODULES)):
         raise ValueError(f"{name_or_folder} holds no model (no config.json): give the folder that training wrote.")
     if not folder.is_dir() and (folder.is_absolute() or name_or_folder.count("/") != 1 or folder.parent.exists()):
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
@@ -47,40 +49,51 @@ def model_file(name_or_folder: str, filename: str) -> str | None:
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def read_framework(name_or_folder: str) -> str:
-    """Return the framework of a model, by its `config.json`.
+def read_config(name_or_folder: str) -> dict[str, Any]:
+    """Read the configuration of a model; `{}` if the model has none.
 
     Raises:
-        ValueError: the model has no `config.json`, or it cannot be read.
+        ValueError: the model cannot be accessed, or its `config.json` is not a JSON object.
     """
     if (file := model_file(name_or_folder, "config.json")) is None:
-        raise ValueError(f"The model {name_or_folder} has no config.json.")
-    return str(read_json(file).get("framework", "hybrid"))
+        return {}
+    try:
+        if isinstance(config := read_json(file), dict):
+            return config
+        problem = "it is not a JSON object"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    raise ValueError(f"The model {name_or_folder} cannot be loaded: {file} cannot be read ({problem}).")
 
 
-def weight_files(name_or_folder: str) -> list[str]:
+def weight_files(name_or_folder: str, folder: str = "") -> list[str]:
     """Return the paths of the safetensors files of a model.
+
+    Args:
+        name_or_folder (`str`): model on the Hub, or folder with a model.
+        folder (`str`): folder of the weights inside the model's folder.
 
     Raises:
         ValueError: the model has no safetensors files, or one of them is missing.
     """
     problem = None
     try:
-        if weights := model_file(name_or_folder, WEIGHTS):
+        if weights := model_file(name_or_folder, os.path.join(folder, WEIGHTS)):
             return [weights]
     except ValueError as error:  # without a connection it is unknown whether the model has this file
         problem = error
     try:
-        index = model_file(name_or_folder, WEIGHTS_INDEX)
+        index = model_file(name_or_folder, os.path.join(folder, WEIGHTS_INDEX))
     except ValueError as error:
         raise problem or error from error
     if index is None:
         raise ValueError(
-            f"{name_or_folder} has no weights that can be read: expected {WEIGHTS}. Save it with save_pretrained."
+            f"{name_or_folder} has no weights that can be read: expected {WEIGHTS} (pickle files are not read). Save "
+            "it with save_pretrained."
         )
     # Large models are saved in several files, which the index file lists.
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    files = [(name, model_file(name_or_folder, name)) for name in names]
+    files = [(name, model_file(name_or_folder, os.path.join(folder, name))) for name in names]
     if missing := [name for name, path in files if path is None]:
         raise ValueError(f"{name_or_folder} lacks {missing[0]}, a file of its weights: copy or download it again.")
     return [path for _, path in files if path is not None]
@@ -121,9 +134,12 @@ def model_fingerprint(name_or_folder: str) -> str:
 
     Hash the size, the header and 64 evenly spaced samples of each safetensors file. The samples of two trained models
     all differ; those of a copy are all equal.
+
+    Raises:
+        ValueError: the model has no safetensors files, or one of them is missing.
     """
     digest = hashlib.sha256()
-    for shard in weight_files(name_or_folder):
+    for shard in _all_weight_files(name_or_folder):
         size = os.path.getsize(shard)
         digest.update(str(size).encode())
         with open(shard, "rb") as file:
@@ -133,11 +149,31 @@ def model_fingerprint(name_or_folder: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _all_weight_files(name_or_folder: str) -> list[str]:
+    """Return the paths of all safetensors files of a model; those of sentence-transformers lie in several folders."""
+    modules = None
+    if read_config(name_or_folder).get("model_type") not in PIG_MODELS:
+        modules = model_file(name_or_folder, MODULES)
+    if modules is None:
+        return weight_files(name_or_folder)
+    files, problem = [], None
+    for folder in dict.fromkeys(module["path"] for module in read_json(modules)):
+        try:
+            files += weight_files(name_or_folder, folder)
+        except ValueError as error:  # some modules, such as pooling, have no weights
+            problem = error
+    if problem and not files:
+        raise problem
+    return files
+
+
 __all__ = [
+    "MODULES",
+    "PIG_MODELS",
     "check_model_name",
     "model_file",
     "model_fingerprint",
-    "read_framework",
+    "read_config",
     "read_json",
     "read_weights",
     "weight_files",

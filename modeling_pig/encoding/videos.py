@@ -12,13 +12,11 @@ from queue import Full, Queue
 from threading import Event, Lock
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
-
-from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
 
 from ..files import hash_file
 from ..video_decoding_pig import VideoDecodingError, decode_segments, decode_video
+from .encoder import Encoder
 from .video_segment import VideoSegment
 
 
@@ -63,21 +61,19 @@ class EncodedVideos:
         durations (`list[float | None]`): durations of the files in seconds; `None` if the file does not state it.
         positions (`list[int]`): positions of the videos in the input of [`encode_videos`]. They are in order; the
             positions of failed videos are missing.
-        context_embeds (`torch.Tensor` of shape `(B, S, embedding_dim)`): context tokens of the videos, float32, not
-            normalised, on the CPU.
+        context_embeds (`torch.Tensor` of shape `(B, S, embedding_dim)`, *optional*): context tokens of the videos,
+            float32, not normalised, on the CPU; of models that can re-rank.
     """
 
     paths: list[str]
     embeddings: torch.Tensor
     durations: list[float | None]
     positions: list[int]
-    context_embeds: torch.Tensor
+    context_embeds: torch.Tensor | None
 
 
-@torch.inference_mode()
 def encode_videos(
-    model: PigVideoModel | PigForRetrieval,
-    processor: PigProcessor,
+    encoder: Encoder,
     videos: Iterable[str | VideoSegment],
     failures: list[VideoDecodingError],
     batch_size: int = 16,
@@ -92,37 +88,27 @@ def encode_videos(
         batch_size (`int`): videos per forward pass.
         num_threads (`int`, *optional*): videos decoded at the same time, one per core by default.
     """
-    decoded = _decode_in_order(processor, videos, failures, 2 * batch_size, num_threads or os.cpu_count() or 1)
+    decoded = _decode_in_order(encoder, videos, failures, 2 * batch_size, num_threads or os.cpu_count() or 1)
     while batch := list(islice(decoded, batch_size)):
-        embeddings, context_embeds = _embed(model, [video.clip for video in batch])
+        embeddings, context_embeds = encoder.encode_clips([video.clip for video in batch])
         yield EncodedVideos(
             paths=[video.path for video in batch],
             embeddings=embeddings,
             durations=[video.duration for video in batch],
             positions=[video.position for video in batch],
-            context_embeds=context_embeds.float().cpu(),
+            context_embeds=None if context_embeds is None else context_embeds.float().cpu(),
         )
-
-
-def _embed(model: PigVideoModel | PigForRetrieval, clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode clips, each (1, T, 3, height, width), into embeddings, see [`EncodedVideos`], and context tokens.
-
-    The context tokens stay on the device of the model: most callers do not need them.
-    """
-    pixel_values_videos = torch.cat(clips)  # (B, T, 3, height, width)
-    features = model.get_video_features(pixel_values_videos.to(model.device, model.dtype))
-    return torch.nn.functional.normalize(features.pooler_output.float(), dim=-1).cpu(), features.context_embeds
 
 
 class _DecodedVideo(NamedTuple):
     position: int
     path: str
-    clip: torch.Tensor  # (1, T, 3, height, width)
+    clip: Any  # inputs of the model
     duration: float | None
 
 
 def _decode_in_order(
-    processor: PigProcessor,
+    encoder: Encoder,
     videos: Iterable[str | VideoSegment],
     failures: list[VideoDecodingError],
     ahead: int,
@@ -134,17 +120,13 @@ def _decode_in_order(
     GPU, a tokenizer) need not survive a fork.
     """
 
-    of_videos = processor.video_processor
-
     def decode(position: int, video: str | VideoSegment) -> _DecodedVideo | VideoDecodingError:
         path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
         try:
-            frames, metadata = decode_video(
-                path, of_videos.num_frames, start=start, end=end, **of_videos.decoding_options
-            )
+            frames, metadata = decode_video(path, encoder.num_frames, start=start, end=end, **encoder.decoding_options)
         except VideoDecodingError as error:
             return error
-        return _DecodedVideo(position, path, _pixel_values(processor, frames), metadata.duration)
+        return _DecodedVideo(position, path, encoder.preprocess(frames), metadata.duration)
 
     remaining = enumerate(videos)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -161,15 +143,8 @@ def _decode_in_order(
             pool.shutdown(cancel_futures=True)
 
 
-def _pixel_values(processor: PigProcessor, frames: np.ndarray) -> torch.Tensor:
-    """Convert frames (T, height, width, 3) uint8 into `pixel_values_videos` (1, T, 3, height, width)."""
-    return processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
-
-
-@torch.inference_mode()
 def encode_files(
-    model: PigVideoModel | PigForRetrieval,
-    processor: PigProcessor,
+    encoder: Encoder,
     paths: Iterable[str],
     failures: list[VideoDecodingError],
     split: Split = lambda duration: [(None, None)],
@@ -194,15 +169,17 @@ def encode_files(
         num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
         with_context (`bool`): also return context tokens.
     """
-    read = partial(_read_file, processor, split, with_hash, count())
-    batch: list[tuple[int, torch.Tensor]] = []  # (reading, clip) of the segments to encode next
+    read = partial(_read_file, encoder, split, with_hash, count())
+    batch: list[tuple[int, Any]] = []  # (reading, clip) of the segments to encode next
     # Embeddings (embedding_dim,) and context tokens (S, embedding_dim) by reading, until it is complete.
     encoded: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
     read_files: dict[int, _ReadFile] = {}  # files that are read to the end, by reading
 
     def encode_batch() -> None:
-        embeddings, context_embeds = _embed(model, [clip for _, clip in batch])
-        contexts = context_embeds.half().cpu() if with_context else [None] * len(batch)
+        embeddings, context_embeds = encoder.encode_clips([clip for _, clip in batch])
+        contexts: Any = [None] * len(batch)
+        if with_context and context_embeds is not None:
+            contexts = context_embeds.half().cpu()
         for (reading, _), embedding, context in zip(batch, embeddings, contexts, strict=True):
             encoded[reading].append((embedding, context))
         batch.clear()
@@ -216,9 +193,9 @@ def encode_files(
 
     with closing(_in_threads(read, paths, 2 * batch_size, num_threads or os.cpu_count() or 1)) as events:
         for reading, event in events:
-            if isinstance(event, torch.Tensor):
+            if isinstance(event, _Clip):
                 encoded.setdefault(reading, [])
-                batch.append((reading, event))
+                batch.append((reading, event.inputs))
                 if len(batch) == batch_size:
                     encode_batch()
             elif isinstance(event, _ReadFile):
@@ -234,19 +211,23 @@ def encode_files(
     assert not (batch or encoded or read_files), "a file was started but not completed"
 
 
-def encode_file(
-    model: PigVideoModel | PigForRetrieval, processor: PigProcessor, path: str, split: Split
-) -> EncodedFile:
+def encode_file(encoder: Encoder, path: str, split: Split) -> EncodedFile:
     """Encode one video file, segment by segment, see [`encode_files`].
 
     Raises:
         VideoDecodingError: the file cannot be decoded.
     """
     failures: list[VideoDecodingError] = []
-    encoded = list(encode_files(model, processor, [path], failures, split, num_threads=1))
+    encoded = list(encode_files(encoder, [path], failures, split, num_threads=1))
     if failures:
         raise failures[0]
     return encoded[0]
+
+
+class _Clip(NamedTuple):
+    """A decoded clip, as inputs of the model."""
+
+    inputs: Any
 
 
 class _ReadFile(NamedTuple):
@@ -260,21 +241,20 @@ class _ReadFile(NamedTuple):
 
 
 def _read_file(
-    processor: PigProcessor, split: Split, with_hash: bool, readings: Iterator[int], path: str
-) -> Iterator[tuple[int, torch.Tensor | _ReadFile | VideoDecodingError | None]]:
-    """Decode a file: yield `pixel_values_videos` (1, T, 3, height, width) of each segment, then the file's facts.
+    encoder: Encoder, split: Split, with_hash: bool, readings: Iterator[int], path: str
+) -> Iterator[tuple[int, _Clip | _ReadFile | VideoDecodingError | None]]:
+    """Decode a file: yield the clip of each segment, then the file's facts.
 
     Yields an error instead if the file cannot be decoded, and `None` if the file is going to be read a second time.
     The first element of each pair is the number of this reading, the next of `readings`.
     """
-    of_videos = processor.video_processor
     for _ in range(2):
         reading, state = next(readings), _state(path)
         failure: VideoDecodingError | None = None
         duration = content_hash = None
         try:
-            for frames, metadata in decode_segments(path, of_videos.num_frames, split, **of_videos.decoding_options):
-                yield reading, _pixel_values(processor, frames)
+            for frames, metadata in decode_segments(path, encoder.num_frames, split, **encoder.decoding_options):
+                yield reading, _Clip(encoder.preprocess(frames))
                 duration = metadata.duration
             content_hash = _hash(path) if with_hash else None
         except VideoDecodingError as error:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modeling_pig import PigForRetrieval, PigProcessor, VideoDecodingError
+from modeling_pig import VideoDecodingError
 
-from ..encoding.texts import encode_texts
+from ..encoding.encoder import Encoder
 from ..encoding.video_segment import VideoSegment
 from ..encoding.videos import encode_videos
 from .metrics import (
@@ -28,8 +28,7 @@ MAX_POOLED_VALUES = 2**24  # values of videos that `single_tower` pools for each
 
 
 def evaluate(
-    model: PigForRetrieval,
-    processor: PigProcessor,
+    encoder: Encoder,
     split: Iterable[dict],
     batch_size: int = 16,
     num_threads: int | None = None,
@@ -44,6 +43,7 @@ def evaluate(
     """Evaluate text-to-video and video-to-text retrieval: every caption is a query, every video a candidate.
 
     Args:
+        encoder (`Encoder`): model, see [`load_encoder`] and [`PigEncoder`].
         split (`Iterable[dict]`): rows with `video_id`, `video` (path; empty where the file is missing), `captions`
             (list of sentences), and optionally `start` and `end`, the part of the file in seconds. Rows may share a
             file.
@@ -71,32 +71,31 @@ def evaluate(
 
     Raises:
         ValueError: a video has no captions, no video can be decoded, scores are NaN or infinite, or `rerank` is less
-            than 1 or the model is `two_tower`.
+            than 1 or the model cannot re-rank.
     """
-    if rerank is not None and (rerank < 1 or model.config.framework == "two_tower"):
-        raise ValueError(
-            f"rerank is {rerank}, and the model is a {model.config.framework}: expected 1 or more, and a hybrid or "
-            "single_tower: its interaction re-ranks."
-        )
+    if rerank is not None and rerank < 1:
+        raise ValueError(f"rerank is {rerank}: expected 1 or more.")
+    if rerank is not None and encoder.num_context_tokens is None:
+        raise ValueError(f"rerank is {rerank}, and the model cannot re-rank: that needs a hybrid or single_tower.")
     rows = list(split)
     for row in rows:
         if not row["captions"]:
             raise ValueError(f"The video {row['video_id']} has no captions: add captions, or remove it.")
-    is_single_tower = model.config.framework == "single_tower"
-    was_training = model.training
-    model.eval()
+    was_training = encoder.model.training
+    encoder.model.eval()
     failures = [f"{row['video_id']}: its file is missing" for row in rows if not row["video"]]
     with_file = [row for row in rows if row["video"]]
     segments = [VideoSegment(row["video"], row.get("start"), row.get("end")) for row in with_file]
     undecodable: list[VideoDecodingError] = []
     encoded: list[dict] = []
-    video_embeds, context_embeds = [], []
-    batches = encode_videos(model, processor, segments, undecodable, batch_size, num_threads)
+    video_embeds: list[torch.Tensor] = []
+    context_embeds: list[Any] = []
+    batches = encode_videos(encoder, segments, undecodable, batch_size, num_threads)
     with tqdm(total=len(segments), desc="encoding", unit="video", disable=not progress, leave=False) as bar:
         for batch in batches:
             encoded += [with_file[position] for position in batch.positions]
             video_embeds.append(batch.embeddings)
-            if is_single_tower or rerank is not None:
+            if encoder.ranks_by_interaction or rerank is not None:
                 context_embeds.append(batch.context_embeds)
             bar.update(len(encoded) + len(undecodable) - bar.n)
     failures += [str(failure) for failure in undecodable]
@@ -106,17 +105,17 @@ def evaluate(
 
     captions = [caption for row in encoded for caption in row["captions"]]
     video_of_caption = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
-    caption_embeds = encode_texts(model, processor, captions, max_text_tokens)
-    by_vector = _Scores(model, caption_embeds, torch.cat(video_embeds))
-    by_interaction = _Scores(model, caption_embeds, torch.cat(context_embeds)) if context_embeds else by_vector
-    scores = by_interaction if is_single_tower else by_vector
+    caption_embeds = encoder.encode_texts(captions, max_text_tokens)
+    by_vector = _Scores(encoder, caption_embeds, torch.cat(video_embeds))
+    by_interaction = _Scores(encoder, caption_embeds, torch.cat(context_embeds)) if context_embeds else by_vector
+    scores = by_interaction if encoder.ranks_by_interaction else by_vector
     with torch.inference_mode():
         ranks = ranks_in_both_directions(
             scores, video_of_caption, len(encoded), ties, dual_softmax, block_size=CAPTIONS_PER_BLOCK
         )
         if rerank is not None:
             ranks["text_to_video_reranked"] = _rank_again(by_vector, by_interaction, video_of_caption, rerank, ties)
-    model.train(was_training)
+    encoder.model.train(was_training)
     fields: dict[str, Any] = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
     if rerank is not None:
         fields["rerank"] = rerank
@@ -142,21 +141,21 @@ class _Scores:
     """Scores, on the CPU, of a range of captions with all videos.
 
     Args:
-        model (`PigForRetrieval`): model that pools context tokens for a caption.
+        encoder (`Encoder`): model that pools context tokens for a caption.
         caption_embeds (`torch.Tensor` of shape `(captions, D)`): normalised embeddings of the captions.
         video_embeds (`torch.Tensor` of shape `(videos, D)` or `(videos, S, D)`): normalised embeddings, or context
             tokens.
     """
 
-    def __init__(self, model: PigForRetrieval, caption_embeds: torch.Tensor, video_embeds: torch.Tensor):
+    def __init__(self, encoder: Encoder, caption_embeds: torch.Tensor, video_embeds: torch.Tensor):
         is_pooled = video_embeds.ndim == 3
-        dtype = model.dtype if is_pooled else torch.float32  # the scores of context tokens pass through weights
+        dtype = encoder.dtype if is_pooled else torch.float32  # the scores of context tokens pass through weights
         block_size = len(video_embeds)
         if is_pooled:
             block_size = max(MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * video_embeds.shape[-1]), 1)
-        self._score = model.similarity if is_pooled else _dot_products
-        self._captions = caption_embeds.to(model.device, dtype)
-        self._blocks = video_embeds.to(model.device, dtype).split(block_size)
+        self._score = encoder.score_context if is_pooled else _dot_products
+        self._captions = caption_embeds.to(encoder.device, dtype)
+        self._blocks = video_embeds.to(encoder.device, dtype).split(block_size)
 
     def __call__(self, rows: slice) -> torch.Tensor:
         captions = self._captions[rows]

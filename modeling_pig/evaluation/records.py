@@ -83,6 +83,8 @@ class _Origin(Record):
     model: str | None = None
     model_revision: str | None = None
     model_fingerprint: str | None = None
+    model_kind: str | None = None
+    num_frames: int | None = None
 
 
 # Pydantic orders inherited fields from the last base class to the first: the origin comes first in the file.
@@ -95,6 +97,8 @@ class EvaluationRecord(Evaluation, _Origin):
         model (`str`, *optional*): folder or name of the model.
         model_revision (`str`, *optional*): commit of a model from the Hub.
         model_fingerprint (`str`, *optional*): fingerprint of the weights, see [`model_fingerprint`].
+        model_kind (`str`, *optional*): how the model embeds videos, see [`Encoder`].
+        num_frames (`int`, *optional*): frames per clip.
         device, dtype, versions, recipe: conditions of the evaluation.
         date (`str`): end of the evaluation in UTC.
     """

@@ -10,19 +10,16 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 import modeling_pig
-from modeling_pig import PigForRetrieval
 
-from ..encoding.model_files import model_fingerprint
+from ..encoding.encoder import Encoder
 from .records import DIRECTIONS, Evaluation, EvaluationRecord
 
 
 def result_record(
     evaluation: Evaluation,
-    model: PigForRetrieval,
-    name_or_folder: str,
+    encoder: Encoder,
     split: str,
     recipe: Mapping[str, Any],
     protocol: str = "",
@@ -31,8 +28,7 @@ def result_record(
 
     Args:
         evaluation (`Evaluation`): result of [`evaluate`].
-        model (`PigForRetrieval`): evaluated model, on the device of the evaluation.
-        name_or_folder (`str`): folder or name that the model was loaded from.
+        encoder (`Encoder`): evaluated model, on the device of the evaluation.
         split (`str`): name of the evaluated split.
         recipe (`Mapping`): recipe as plain data, whose section `data` names the benchmark and its options.
         protocol (`str`): the benchmark's description of the split (`split.info.description`).
@@ -40,18 +36,20 @@ def result_record(
     Raises:
         ValueError: `recipe` lacks a field that [`EvaluationRecord`] requires.
     """
-    on_gpu = model.device.type == "cuda"
+    on_gpu = encoder.device.type == "cuda"
     fields = {
         "benchmark": recipe["data"]["benchmark"],
         "options": recipe["data"]["options"],
         "split": split,
         "protocol": protocol,
-        "model": name_or_folder,
-        "model_revision": extract_commit_hash(cached_file(name_or_folder, "config.json"), None),
-        "model_fingerprint": model_fingerprint(name_or_folder),
+        "model": encoder.name,
+        "model_revision": encoder.revision,
+        "model_fingerprint": encoder.fingerprint,
+        "model_kind": encoder.kind,
+        "num_frames": encoder.num_frames,
         **evaluation.to_dict(),
-        "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(encoder.device) if on_gpu else encoder.device.type,
+        "dtype": str(encoder.dtype).removeprefix("torch."),
         "versions": {
             "modeling_pig": modeling_pig.__version__,
             "python": platform.python_version(),

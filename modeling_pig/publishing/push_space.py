@@ -23,7 +23,7 @@ import modeling_pig
 from modeling_pig import __version__
 
 from ..retrieval.search import VideoSearcher
-from ..stores.index import FORMAT, EmbeddedEntry, EntryBatch, VideoIndex
+from ..stores.index import EmbeddedEntry, EntryBatch, VideoIndex
 from ..stores.transfer import write_export
 from ..visualization.text import read_captions
 from .markdown import escape
@@ -163,7 +163,8 @@ def collect_files(
         files |= {new_path: Path(path) for path, new_path in new_paths.items()}
     model_name = "model" if is_folder else name
     # Without a creation time, the same embeddings give the same bytes. The Space does not re-rank.
-    info = replace(searcher.indexes[0].info, model=model_name, created="", num_context_tokens=None, format=FORMAT)
+    info = replace(searcher.indexes[0].info, model=model_name, created="", num_context_tokens=None)
+    info = replace(info, format=info.required_format)
     write_export(Path(work, "index.parquet"), info, _iterate_entries(searcher.indexes, new_paths))
     files["index.parquet"] = Path(work, "index.parquet")
     settings = {

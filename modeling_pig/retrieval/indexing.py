@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from tqdm import tqdm
 
-from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
-
+from ..encoding.encoder import Encoder
 from ..encoding.videos import EncodedFile, encode_files
 from ..files import hash_file
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
@@ -56,8 +55,7 @@ class IndexingReport:
 
 
 def index_videos(
-    model: PigVideoModel | PigForRetrieval,
-    processor: PigProcessor,
+    encoder: Encoder,
     index: VideoIndex,
     sources: FoundVideos | str | os.PathLike | Iterable[str | os.PathLike],
     *,
@@ -75,6 +73,7 @@ def index_videos(
     call this function with the same arguments in all processes.
 
     Args:
+        encoder (`Encoder`): model, see [`load_encoder`].
         index (`VideoIndex`): index of the same model. If it stores context tokens, they are written too.
         sources (`FoundVideos`, or the argument of [`find_videos`]): videos that the index is to hold.
         segmentation (`Segmentation`, *optional*): rule by which long videos are split. Unchanged files keep their
@@ -104,8 +103,7 @@ def index_videos(
         outdated = _find_outdated(index, share, known, by_hash, progress)
         report.unchanged = len(share) - len(outdated)
         encoded = encode_files(
-            model,
-            processor,
+            encoder,
             outdated,
             report.failures,
             (segmentation or Segmentation()).split,

@@ -3,16 +3,17 @@
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 
-from ..encoding.lazy_model import LazyModel
-from ..encoding.model_files import model_fingerprint, read_framework
+from ..encoding.lazy_model import LazyEncoder
+from ..encoding.model_files import PIG_MODELS, check_model_name, model_fingerprint, read_config
 from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
@@ -98,13 +99,14 @@ class FileResult(SearchResult):
 class VideoSearcher:
     """Search indexes by sentences and by videos.
 
-    Only the text tower of the model is loaded, and without torch. Torch is imported by an index in a folder that
-    searches more than 20,000 entries, and by the video tower, which is loaded when a video is added, or when
-    `search_like` gets a video that is not in an index. Threads may share a searcher, also while others add videos.
+    Of PIG and CLIP models, only the text tower is loaded, and without torch. Torch is imported for other models, by an
+    index in a folder that searches more than 20,000 entries, and by the video tower, which is loaded when a video is
+    added, or when `search_like` gets a video that is not in an index. Threads may share a searcher, also while others
+    add videos.
 
     Args:
-        name (`str`): name or folder of the model.
-        text_encoder (`TextEncoder`): text tower of the model.
+        encoder (`LazyEncoder`): the model.
+        text_encoder (`Callable`): encodes Q queries into normalised embeddings, `(Q, D)` float32.
         indexes (`Sequence[VideoIndex]`): indexes made by the model; they are searched as one.
 
     Example:
@@ -117,22 +119,28 @@ class VideoSearcher:
     ...     print(result.rank, round(result.score, 3), result.path)
     ```"""
 
-    def __init__(self, name: str, text_encoder: TextEncoder, indexes: Sequence[VideoIndex]):
-        self.name = name
+    def __init__(
+        self,
+        encoder: LazyEncoder,
+        text_encoder: Callable[[Sequence[str]], np.ndarray],
+        indexes: Sequence[VideoIndex],
+    ):
+        self.name = encoder.name_or_folder
         self.text_encoder = text_encoder
-        self.video_model = LazyModel("PigVideoModel", name)
+        self.encoder = encoder
         self._reranker: Reranker | None = None
         self.indexes = list(indexes)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None, index: str | os.PathLike | Sequence[str | os.PathLike]
+        cls, model: str | None, index: str | os.PathLike | Sequence[str | os.PathLike], **options: Any
     ) -> "VideoSearcher":
         """Open indexes, and load the text tower of their model.
 
         Args:
             model (`str` or `None`): name or folder of the model; `None` for the model that made the first index.
             index (`str`, `os.PathLike` or several): URIs of the indexes.
+            **options: `device`, `dtype` and `trust_remote_code` of [`load_encoder`].
 
         Raises:
             FileNotFoundError: an index does not exist.
@@ -146,9 +154,19 @@ class VideoSearcher:
         for other in indexes[1:]:
             other.refuse_other_model(info)
         name = model or info.model
-        text_encoder = TextEncoder(name)
-        indexes[0].refuse_other_model(IndexInfo(name, model_fingerprint(name), text_encoder.embedding_dim))
-        return cls(name, text_encoder, indexes)
+        check_model_name(name)
+        model_type = read_config(name).get("model_type")
+        is_pig = model_type in PIG_MODELS
+        encoder = LazyEncoder(name, num_frames=None if is_pig else info.num_frames, with_texts=not is_pig, **options)
+        text_encoder: Callable[[Sequence[str]], np.ndarray] = encoder.encode_queries
+        if is_pig:
+            text_encoder = TextEncoder(name)
+        elif model_type == "clip" and info.kind == "mean of frames":  # sentence-transformers adds prompts
+            with suppress(ValueError):  # such as a tokenizer in other files, which transformers can read
+                text_encoder = TextEncoder(name)
+        embedding_dim = getattr(text_encoder, "embedding_dim", info.embedding_dim)
+        indexes[0].refuse_other_model(IndexInfo(name, model_fingerprint(name), embedding_dim, kind=info.kind))
+        return cls(encoder, text_encoder, indexes)
 
     @overload
     def search(self, queries: str, **options: Unpack[SearchKeywords]) -> list[SearchResult]: ...
@@ -202,10 +220,10 @@ class VideoSearcher:
         if stored := self._find_stored(path):
             embeddings, exclude = np.stack([found.embedding for found in stored]), stored[0].entry.path
         else:
-            model, processor = self.video_model.load()
+            encoder = self.encoder.load()
             from ..encoding.videos import encode_file
 
-            embeddings, exclude = encode_file(model, processor, path, Segmentation().split).embeddings.numpy(), None
+            embeddings, exclude = encode_file(encoder, path, Segmentation().split).embeddings.numpy(), None
         return self.search_embeddings(embeddings, checked, merge_queries=True, exclude=exclude)[0]
 
     def search_embeddings(
@@ -255,7 +273,7 @@ class VideoSearcher:
     def is_single_tower(self) -> bool:
         """Whether a score is that of a sentence and a video together, so that searches always re-rank."""
         stores_context = all(index.info.num_context_tokens for index in self.indexes)
-        return stores_context and read_framework(self.name) == "single_tower"
+        return stores_context and read_config(self.name).get("framework") == "single_tower"
 
     def _search_and_rerank(
         self, query_embedding: np.ndarray, count: int, options: SearchOptions
@@ -298,10 +316,10 @@ class VideoSearcher:
             raise ValueError(
                 f"Videos are added to one index, and this searcher has {len(self.indexes)}: use a searcher of one."
             )
-        model, processor = self.video_model.load()
+        encoder = self.encoder.load()
         from .indexing import index_videos
 
-        return index_videos(model, processor, self.indexes[0], sources)
+        return index_videos(encoder, self.indexes[0], sources)
 
     def _find_stored(self, path: str) -> list[EmbeddedEntry]:
         """Return the entries of a file, by the first of its candidate paths that an index holds."""

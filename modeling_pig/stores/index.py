@@ -23,6 +23,7 @@ from .records import (
     CONTEXT_COLUMN,
     ENTRY_COLUMNS,
     FORMAT,
+    FORMAT_OF_ENCODERS,
     FORMAT_WITH_CONTEXT,
     IndexInfo,
     VideoEntry,
@@ -143,8 +144,7 @@ class VideoIndex:
         new_info = None
         if info is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            stored_format = FORMAT if info.num_context_tokens is None else FORMAT_WITH_CONTEXT
-            new_info = replace(info, created=now, version=__version__, format=stored_format)
+            new_info = replace(info, created=now, version=__version__, format=info.required_format)
         self._store = _open_store(self.uri, new_info)
         self.is_new = self._store.is_new
         self.info = self._store.info
@@ -156,7 +156,7 @@ class VideoIndex:
         """Raise `ValueError` unless `info` describes the model that made this index."""
         known = self.info
         same_frames = None in (info.num_frames, known.num_frames) or info.num_frames == known.num_frames
-        same_weights = info.model_fingerprint == known.model_fingerprint
+        same_weights = (info.model_fingerprint, info.kind) == (known.model_fingerprint, known.kind)
         if not (same_weights and same_frames and info.embedding_dim == known.embedding_dim):
             raise ValueError(
                 f"The index {self.uri} was made by the model {_describe_model(known)}, not by "
@@ -414,11 +414,13 @@ def upsert_whole_files(
 
 def _describe_model(info: IndexInfo) -> str:
     frames = "" if info.num_frames is None else f", {info.num_frames} frames per video"
-    return f"{info.model} ({info.embedding_dim} dimensions{frames}, weights {info.model_fingerprint})"
+    kind = "" if info.kind == "pig" else f", {info.kind}"
+    return f"{info.model} ({info.embedding_dim} dimensions{frames}, weights {info.model_fingerprint}{kind})"
 
 
 __all__ = [
     "FORMAT",
+    "FORMAT_OF_ENCODERS",
     "FORMAT_WITH_CONTEXT",
     "ContextResults",
     "EmbeddedEntry",

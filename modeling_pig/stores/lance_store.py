@@ -211,8 +211,8 @@ def _first_line(error: Exception) -> str:
     return reason
 
 
-def _model_of(info: IndexInfo) -> tuple[str, int, int | None, int | None]:
-    return info.model_fingerprint, info.embedding_dim, info.num_frames, info.num_context_tokens
+def _model_of(info: IndexInfo) -> tuple[str, str, int, int | None, int | None]:
+    return info.model_fingerprint, info.kind, info.embedding_dim, info.num_frames, info.num_context_tokens
 
 
 def _has_path(paths: Sequence[str]) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # format 1 stored whole files only, without size and time
 FORMAT_WITH_CONTEXT = 3  # the same with context tokens
+FORMAT_OF_ENCODERS = 4  # the same with `kind` and `dtype`, of models that are not PIG or not in float32
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class IndexInfo:
             name and compared by fingerprint.
         num_context_tokens (`int`, *optional*): context tokens per entry, S, that the index stores to re-rank by; by
             default none.
+        kind (`str`): how the model embeds videos, such as "pig" or "mean of frames".
+        dtype (`str`): precision of the model that created the index. Models of other precisions may add to it.
         storage (`str`): type of the stored embeddings, "float16" or "float32". The index sets this argument and those
             that follow.
         created (`str`): UTC time of creation, ISO 8601.
@@ -45,16 +48,27 @@ class IndexInfo:
     num_frames: int | None = None
     model_revision: str | None = None
     num_context_tokens: int | None = None
+    kind: str = "pig"
+    dtype: str = "float32"
     storage: str = ""
     created: str = ""
     version: str = __version__
     format: int = FORMAT
+
+    @property
+    def required_format(self) -> int:
+        """The earliest format that holds these fields."""
+        if (self.kind, self.dtype) != ("pig", "float32"):
+            return FORMAT_OF_ENCODERS
+        return FORMAT if self.num_context_tokens is None else FORMAT_WITH_CONTEXT
 
     def to_record(self) -> dict[str, Any]:
         """Return the record that stores and Parquet files hold as JSON. `embedding_dim` is stored as `width`."""
         fields = asdict(self)
         if self.num_context_tokens is None:  # earlier versions read such an index too
             del fields["num_context_tokens"]
+        if self.format < FORMAT_OF_ENCODERS:
+            del fields["kind"], fields["dtype"]
         return {"width" if name == "embedding_dim" else name: value for name, value in fields.items()}
 
     @classmethod
@@ -66,7 +80,7 @@ class IndexInfo:
             source (`str`): name of the index or file for error messages, such as "The index videos.lance".
 
         Raises:
-            ValueError: the record has another format than `FORMAT` or `FORMAT_WITH_CONTEXT`.
+            ValueError: the record has a format before `FORMAT` or after `FORMAT_OF_ENCODERS`.
         """
         stored = record.get("format", 1)
         if stored < FORMAT:
@@ -75,7 +89,7 @@ class IndexInfo:
                 "version cannot read. Rebuild the index under a new path: pig index FOLDER --model "
                 f"{record.get('model', 'MODEL')} --index NEW"
             )
-        if stored > FORMAT_WITH_CONTEXT:
+        if stored > FORMAT_OF_ENCODERS:
             raise ValueError(
                 f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
                 "Upgrade: pip install --upgrade modeling-pig"
@@ -218,6 +232,7 @@ __all__ = [
     "CONTEXT_COLUMN",
     "ENTRY_COLUMNS",
     "FORMAT",
+    "FORMAT_OF_ENCODERS",
     "FORMAT_WITH_CONTEXT",
     "IndexInfo",
     "VideoEntry",

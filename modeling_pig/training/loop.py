@@ -27,7 +27,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from modeling_pig import PigForRetrieval, load_benchmark
 
-from ..encoding.loading import load_pretrained
+from ..encoding.encoder import PigEncoder
+from ..encoding.loading import load_encoder
 from ..evaluation.evaluator import evaluate
 from ..evaluation.records import DIRECTIONS
 from ..evaluation.report import print_evaluation, result_record
@@ -372,8 +373,7 @@ class _Run:
         if self.accelerator.is_main_process:
             results = [
                 evaluate(
-                    model,
-                    self.processor,
+                    PigEncoder(model, self.processor),
                     self.benchmark["validation"],
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
@@ -420,19 +420,16 @@ class _Run:
         if self.accelerator.is_main_process:
             if self.recipe.evaluation.test:
                 folder = str(self.folder.model)
-                model, processor = load_pretrained(PigForRetrieval, folder)
+                encoder = load_encoder(folder, device=str(self.accelerator.device), dtype="float32")
                 split = self.benchmark["test"]
                 evaluation = evaluate(
-                    model.to(self.accelerator.device),
-                    processor,
+                    encoder,
                     split,
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
                     num_bootstrap=1000,
                 )
-                record = result_record(
-                    evaluation, model, folder, "test", self.recipe.to_dict(), split.info.description
-                )
+                record = result_record(evaluation, encoder, "test", self.recipe.to_dict(), split.info.description)
                 self.folder.write_test(record)
                 draw_ranks(record.to_dict(), self.folder.path / "ranks.png")
                 print_evaluation(record)
