@@ -104,7 +104,14 @@ def make_processor(kind: str, tokenizer) -> transformers.ProcessorMixin:
         size = {"height": 36, "width": 36}
         videos = transformers.LlavaOnevisionVideoProcessor(size=size, do_normalize=False)
         return transformers.VideoPrismProcessor(videos, tokenizer)
-    videos = transformers.PeVideoVideoProcessor(size=SIZE, do_resize=True, do_rescale=True, do_normalize=True)
+    steps = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    videos = transformers.PeVideoVideoProcessor(size=SIZE, **steps)
     return transformers.PeVideoProcessor(videos, tokenizer)
 
 
