@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from modeling_pig.benchmarks.moving_shapes import make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video
@@ -21,6 +22,7 @@ PAGES = [
     "README.md",
     "docs/search.md",
     "docs/videos.md",
+    "docs/models.md",
     "docs/train.md",
     "docs/reproduction.md",
     "docs/publish.md",
@@ -40,6 +42,12 @@ STAND_INS = {
     'videos="data/msrvtt/videos"': 'videos="originals", validation=2',
     "--clip CLIP": "--clip tiny_clip",
     "--clip openai/clip-vit-base-patch32": "--clip tiny_clip",
+    "openai/clip-vit-base-patch16": "tiny_clip",
+    "--model openai/clip-vit-base-patch32": "--model tiny_clip",
+    'load_encoder("openai/clip-vit-base-patch32"': 'load_encoder("tiny_clip"',
+    "--model runs/mine/model --recipe msrvtt_1k ": "--model runs/demo/model --recipe msrvtt_1k ",
+    "--recipe msrvtt_1k ": "--recipe msrvtt_1k_tiny.yaml ",
+    "data.videos=data/msrvtt/videos": "data.videos=originals",
     '"http://127.0.0.1:19530"': 'os.environ["MILVUS"]',
     "http://127.0.0.1:19530": "$MILVUS",
     "benchmark.py search --threads 1 --sizes 1000 10000 100000 1000000": "benchmark.py --help",  # has a test
@@ -109,6 +117,9 @@ def workspace(model_folder, tmp_path) -> Path:
     shutil.copytree(folder / "msrvtt/videos", folder / "originals")
     shutil.copytree(folder / "msrvtt/annotations", folder / "data/msrvtt/annotations")
     shutil.copytree(ROOT / "tests/golden/tiny_clip", folder / "tiny_clip")
+    side = CLIPConfig.from_pretrained(folder / "tiny_clip").vision_config.image_size
+    images = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    images.save_pretrained(folder / "tiny_clip")
     (folder / "msrvtt_1k_tiny.yaml").write_text(MSRVTT_1K_TINY)
     shutil.copy(ROOT / "tests/golden/model_best.pt", folder)
     programs = folder / "bin"

@@ -66,7 +66,7 @@ def new_index(folder: str, number: int, config: PigConfig) -> VideoIndex:
 def benchmark_speed(
     size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str
 ) -> tuple[list[dict], list[dict]]:
-    """Return rows of decoding, the model, ours, the reference and the floor; and a row of the ratio to the reference."""
+    """Return rows of decoding, the model, ours, the reference and the floor; and the ratio to the reference."""
     model, processor, config = make_model(size, num_frames, device)
     plain_model = copy.deepcopy(model)  # in float32
     plain_model.set_attn_implementation("eager")
