@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from modeling_pig import PigForRetrieval, PigProcessor
-from modeling_pig.configuration_pig import load_clip_config
 
+from ..configuration_pig import load_clip_config
 from ..training.reference_checkpoint import convert_state_dict, read_checkpoint
 from .init_from_clip import describe_model
 from .repository import check_empty

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
-from modeling_pig.configuration_pig import load_clip_config
 
+from ..configuration_pig import load_clip_config
 from ..encoding.loading import load_pretrained
 from .recipe import LoraRecipe, ModelRecipe, OptimizerRecipe
 from .reference_checkpoint import convert_state_dict, is_clip_vip_checkpoint, read_checkpoint
