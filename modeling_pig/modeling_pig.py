@@ -714,7 +714,7 @@ class _TextFeaturesMixin:
         # CLIPTextModel takes an eos_token_id of 2, that of MetaCLIP 2, for the wrong one of early CLIP checkpoints.
         states = outputs.last_hidden_state  # (Q, tokens, hidden_size)
         is_end = (input_ids == self.text_model.eos_token_id).to(states.device)  # (Q, tokens)
-        rows = torch.arange(len(states), device=states.device)
+        rows = torch.arange(states.shape[0], device=states.device)  # not len(): exported models take any Q
         outputs.pooler_output = self.text_projection(states[rows, is_end.int().argmax(dim=-1)])  # (Q, D)
         return outputs
 
