@@ -21,6 +21,11 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.models.metaclip_2.configuration_metaclip_2 import MetaClip2Config
+
+
+# Checkpoints that a model can start from, by their model_type.
+CLIP_CONFIGS = {"clip": CLIPConfig, "metaclip_2": MetaClip2Config}
 
 
 @strict
@@ -123,8 +128,8 @@ class PigConfig(PreTrainedConfig):
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of random initial weights, as in CLIP.
         untrained (`bool`, *optional*, defaults to `False`):
-            Whether the model is as [`PigForRetrieval.from_clip`] initialised it. Training sets it to `False`; set it
-            yourself if you train with another loop.
+            Whether parts of the model are as [`PigForRetrieval.from_clip`] initialised them. Training sets it to
+            `False`; set it yourself if you train with another loop.
 
     Example:
 
@@ -202,11 +207,11 @@ class PigConfig(PreTrainedConfig):
             )
 
     @classmethod
-    def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "PigConfig":
-        """Create the configuration of a PIG model that starts from a CLIP checkpoint.
+    def from_clip_config(cls, clip_config: CLIPConfig | MetaClip2Config, **kwargs) -> "PigConfig":
+        """Create the configuration of a PIG model that starts from a CLIP or MetaCLIP 2 checkpoint.
 
         Args:
-            clip_config (`CLIPConfig`): configuration of the checkpoint.
+            clip_config (`CLIPConfig` or `MetaClip2Config`): configuration of the checkpoint.
             kwargs: fields of [`PigConfig`], and the fields of [`PigVisionConfig`] that CLIP lacks (`num_frames`,
                 `num_global_tokens`, `use_frame_tokens`).
 
@@ -217,7 +222,10 @@ class PigConfig(PreTrainedConfig):
             ValueError: a field is unknown or invalid.
         """
         text_config = _architecture(clip_config.text_config, CLIPTextConfig)
-        if text_config["eos_token_id"] == 2:
+        if clip_config.model_type == "metaclip_2":
+            # The published configurations lack these ids of XLM-R's tokenizer.
+            text_config |= {"bos_token_id": 0, "pad_token_id": 1}
+        elif text_config["eos_token_id"] == 2:
             # The ids in early CLIP checkpoints are wrong; their tokenizers use the last two ids of the vocabulary.
             last = text_config["vocab_size"] - 1
             text_config |= {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
@@ -242,10 +250,26 @@ class PigConfig(PreTrainedConfig):
             raise ValueError(" ".join(str(error).split())) from error
 
 
+def load_clip_config(clip_name_or_folder: str) -> CLIPConfig | MetaClip2Config:
+    """Load the configuration of a checkpoint that a PIG model can start from.
+
+    Raises:
+        ValueError: the checkpoint holds a model of another type.
+        OSError: `clip_name_or_folder` is neither a folder nor on the Hub.
+    """
+    model_type = CLIPConfig.get_config_dict(clip_name_or_folder)[0].get("model_type")
+    if model_type not in CLIP_CONFIGS:
+        raise ValueError(
+            f"{clip_name_or_folder} is not a CLIP checkpoint: model_type in its config.json is {model_type}, expected "
+            f"{' or '.join(CLIP_CONFIGS)}. Give a CLIP or MetaCLIP 2 checkpoint in Hugging Face format."
+        )
+    return CLIP_CONFIGS[model_type].from_pretrained(clip_name_or_folder)
+
+
 def _architecture(config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> dict:
     """Return the fields of `config` that `config_class` declares in addition to those of `PreTrainedConfig`."""
     names = {f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)}
     return {name: value for name, value in config.to_dict().items() if name in names}
 
 
-__all__ = ["PigConfig", "PigTextConfig", "PigVisionConfig"]
+__all__ = ["PigConfig", "PigTextConfig", "PigVisionConfig", "load_clip_config"]

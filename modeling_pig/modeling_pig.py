@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -35,7 +35,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.clip.modeling_clip import (
     CLIPAttention,
     CLIPEncoderLayer,
-    CLIPModel,
     CLIPPreTrainedModel,
     CLIPTextModel,
     CLIPTextModelOutput,
@@ -48,7 +47,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig
+from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig, load_clip_config
 from .loss_pig import PigLosses, compute_logits, compute_losses
 
 
@@ -712,7 +711,11 @@ class _TextFeaturesMixin:
             return_dict=True,
             **_with_output_flags(self.config, kwargs),
         )
-        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        # CLIPTextModel takes an eos_token_id of 2, that of MetaCLIP 2, for the wrong one of early CLIP checkpoints.
+        states = outputs.last_hidden_state  # (Q, tokens, hidden_size)
+        is_end = (input_ids == self.text_model.eos_token_id).to(states.device)  # (Q, tokens)
+        rows = torch.arange(states.shape[0], device=states.device)  # not len(): exported models take any Q
+        outputs.pooler_output = self.text_projection(states[rows, is_end.int().argmax(dim=-1)])  # (Q, D)
         return outputs
 
 
@@ -913,7 +916,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
     @classmethod
     def from_clip(cls, clip_name_or_folder: str, **pig_config) -> "PigForRetrieval":
-        """Create a model from a CLIP checkpoint. Every weight of the checkpoint is used.
+        """Create a model from a CLIP or MetaCLIP 2 checkpoint. Every weight of the checkpoint is used.
 
         Both towers are those of CLIP. The generator's transformer and projection are copies of the text tower's, its
         bos and eos vectors copies of the embeddings of these tokens; the frame token is a copy of the class embedding.
@@ -922,14 +925,16 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
         projection and the interaction. The configuration is marked as `untrained`.
 
         Args:
-            clip_name_or_folder (`str`): CLIP checkpoint in Hugging Face format, on the Hub or in a folder.
+            clip_name_or_folder (`str`):
+                Checkpoint in Hugging Face format, on the Hub or in a folder, with the `model_type` `clip` or
+                `metaclip_2`.
             pig_config: fields of [`PigConfig`] or [`PigVisionConfig`], such as `num_frames=16`.
 
         Returns:
             [`PigForRetrieval`] in float32.
 
         Raises:
-            ValueError: a field is unknown or invalid, or the checkpoint lacks weights.
+            ValueError: a field is unknown or invalid, or the checkpoint lacks weights or has another `model_type`.
             OSError: the checkpoint does not exist.
 
         Example:
@@ -939,26 +944,41 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
         ```"""
         if "dtype" in pig_config:
             raise ValueError("from_clip creates a model in float32: save it, and load it with `dtype`.")
-        clip, info = CLIPModel.from_pretrained(clip_name_or_folder, output_loading_info=True)
+        clip_config = load_clip_config(clip_name_or_folder)
+        config = PigConfig.from_clip_config(clip_config, **pig_config)
+        clip, info = AutoModel.from_pretrained(clip_name_or_folder, config=clip_config, output_loading_info=True)
         if missing := info["missing_keys"]:
             raise ValueError(
                 f"{clip_name_or_folder} is not a complete CLIP checkpoint: it lacks {len(missing)} weights, such as "
                 f"{min(missing)}. Download or save it again."
             )
-        model = cls(PigConfig.from_clip_config(clip.config, **pig_config))
-        model.config.untrained = True
-        state = clip.state_dict()
-        class_embedding = clip.vision_model.embeddings.class_embedding  # (C,)
+        return cls.from_towers(config, clip.state_dict())
+
+    @classmethod
+    def from_towers(cls, config: PigConfig, towers: dict[str, torch.Tensor]) -> "PigForRetrieval":
+        """Create a model from the weights of both towers; others start as in [`~PigForRetrieval.from_clip`].
+
+        Args:
+            config (`PigConfig`): configuration of the model, which is marked as `untrained` if weights are missing.
+            towers (`dict[str, torch.Tensor]`): weights by their names in this model. Those of CLIP must be present.
+
+        Returns:
+            [`PigForRetrieval`] in float32.
+        """
+        model = cls(config)
+        class_embedding = towers["vision_model.embeddings.class_embedding"]  # (C,)
+        start = {}
         if model.config.vision_config.global_token_init == "class_embedding":
             noise = torch.randn_like(model.vision_model.embeddings.global_embedding)  # (G, C)
             noise *= GLOBAL_TOKEN_NOISE * class_embedding.std()
-            state["vision_model.embeddings.global_embedding"] = class_embedding + noise
-        if model.vision_model.embeddings.frame_embedding is not None:
-            state["vision_model.embeddings.frame_embedding"] = class_embedding
+            start["vision_model.embeddings.global_embedding"] = class_embedding + noise
+        start["vision_model.embeddings.frame_embedding"] = class_embedding
         if model.config.framework == "hybrid":
-            state |= _generator_state_from_text_tower(model.generator, clip.text_model, clip.text_projection)
+            start |= _generator_state_from_text_tower(model.generator, towers)
         expected = model.state_dict().keys()
-        model.load_state_dict({name: value for name, value in state.items() if name in expected}, strict=False)
+        model.config.untrained = not expected <= towers.keys()
+        start |= towers
+        model.load_state_dict({name: value for name, value in start.items() if name in expected}, strict=False)
         return model
 
     def similarity(self, text_embeds: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
@@ -1112,24 +1132,24 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
 
 def _generator_state_from_text_tower(
-    generator: PigPseudoQueryGenerator, text_model: CLIPTextModel, text_projection: nn.Linear
+    generator: PigPseudoQueryGenerator, towers: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return copies of the text tower's weights under the generator's names in [`PigForRetrieval`]."""
+    """Return the text tower's weights under the generator's names in [`PigForRetrieval`]."""
     config = generator.config
-    token_embedding = text_model.embeddings.token_embedding.weight
+    token_embedding = towers["text_model.embeddings.token_embedding.weight"]
+    text_positions = towers["text_model.embeddings.position_embedding.weight"]
     positions = generator.position_embedding.weight.detach().clone()
-    copied = min(len(positions), len(text_model.embeddings.position_embedding.weight))
-    positions[:copied] = text_model.embeddings.position_embedding.weight[:copied]
+    copied = min(len(positions), len(text_positions))
+    positions[:copied] = text_positions[:copied]
     state = {
         "generator.bos_embedding": token_embedding[config.bos_token_id],
         "generator.eos_embedding": token_embedding[config.eos_token_id],
         "generator.position_embedding.weight": positions,
-        "generator.text_projection.weight": text_projection.weight,
+        "generator.text_projection.weight": towers["text_projection.weight"],
     }
-    for name, value in text_model.final_layer_norm.state_dict().items():
-        state[f"generator.final_layer_norm.{name}"] = value
-    for name, value in text_model.encoder.layers.state_dict().items():
-        state[f"generator.layers.{name}"] = value
+    for name, value in towers.items():
+        if name.startswith(("text_model.encoder.layers.", "text_model.final_layer_norm.")):
+            state["generator." + name.removeprefix("text_model.").removeprefix("encoder.")] = value
     return state
 
 

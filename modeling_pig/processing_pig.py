@@ -16,7 +16,7 @@
 from typing import Any
 
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 
 class PigProcessor(ProcessorMixin):
-    """Process queries with a CLIP tokenizer and videos with a [`PigVideoProcessor`].
+    """Process queries with the tokenizer of CLIP or MetaCLIP 2 and videos with a [`PigVideoProcessor`].
 
     Texts are padded to the longest text of the batch and truncated, with a warning, to the tokenizer's
     `model_max_length` (77 tokens for CLIP).
@@ -49,10 +49,10 @@ class PigProcessor(ProcessorMixin):
 
     @classmethod
     def from_clip(cls, clip_name_or_folder: str, config: PigConfig) -> "PigProcessor":
-        """Create the processor of a model that starts from a CLIP checkpoint.
+        """Create the processor of a model that starts from a CLIP or MetaCLIP 2 checkpoint.
 
         Args:
-            clip_name_or_folder (`str`): CLIP checkpoint with its tokenizer, on the Hub or in a folder.
+            clip_name_or_folder (`str`): checkpoint with its tokenizer, on the Hub or in a folder.
             config (`PigConfig`): configuration of the model, which determines number and size of frames.
 
         Returns:
@@ -63,11 +63,13 @@ class PigProcessor(ProcessorMixin):
         """
         text: Any = config.text_config
         vision: Any = config.vision_config
-        tokenizer = CLIPTokenizer.from_pretrained(clip_name_or_folder)  # empty if the files are missing
-        if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (text.bos_token_id, text.eos_token_id):
+        tokenizer: Any = AutoTokenizer.from_pretrained(clip_name_or_folder)
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        is_empty = len(tokenizer) == len(tokenizer.all_special_ids)  # if the files are missing
+        if is_empty or ends != (text.bos_token_id, text.eos_token_id):
             raise ValueError(
-                f"{clip_name_or_folder} has no tokenizer that fits the configuration: its start and end tokens are "
-                f"{tokenizer.bos_token_id} and {tokenizer.eos_token_id}, expected {text.bos_token_id} and "
+                f"{clip_name_or_folder} has no tokenizer that fits the configuration: it has {len(tokenizer)} tokens, "
+                f"with {ends[0]} and {ends[1]} for start and end, expected {text.bos_token_id} and "
                 f"{text.eos_token_id}. Add the tokenizer files of this CLIP model to the checkpoint."
             )
         tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)

@@ -10,12 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    SiglipConfig,
+    XLMRobertaTokenizer,
+)
 
-from modeling_pig import PigConfig, PigForRetrieval, PigProcessor
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigTextModel
+from modeling_pig.encoding.text_encoder import TextEncoder
 from modeling_pig.publishing.convert_checkpoint import convert_reference_checkpoint
 from modeling_pig.publishing.init_from_clip import init_from_clip
+from modeling_pig.training.recipe import ModelRecipe
 from modeling_pig.training.reference_checkpoint import convert_state_dict, our_name, read_checkpoint
+from modeling_pig.training.start import build_model
 
 
 pytest_plugins = ["tests.hub_server"]
@@ -191,6 +203,49 @@ def test_a_checkpoint_without_generator_is_a_two_tower_model(first_release, clip
     assert not convert_state_dict(clip_vip, clip_config)[0].vision_config.use_frame_tokens
 
 
+def test_clip_vip_starts_a_hybrid(clip_vip, tmp_path):
+    """`init: clip_vip`, and `init: reference` with the framework; both with the missing parts as in `from_clip`."""
+    del clip_vip["clipmodel.vision_model.embeddings.cls_in_frames"]  # the published checkpoints have no frame tokens
+    path = saved(clip_vip, tmp_path / "pretrain_clipvip_base_32.pt")
+    models = []
+    for init, fields in (("clip_vip", {}), ("reference", {"framework": "hybrid"})):
+        recipe = ModelRecipe(init, TINY_CLIP, str(path), overrides={"num_selected_patches": 5, **fields})
+        torch.manual_seed(0)
+        model, processor = build_model(recipe, [])
+        assert model.config.framework == "hybrid" and model.config.untrained
+        assert processor.video_processor.num_frames == 4
+        models.append(model.eval())
+    state, other = (model.state_dict() for model in models)
+    assert all(torch.equal(state[name], value) for name, value in other.items())
+    for name, value in clip_vip.items():
+        if not name.endswith("position_ids"):
+            assert torch.equal(state[our_name(f"encoder.{name}")], value), name
+    embeddings = models[0].vision_model.embeddings
+    assert torch.equal(embeddings.frame_embedding, embeddings.class_embedding)
+    text = {name: value for name, value in state.items() if name.startswith("text_model.encoder.layers.")}
+    assert all(torch.equal(state[name.replace("text_model.encoder", "generator")], text[name]) for name in text)
+    assert torch.equal(state["generator.eos_embedding"], state["text_model.embeddings.token_embedding.weight"][98])
+    assert torch.equal(state["interaction.q_proj.weight"], torch.eye(32))
+
+
+def test_clip_vip_with_another_number_of_frames(clip_vip, clip_config):
+    """The temporal embedding is interpolated once, as the model would interpolate it for each clip."""
+    del clip_vip["clipmodel.vision_model.embeddings.cls_in_frames"]
+    frames = torch.randn(1, 6, 3, 32, 32)
+    with torch.inference_mode():
+        seen, expected = (
+            model_of(clip_vip, clip_config, **fields).get_video_features(frames).pooler_output
+            for fields in ({"num_frames": 6}, {})
+        )
+    torch.testing.assert_close(seen, expected)
+
+
+def test_a_checkpoint_of_pig_is_not_taken_for_one_of_clip_vip():
+    recipe = ModelRecipe("clip_vip", TINY_CLIP, str(GOLDEN / "model_best.pt"))
+    with pytest.raises(ValueError, match="is a checkpoint of PIG, expected one of CLIP-ViP: set model.init=reference"):
+        build_model(recipe, [])
+
+
 def test_restore_file_in_half_precision(first_release, tmp_path):
     (tmp_path / "model").mkdir()  # an empty output folder is valid
     half = {name: value.half() if value.is_floating_point() else value for name, value in first_release.items()}
@@ -333,7 +388,7 @@ def test_written_weights_are_read_back_and_compared(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "command", [("convert", "--checkpoint", GOLDEN / "model_best.pt"), ("init", "--num-frames", "4")]
 )
-def test_invalid_clip_and_output_folders_are_refused(run_pig, tmp_path, command, model_folder):
+def test_invalid_clip_and_output_folders_are_refused(run_pig, tmp_path, command):
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
@@ -342,13 +397,23 @@ def test_invalid_clip_and_output_folders_are_refused(run_pig, tmp_path, command,
     output = tmp_path / "model"
     missing = tmp_path / "missing"
     assert str(missing) in run_pig(*command, "--clip", missing, "--output", output)
-    message = run_pig(*command, "--clip", model_folder, "--output", output)
-    assert f"{model_folder} is not a CLIP checkpoint" in message
+    siglip = tmp_path / "siglip"
+    SiglipConfig().save_pretrained(siglip)
+    message = run_pig(*command, "--clip", siglip, "--output", output)
+    assert f"{siglip} is not a CLIP checkpoint: model_type in its config.json is siglip, expected clip or" in message
     without_tokenizer = tmp_path / "clip"
     CLIPModel.from_pretrained(TINY_CLIP).save_pretrained(without_tokenizer)
     message = run_pig(*command, "--clip", without_tokenizer, "--output", output)
     assert "no tokenizer that fits" in message and "expected 97 and 98" in message
     assert not output.exists()
+
+
+def test_a_metaclip_2_without_tokenizer_is_refused(clip_folders, tmp_path):
+    """The empty tokenizer that transformers creates for it has the right start and end tokens."""
+    MetaClip2Config.from_pretrained(clip_folders["metaclip_2"]).save_pretrained(tmp_path)
+    config = PigConfig.from_clip_config(MetaClip2Config.from_pretrained(tmp_path))
+    with pytest.raises(ValueError, match="no tokenizer that fits the configuration: it has 5 tokens"):
+        PigProcessor.from_clip(str(tmp_path), config)
 
 
 # --- pig init
@@ -403,53 +468,77 @@ CLIPS = {
         "projection_dim": 64,
         "dtype": "float16",
     },
+    "metaclip_2": {  # the published configurations hold only the end token's id
+        "text_config": tower(32, hidden_act="gelu", bos_token_id=None, eos_token_id=2, pad_token_id=None),
+        "vision_config": tower(48, hidden_act="gelu", image_size=32, patch_size=8),
+        "projection_dim": 40,
+    },
 }
+QUERIES = ["a small red circle", "a star", "маленький красный круг", "red 圆 " * 60]
+
+
+def metaclip_2_tokenizer() -> XLMRobertaTokenizer:
+    words = [f"▁{word}" for word in ("a", "small", "red", "circle", "star", "красный", "круг", "圆")]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *words, "▁", *"маленькй", "<mask>"]
+    return XLMRobertaTokenizer(vocab=[(piece, -float(number)) for number, piece in enumerate(pieces)])
 
 
 @pytest.fixture(scope="module")
 def clip_folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
     """Return a folder per entry of CLIPS with random weights: in a single file, in shards, in half precision."""
     folders = {}
-    for name, written in CLIPS.items():
+    for name, shape in CLIPS.items():
         folder = tmp_path_factory.mktemp(name)
-        fields = json.loads(json.dumps(written))
-        fields["text_config"]["vocab_size"] = len(tokenizer)
+        fields = json.loads(json.dumps(shape))
+        clip_tokenizer = metaclip_2_tokenizer() if name == "metaclip_2" else tokenizer
+        fields["text_config"]["vocab_size"] = len(clip_tokenizer)
         if name == "recent":
             fields["text_config"] |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         torch.manual_seed(4)
-        model = CLIPModel(CLIPConfig.from_dict(fields))
+        config_class, model_class = (
+            (MetaClip2Config, MetaClip2Model) if name == "metaclip_2" else (CLIPConfig, CLIPModel)
+        )
+        model = model_class(config_class.from_dict(fields))
         for parameter in model.parameters():  # so that no parameter is all zeros or ones
             parameter.data += 0.05 * torch.randn_like(parameter)
         model = model.half() if name == "recent" else model
         model.save_pretrained(folder, **({"max_shard_size": "100KB"} if name == "laion" else {}))
-        config = {"architectures": ["CLIPModel"], "model_type": "clip", "logit_scale_init_value": 2.6592, **fields}
-        (folder / "config.json").write_text(json.dumps(config))
-        tokenizer.save_pretrained(folder)
+        written = {"architectures": [model_class.__name__], "model_type": config_class.model_type}
+        (folder / "config.json").write_text(json.dumps({**written, "logit_scale_init_value": 2.6592, **fields}))
+        clip_tokenizer.save_pretrained(folder)
         folders[name] = folder
     assert len(list(folders["laion"].glob("model-*.safetensors"))) > 1
     return folders
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_an_initialised_model_equals_clip_on_single_frames(clip_folders, tokenizer, tmp_path, name):
-    clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32).eval()
+def test_an_initialised_model_equals_clip_on_single_frames(clip_folders, tmp_path, name):
+    clip = AutoModel.from_pretrained(clip_folders[name], dtype=torch.float32).eval()
+    folder = str(tmp_path / "model")
     settings = {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
-    init_from_clip(str(clip_folders[name]), tmp_path / "model", framework="two_tower", **settings)
-    model = PigForRetrieval.from_pretrained(tmp_path / "model").eval()
-    texts = tokenizer(["a small red circle", "a star"], padding=True, return_tensors="pt")
+    init_from_clip(str(clip_folders[name]), folder, framework="two_tower", **settings)
+    model, text_model = PigForRetrieval.from_pretrained(folder).eval(), PigTextModel.from_pretrained(folder).eval()
+    clip_tokenizer = AutoTokenizer.from_pretrained(clip_folders[name])
+    texts = clip_tokenizer(QUERIES, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    processed = PigProcessor.from_pretrained(folder)(text=QUERIES, return_tensors="pt")
+    assert all(torch.equal(processed[key], value) for key, value in texts.items())
     side = clip.config.vision_config.image_size
     pixels = torch.randn(2, 3, side, side)
     with torch.inference_mode():
-        outputs = model(**texts, pixel_values_videos=pixels.unsqueeze(1))
+        outputs = model(**processed, pixel_values_videos=pixels.unsqueeze(1))
         expected = clip(**texts, pixel_values=pixels)
+        text_embeds = torch.nn.functional.normalize(text_model(**processed).text_embeds, dim=-1)
+    torch.testing.assert_close(text_embeds, expected.text_embeds, atol=1e-5, rtol=1e-5)
+    encoded = torch.from_numpy(TextEncoder(folder)(QUERIES))
+    torch.testing.assert_close(encoded, expected.text_embeds, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs.text_embeds, expected.text_embeds, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs.video_embeds, expected.image_embeds, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs.logits_per_text, expected.logits_per_text, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["laion", "recent"])
-def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tokenizer, tmp_path, name):
-    clip = CLIPModel.from_pretrained(clip_folders[name], dtype=torch.float32)
+@pytest.mark.parametrize("name", ["laion", "recent", "metaclip_2"])
+def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tmp_path, name):
+    clip = AutoModel.from_pretrained(clip_folders[name], dtype=torch.float32)
     folder = tmp_path / "model"
     init_from_clip(str(clip_folders[name]), folder, num_frames=3, num_selected_patches=4)
     model, processor = PigForRetrieval.from_pretrained(folder).eval(), PigProcessor.from_pretrained(folder)
@@ -459,14 +548,14 @@ def test_an_initialised_hybrid_model_uses_every_weight_of_clip(clip_folders, tok
     for weight, value in clip.text_model.encoder.layers.state_dict().items():
         assert torch.equal(state[f"generator.layers.{weight}"], value), weight
     tokens = clip.text_model.embeddings.token_embedding.weight
-    assert torch.equal(state["generator.bos_embedding"], tokens[tokenizer.bos_token_id])
-    assert torch.equal(state["generator.eos_embedding"], tokens[tokenizer.eos_token_id])
+    assert torch.equal(state["generator.bos_embedding"], tokens[processor.tokenizer.bos_token_id])
+    assert torch.equal(state["generator.eos_embedding"], tokens[processor.tokenizer.eos_token_id])
     generator, text = model.generator.config, clip.config.text_config
     for field in ("hidden_act", "layer_norm_eps", "num_attention_heads"):
         assert getattr(generator, field) == getattr(text, field)
     assert model.config.projection_dim == clip.config.projection_dim == CLIPS[name]["projection_dim"]
 
-    assert processor.tokenizer.model_max_length == 77
+    assert processor.tokenizer.model_max_length == 77  # also if no file of the checkpoint sets it, as for metaclip_2
     video = np.zeros((5, 20, 30, 3), dtype=np.uint8)
     inputs = processor(text="a red circle", videos=[video], return_tensors="pt")
     side = clip.config.vision_config.image_size
@@ -487,17 +576,6 @@ def test_pig_init_writes_a_model(clip_folders, run_pig, tmp_path):
     assert config.vision_config.num_frames == 4 and config.vision_config.num_global_tokens == 2
     assert not config.vision_config.use_frame_tokens
     assert PigProcessor.from_pretrained(output).video_processor.num_frames == 4
-
-
-def test_a_tokenizer_without_maximum_length_gets_the_length_of_the_text_tower(clip_folders, tmp_path):
-    tokenizer = CLIPTokenizer.from_pretrained(clip_folders["openai"])
-    tokenizer.model_max_length = int(1e30)  # the default of transformers if no file sets it
-    clip = tmp_path / "clip"
-    CLIPModel.from_pretrained(clip_folders["openai"]).save_pretrained(clip)
-    tokenizer.save_pretrained(clip)
-    init_from_clip(str(clip), tmp_path / "model", num_frames=2)
-    processor = PigProcessor.from_pretrained(tmp_path / "model")
-    assert processor(text="a star " * 200, return_tensors="pt")["input_ids"].shape == (1, 77)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import typer
 from .common import one_line_errors, require_modules
 
 
-ClipOption = Annotated[str, typer.Option(help="CLIP checkpoint: a folder, or its name on the Hub.")]
+ClipOption = Annotated[str, typer.Option(help="CLIP or MetaCLIP 2 checkpoint: a folder, or its name on the Hub.")]
 FolderOption = Annotated[Path, typer.Option(help="Folder to write. It must be empty or not exist.")]
 
 
@@ -24,7 +24,7 @@ def init(
         typer.Argument(metavar="field=value ...", help="Further fields of the configuration, the value in YAML."),
     ] = None,
 ) -> None:
-    """Initialise a model from a CLIP checkpoint, to train from."""
+    """Initialise a model from a CLIP or MetaCLIP 2 checkpoint, to train from."""
     with one_line_errors():
         require_modules("train", "yaml")
         import yaml

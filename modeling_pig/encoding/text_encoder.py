@@ -110,8 +110,6 @@ class TextEncoder:
         # Padding after the end of a text does not change the text: no token attends to a later token.
         padded = np.array([[*one, *[self._eos_token_id] * (length - len(one))] for one in tokens])  # (Q, L)
         ends = (padded == self._eos_token_id).argmax(axis=1)  # (Q,), position of the first end token
-        if self._eos_token_id == 2:  # wrong value in CLIP's first checkpoints, whose end token has the highest id
-            ends = np.array([one.index(max(one)) for one in tokens])
         states = self._weight("embeddings.token_embedding")[padded]  # (Q, L, W)
         states = states + self._weight("embeddings.position_embedding")[:length]
         later = np.triu(np.full((length, length), -np.inf, np.float32), k=1)  # (L, L)

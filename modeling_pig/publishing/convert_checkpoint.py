@@ -7,8 +7,9 @@ import torch
 
 from modeling_pig import PigForRetrieval, PigProcessor
 
+from ..configuration_pig import load_clip_config
 from ..training.reference_checkpoint import convert_state_dict, read_checkpoint
-from .init_from_clip import describe_model, load_clip_config
+from .init_from_clip import describe_model
 from .repository import check_empty
 
 
@@ -45,8 +46,8 @@ def convert_reference_checkpoint(checkpoint: str | Path, clip: str, output: str 
     processor = PigProcessor.from_clip(clip, config)
     processor.video_processor.frame_sampling = "index"  # as the authors trained it
 
-    model = PigForRetrieval(config)
-    model.load_state_dict(state)
+    model = PigForRetrieval.from_towers(config, state)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
     model.save_pretrained(output)
     processor.save_pretrained(output)
     _check_written(output, state, processor)

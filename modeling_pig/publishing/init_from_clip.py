@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig
-
 from modeling_pig import PigForRetrieval, PigProcessor
 
 from ..encoding.loading import describe_untrained
@@ -12,10 +10,10 @@ from .repository import check_empty
 
 
 def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
-    """Write a model that [`PigForRetrieval.from_clip`] initialises from CLIP, and its processor.
+    """Write a model that [`PigForRetrieval.from_clip`] initialises from CLIP or MetaCLIP 2, and its processor.
 
     Args:
-        clip (`str`): CLIP checkpoint in Hugging Face format: a folder, or its name on the Hub.
+        clip (`str`): CLIP or MetaCLIP 2 checkpoint in Hugging Face format: a folder, or its name on the Hub.
         output (`str` or `Path`): folder that is empty or does not exist.
         **pig_config: fields of [`PigConfig`], or fields of [`PigVisionConfig`] that CLIP lacks, such as `num_frames`.
 
@@ -34,27 +32,11 @@ def init_from_clip(clip: str, output: str | Path, **pig_config: Any) -> str:
     ```
     """
     check_empty(Path(output))
-    load_clip_config(clip)
     model = PigForRetrieval.from_clip(clip, **pig_config)
     processor = PigProcessor.from_clip(clip, model.config)
     model.save_pretrained(output)
     processor.save_pretrained(output)
     return f"{describe_model(model, output)}\n{describe_untrained(model.config, str(output))}"
-
-
-def load_clip_config(clip: str) -> CLIPConfig:
-    """Load the configuration of a CLIP checkpoint.
-
-    Raises:
-        ValueError: `clip` holds a model of another type.
-        OSError: `clip` is neither a folder nor on the Hub.
-    """
-    if CLIPConfig.get_config_dict(clip)[0].get("model_type") != "clip":
-        raise ValueError(
-            f"{clip} is not a CLIP checkpoint: it has no config.json with model_type clip. Give a checkpoint in "
-            "Hugging Face format."
-        )
-    return CLIPConfig.from_pretrained(clip)
 
 
 def describe_model(model: PigForRetrieval, folder: str | Path) -> str:
@@ -69,4 +51,4 @@ def describe_model(model: PigForRetrieval, folder: str | Path) -> str:
     )
 
 
-__all__ = ["describe_model", "init_from_clip", "load_clip_config"]
+__all__ = ["describe_model", "init_from_clip"]

@@ -57,10 +57,11 @@ class LoraRecipe:
 class ModelRecipe:
     """Start of the weights, and the frozen parts.
 
-    `init` is `clip` (the CLIP checkpoint `clip`), `pig` (the model folder or Hub name `checkpoint`), `reference` (the
-    authors' file `checkpoint`, which started from `clip`) or `scratch` (random weights of the shape `config`: the
-    fields of `PigConfig`, or a JSON file that holds them, named relative to the recipe's folder). `overrides` are
-    further fields (for `clip` also those of `PigVisionConfig` that CLIP lacks).
+    `init` is `clip` (the CLIP or MetaCLIP 2 checkpoint `clip`), `clip_vip` (the file `checkpoint` of CLIP-ViP, which
+    started from `clip`), `pig` (the model folder or Hub name `checkpoint`), `reference` (the authors' file
+    `checkpoint`, which started from `clip`) or `scratch` (random weights of the shape `config`: the fields of
+    `PigConfig`, or a JSON file that holds them, named relative to the recipe's folder). `overrides` are further fields
+    (for `clip` and `clip_vip` also those of `PigVisionConfig` that CLIP lacks).
 
     `freeze` names parts that keep their weights: `text`, `video`, `generator`, `interaction`; `clip` is all but PIG's
     own parts (global, frame and temporal embeddings, generator, interaction).
@@ -68,7 +69,7 @@ class ModelRecipe:
 
     __pydantic_config__ = _STRICT_KEYS
 
-    init: Literal["clip", "pig", "reference", "scratch"] = "clip"
+    init: Literal["clip", "clip_vip", "pig", "reference", "scratch"] = "clip"
     clip: str = "openai/clip-vit-base-patch32"
     checkpoint: str | None = None
     config: str | dict[str, Any] | None = None
@@ -185,7 +186,7 @@ class Recipe:
             recipe.model.config = _read_config(Path(path).parent / recipe.model.config)
         if recipe.model.init == "scratch" and recipe.model.config is None:
             raise ValueError("The recipe's model.init is scratch: set model.config to the shape of the model.")
-        if recipe.model.init in ("pig", "reference") and recipe.model.checkpoint is None:
+        if recipe.model.init in ("clip_vip", "pig", "reference") and recipe.model.checkpoint is None:
             raise ValueError(
                 f"The recipe's model.init is {recipe.model.init}: set model.checkpoint to the model to start from."
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPConfig
+from transformers import CLIPConfig, MetaClip2Config
 
 from modeling_pig import PigConfig, PigForRetrieval
 
@@ -30,6 +30,8 @@ NAMES = [
     ("fusioner.cross_attn.", "interaction."),
     ("encoder.clipmodel.", ""),
 ]
+FRAME_TOKEN, TEMPORAL = "vision_model.embeddings.frame_embedding", "vision_model.embeddings.temporal_embedding"
+NEW_PARTS = ("generator.", "interaction.")  # missing in CLIP-ViP
 # Ends of the generator's input: separate vectors in the authors' first release, rows of a token table in the second.
 BOS, EOS, TOKEN_TABLE = "generator.bos_embedding", "generator.eos_embedding", "generator.token_embedding.weight"
 LISTED_PROBLEMS = 10
@@ -85,7 +87,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def convert_state_dict(
-    checkpoint: dict[str, torch.Tensor], clip_config: CLIPConfig, **pig_config: Any
+    checkpoint: dict[str, torch.Tensor], clip_config: CLIPConfig | MetaClip2Config, **pig_config: Any
 ) -> tuple[PigConfig, dict[str, torch.Tensor]]:
     """Convert a reference checkpoint into the configuration and the float32 weights of a [`PigForRetrieval`].
 
@@ -93,13 +95,15 @@ def convert_state_dict(
         checkpoint (`dict[str, torch.Tensor]`): state dict with the names of the authors' first or second release
             (with a generator: `hybrid`) or of CLIP-ViP (`two_tower`). It is not changed.
         clip_config (`CLIPConfig`): configuration of the CLIP checkpoint that the training started from.
-        **pig_config: fields of [`PigConfig`] that do not follow from shapes, like `num_selected_patches`.
+        **pig_config: fields of [`PigConfig`] that do not follow from shapes, like `num_selected_patches`. With
+            another `framework`, a checkpoint of both towers lacks the weights that [`PigForRetrieval.from_towers`]
+            adds. Its temporal embedding is interpolated to another `num_frames`, as CLIP-ViP does.
 
     Raises:
         ValueError: sizes differ from CLIP's, weights are missing, surplus or have another shape (the message names
             them), or the configuration is invalid, see [`PigConfig`].
     """
-    is_clip_vip = any(name.startswith("clipmodel.") for name in checkpoint)
+    is_clip_vip = is_clip_vip_checkpoint(checkpoint)
     theirs = {
         f"encoder.{name}" if is_clip_vip else name: tensor
         for name, tensor in checkpoint.items()
@@ -111,10 +115,9 @@ def convert_state_dict(
     shared, new = _infer_sizes(state)
     _check_against_clip(shared, clip_config)
     fields = {name: value for name, value in new.items() if value is not None} | pig_config
-    if not any(name.startswith(("generator.", "interaction.")) for name in state):
-        fields["framework"] = "two_tower"
-        if is_clip_vip:  # the first version of CLIP-ViP has no frame tokens
-            fields["use_frame_tokens"] = "vision_model.embeddings.frame_embedding" in state
+    holds_towers = not any(name.startswith(NEW_PARTS) for name in state)
+    if holds_towers and fields.setdefault("framework", "two_tower") == "two_tower" and is_clip_vip:
+        fields.setdefault("use_frame_tokens", FRAME_TOKEN in state)  # the first version of CLIP-ViP has none
     ends_are_rows = TOKEN_TABLE in state and BOS not in state and EOS not in state
     if ends_are_rows:
         fields |= {"generator_learnable_ends": False, "generator_use_projection": False}
@@ -126,6 +129,14 @@ def convert_state_dict(
         state.pop(BOS, None)  # the checkpoint always has the vector
     with torch.device("meta"):
         expected = PigForRetrieval(config).state_dict()
+    if holds_towers:
+        added = (*NEW_PARTS, *([FRAME_TOKEN] if is_clip_vip and FRAME_TOKEN not in state else []))
+        expected = {name: value for name, value in expected.items() if not name.startswith(added)}
+        temporal, num_frames = state.get(TEMPORAL), config.vision_config.num_frames
+        if temporal is not None and temporal.ndim == 3 and temporal.shape[1] != num_frames:  # (1, T, C)
+            per_channel = temporal.float().transpose(1, 2)  # (1, C, T)
+            resized = torch.nn.functional.interpolate(per_channel, size=num_frames, mode="linear")
+            state[TEMPORAL] = resized.transpose(1, 2)
     problems = _list_problems(state, expected, foreign)
     if problems:
         if is_clip_vip:
@@ -134,6 +145,11 @@ def convert_state_dict(
         more = f"; and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
         raise ValueError(f"The checkpoint does not have the expected weights: {listed}{more}.")
     return config, {name: state[name].float() for name in expected}
+
+
+def is_clip_vip_checkpoint(checkpoint: dict[str, torch.Tensor]) -> bool:
+    """Return whether the names of a checkpoint are those of CLIP-ViP."""
+    return any(name.startswith("clipmodel.") for name in checkpoint)
 
 
 def _infer_sizes(state: dict[str, torch.Tensor]) -> tuple[dict[str, int | None], dict[str, int | None]]:
@@ -176,7 +192,7 @@ def _infer_sizes(state: dict[str, torch.Tensor]) -> tuple[dict[str, int | None],
     return shared, new
 
 
-def _check_against_clip(sizes: dict[str, int | None], clip_config: CLIPConfig) -> None:
+def _check_against_clip(sizes: dict[str, int | None], clip_config: CLIPConfig | MetaClip2Config) -> None:
     contradictions = []
     for path, seen in sizes.items():
         section, _, name = path.rpartition(".")
@@ -213,4 +229,4 @@ def _list_problems(
     return problems
 
 
-__all__ = ["convert_state_dict", "our_name", "read_checkpoint", "reference_name"]
+__all__ = ["convert_state_dict", "is_clip_vip_checkpoint", "our_name", "read_checkpoint", "reference_name"]

@@ -10,9 +10,10 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
 
+from ..configuration_pig import load_clip_config
 from ..encoding.loading import load_pretrained
 from .recipe import LoraRecipe, ModelRecipe, OptimizerRecipe
-from .reference_checkpoint import convert_state_dict, read_checkpoint
+from .reference_checkpoint import convert_state_dict, is_clip_vip_checkpoint, read_checkpoint
 from .tokenizer import train_tokenizer
 
 
@@ -50,11 +51,17 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
         if recipe.overrides:
             raise ValueError("model.init is pig, and the checkpoint determines the shape: remove model.overrides.")
         model, processor = load_pretrained(PigForRetrieval, str(recipe.checkpoint))
-    elif recipe.init == "reference":
-        clip_config = CLIPConfig.from_pretrained(recipe.clip)
-        config, state = convert_state_dict(read_checkpoint(str(recipe.checkpoint)), clip_config, **recipe.overrides)
-        model = PigForRetrieval(config)
-        model.load_state_dict(state)
+    elif recipe.init in ("reference", "clip_vip"):
+        checkpoint = read_checkpoint(str(recipe.checkpoint))
+        overrides = recipe.overrides
+        if recipe.init == "clip_vip":
+            if not is_clip_vip_checkpoint(checkpoint):
+                raise ValueError(
+                    f"{recipe.checkpoint} is a checkpoint of PIG, expected one of CLIP-ViP: set model.init=reference."
+                )
+            overrides = {"framework": "hybrid", **overrides}
+        config, state = convert_state_dict(checkpoint, load_clip_config(recipe.clip), **overrides)
+        model = PigForRetrieval.from_towers(config, state)
         processor = PigProcessor.from_clip(recipe.clip, config)
     else:
         model, processor = _from_scratch(recipe, captions)
