@@ -125,6 +125,9 @@ class PigConfig(PreTrainedConfig):
         untrained (`bool`, *optional*, defaults to `False`):
             Whether the model is as [`PigForRetrieval.from_clip`] initialised it. Training sets it to `False`; set it
             yourself if you train with another loop.
+        selected_on (`str`, *optional*):
+            Benchmark and split by which training selected this checkpoint, such as `"msrvtt_1k/test"`; `None` if no
+            split selected it. A checkpoint that a test split selected is not comparable with the others on this split.
 
     Example:
 
@@ -158,6 +161,7 @@ class PigConfig(PreTrainedConfig):
     logit_scale_max: float | int = math.log(200)
     initializer_factor: float | int = 1.0
     untrained: bool = False
+    selected_on: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -83,6 +83,7 @@ class _Origin(Record):
     model: str | None = None
     model_revision: str | None = None
     model_fingerprint: str | None = None
+    selected_on: str | None = None
 
 
 # Pydantic orders inherited fields from the last base class to the first: the origin comes first in the file.
@@ -95,6 +96,7 @@ class EvaluationRecord(Evaluation, _Origin):
         model (`str`, *optional*): folder or name of the model.
         model_revision (`str`, *optional*): commit of a model from the Hub.
         model_fingerprint (`str`, *optional*): fingerprint of the weights, see [`model_fingerprint`].
+        selected_on (`str`, *optional*): benchmark and split that selected the model, see [`PigConfig`].
         device, dtype, versions, recipe: conditions of the evaluation.
         date (`str`): end of the evaluation in UTC.
     """
@@ -104,6 +106,17 @@ class EvaluationRecord(Evaluation, _Origin):
     versions: dict[str, str]
     date: str
     recipe: EvaluatedRecipe
+
+    @property
+    def selection_warning(self) -> str:
+        """Sentence for a model that a test split selected; `""` for other models."""
+        benchmark, _, split = (self.selected_on or "").rpartition("/")
+        if split != "test":
+            return ""
+        return (
+            f"The model was selected on the test split of {benchmark}, as published code does: its figures are not "
+            "comparable with those of models that validation or the last epoch selected."
+        )
 
 
 __all__ = ["DIRECTIONS", "Evaluation", "EvaluationRecord", "Metrics", "Record"]

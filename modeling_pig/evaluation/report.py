@@ -49,6 +49,7 @@ def result_record(
         "model": name_or_folder,
         "model_revision": extract_commit_hash(cached_file(name_or_folder, "config.json"), None),
         "model_fingerprint": model_fingerprint(name_or_folder),
+        "selected_on": getattr(model.config, "selected_on", None),
         **evaluation.to_dict(),
         "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -82,6 +83,8 @@ def print_evaluation(record: EvaluationRecord, console: Console | None = None) -
     if record.text_to_video_reranked:
         title = f"the best {record.rerank} videos of each query re-ranked"
         console.print(_make_table(title, record, ["text_to_video_reranked"]))
+    if record.selection_warning:
+        console.print(record.selection_warning, soft_wrap=True, markup=False, highlight=False)
 
 
 def _make_table(title: str, record: EvaluationRecord, keys: Sequence[str]) -> Table:

@@ -119,6 +119,8 @@ def make_eval_results(test: EvaluationRecord, dataset: str | None = None) -> str
     for key, metrics in _metrics_by_key(test).items():
         for metric, value in metrics.items():
             notes = [one_line(_metric_name(key, metric)), _count_queries(test), f"ties: {test.ties}"]
+            if test.selection_warning:
+                notes.append(f"model selected on {test.selected_on}")
             if test.intervals_95:
                 low, high = test.intervals_95[key][metric]
                 notes.append(f"95 % interval [{low:,.1f}, {high:,.1f}]")
@@ -201,10 +203,16 @@ def _make_citation(repo_id: str, records: RunRecords) -> str:
 
 def _describe_training(records: RunRecords) -> list[list[str]]:
     lines = []
-    if validations := [record for record in records.metrics if isinstance(record, ValidationRecord)]:
-        best = max(validations, key=lambda record: recall_sum(record.validation.text_to_video))
-        lines.append(["length", f"{validations[-1].epoch:,} epochs, {validations[-1].step:,} steps"])
-        lines.append(["kept model", f"the model of epoch {best.epoch:,}, the best on the validation split"])
+    select = records.recipe["evaluation"]["select"]
+    if records.metrics:
+        last = records.metrics[-1]
+        lines.append(["length", f"{last.epoch:,} epochs, {last.step:,} steps"])
+    if select == "last":
+        lines.append(["kept model", "the model of the last epoch"])
+    elif validations := [record for record in records.metrics if isinstance(record, ValidationRecord)]:
+        best = max(validations, key=lambda record: recall_sum(record.metrics.text_to_video))
+        kept = f"the model of epoch {best.epoch:,}, the best on the {select} split"
+        lines.append(["kept model", kept + (", as published code selects" if select == "test" else "")])
     if records.environment:
         start = records.environment[-1]
         packages = ", ".join(f"{name} {version}" for name, version in start.packages.items())
@@ -264,6 +272,7 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
         "split": test.split,
         "counts": counts,
         "tables": tables,
+        "selection": test.selection_warning,
         "ties": f"A correct result that shares its score with other results gets {TIES[test.ties]}.",
         "intervals": intervals,
         "protocol": [part for part in re.split(r"\n\s*\n(?:- )?|(?:^|\n)- ", test.protocol) if part.strip()],

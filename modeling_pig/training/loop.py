@@ -38,7 +38,7 @@ from .frame_cache import FrameCache
 from .gradient_cache import cached_backward
 from .recipe import Recipe
 from .records import StepRecord, ValidationMetrics, ValidationRecord
-from .run_folder import RunFolder
+from .run_folder import RunFolder, is_evaluation
 from .start import add_lora, build_model, merged, parameter_groups
 from .stop_signals import StopRequest, catch_stop_signals, ignore_stop_signals
 
@@ -52,7 +52,7 @@ class TrainingInterrupted(Exception):
     """Training was stopped by SIGTERM or SIGINT; the state is saved, and `resume=True` resumes from it."""
 
 
-def train(recipe: Recipe, output: str | Path, resume: bool = False) -> ValidationMetrics:
+def train(recipe: Recipe, output: str | Path, resume: bool = False) -> ValidationMetrics | None:
     """Train a model by a recipe, and write the run folder `output`, see [`RunFolder`].
 
     Args:
@@ -62,19 +62,23 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> Validatio
             number of processes, the final weights are bit-identical to those of a run without interruption.
 
     Returns:
-        [`ValidationMetrics`]: validation metrics of the best model. A finished run is not changed.
+        [`ValidationMetrics`]: metrics of the kept model on the split that selected it; with `evaluation.select=last`
+            on validation, or `None` if there is no such split. A finished run is not changed.
 
     Raises:
-        ValueError: the run folder is in use, the processes or the data cannot fill a batch, more videos are unreadable
-            than the recipe allows, or too many steps in a row have no finite loss.
+        ValueError: the run folder is in use, the data lack the split that selects the model, the processes or the data
+            cannot fill a batch, more videos are unreadable than the recipe allows, or too many steps in a row have no
+            finite loss.
         TrainingInterrupted: the process received SIGTERM or SIGINT, and has saved its state.
     """
     folder = RunFolder(output)
     folder.start(recipe, resume)
     if folder.finished_file.exists():
         print(f"{folder.path}: this run is finished already.")
-        validations = [record["validation"] for record in folder.metrics() if "validation" in record]
-        return ValidationMetrics(**max(validations, key=lambda metrics: recall_sum(metrics["text_to_video"])))
+        found = [ValidationRecord(**record).metrics for record in folder.metrics() if is_evaluation(record)]
+        if recipe.evaluation.select == "last":
+            return found[-1] if found else None
+        return max(found, key=lambda metrics: recall_sum(metrics.text_to_video))
     run = _Run(recipe, folder, resume)
     try:
         return run.train()
@@ -108,12 +112,25 @@ class _Run:
             self.benchmark = load_benchmark(
                 data.benchmark, videos=data.videos, annotations=data.annotations, **data.options
             )
+        select = recipe.evaluation.select
+        self.evaluated_split = "test" if select == "test" else "validation"
+        if select != "last" and select not in self.benchmark:
+            raise ValueError(
+                f"{data.benchmark} has no split {select}, and evaluation.select is {select}: load this split "
+                "(data.options), or set evaluation.select to last or test."
+            )
+        if recipe.evaluation.test and "test" not in self.benchmark:
+            raise ValueError(
+                f"{data.benchmark} has no split test, and evaluation.test is true: load this split (data.options), or "
+                "set evaluation.test to false."
+            )
         self._check_chunks()
         model, self.processor = build_model(recipe.model, self.benchmark["train"]["captions"])
         self.processor.video_processor.frame_sampling = recipe.data.frame_sampling
         self.processor.video_processor.decoder = recipe.data.decoder
         self.config = model.config
         self.config.untrained = False  # the first model that is saved has been trained
+        self.config.selected_on = None if select == "last" else f"{data.benchmark}/{select}"
         self.loader = self._make_loader()
         self._prepare(model)
 
@@ -219,8 +236,8 @@ class _Run:
 
     # the loop
 
-    def train(self) -> ValidationMetrics:
-        """Train all remaining epochs, and test the best model.
+    def train(self) -> ValidationMetrics | None:
+        """Train all remaining epochs, and test the kept model.
 
         Raises:
             TrainingInterrupted: a process received SIGTERM or SIGINT; the state is saved.
@@ -243,8 +260,7 @@ class _Run:
                 progress.step_in_epoch = 0
                 self.checkpoints.save(progress)
         self._test()
-        assert progress.best is not None
-        return ValidationMetrics(**progress.best)
+        return None if progress.best is None else ValidationMetrics(**progress.best)
 
     def _train_epoch(self, stop: StopRequest, bar: tqdm) -> dict[str, float]:
         """Train the remaining steps of the epoch; return the losses of the last step."""
@@ -365,23 +381,31 @@ class _Run:
     # evaluation
 
     def _validate(self, losses: dict[str, float], bar: tqdm) -> None:
-        """Evaluate on the validation split; save the model if it is the best so far."""
-        progress = self.progress
+        """Evaluate on the split that selects the model; save the model if it is the best so far.
+
+        With `evaluation.select=last`, evaluate on validation if there is such a split, and save the model.
+        """
+        progress, split = self.progress, self.evaluated_split
+        keeps_last = self.recipe.evaluation.select == "last"
         model = self._unshard_model()
         results: list[Any] = [None]
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and split in self.benchmark:
             results = [
                 evaluate(
                     model,
                     self.processor,
-                    self.benchmark["validation"],
+                    self.benchmark[split],
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
                 ).to_dict()
             ]
         broadcast_object_list(results)
         metrics = results[0]
-        if progress.best is None or recall_sum(metrics["text_to_video"]) > recall_sum(progress.best["text_to_video"]):
+        if (
+            keeps_last
+            or progress.best is None
+            or recall_sum(metrics["text_to_video"]) > recall_sum(progress.best["text_to_video"])
+        ):
             if self.accelerator.is_main_process:
                 self.folder.save_model(model if self.adapted is None else merged(self.adapted), self.processor)
             progress.best, progress.evaluations_without_gain = metrics, 0
@@ -389,19 +413,24 @@ class _Run:
             progress.evaluations_without_gain += 1
             patience = self.recipe.evaluation.patience
             progress.stopped_early = patience is not None and progress.evaluations_without_gain >= patience
+        fields: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **losses}
+        if metrics is None:
+            if self.accelerator.is_main_process:
+                self.folder.log(StepRecord(**fields))
+            return
         by_name = {
-            f"validation/{direction}/{name}": value
+            f"{split}/{direction}/{name}": value
             for direction in DIRECTIONS
             for name, value in metrics[direction].items()
         }
         self.accelerator.log(by_name, step=progress.step)
         if self.accelerator.is_main_process:
-            fields = {"epoch": progress.epoch, "step": progress.step, "num_processes": self.accelerator.num_processes}
-            self.folder.log(ValidationRecord.model_validate({**fields, **losses, "validation": metrics}))
+            fields["num_processes"] = self.accelerator.num_processes
+            self.folder.log(ValidationRecord.model_validate({**fields, split: metrics}))
             self.folder.draw_curves()
             recalls = ", ".join(f"{name} {value:.1f}" for name, value in metrics["text_to_video"].items())
             loss = f"loss {losses['loss']:.3f}, " if losses else ""
-            bar.write(f"epoch {progress.epoch}: {loss}validation text-to-video {recalls}")
+            bar.write(f"epoch {progress.epoch}: {loss}{split} text-to-video {recalls}")
             if progress.stopped_early:
                 bar.write(f"stopped early: {progress.evaluations_without_gain} evaluations without a better result")
 
@@ -416,7 +445,7 @@ class _Run:
         return model
 
     def _test(self) -> None:
-        """Evaluate the best model on the test split, once, and mark the run as finished."""
+        """Evaluate the kept model on the test split, and mark the run as finished."""
         if self.accelerator.is_main_process:
             if self.recipe.evaluation.test:
                 folder = str(self.folder.model)

@@ -124,14 +124,19 @@ class TrainingRecipe:
 
 @dataclass
 class EvaluationRecipe:
-    """Evaluation of a run. The best model has the highest sum of text-to-video R@1, R@5 and R@10 on validation.
+    """Evaluation of a run, and the choice of the model that it keeps.
 
-    The test split is evaluated once, at the end, with the best model.
+    `select` names the split on which the kept model has the highest sum of text-to-video R@1, R@5 and R@10:
+    `validation`, or `test`, as published code does (records, results and model card say so). With `last`, the model
+    of the last epoch is kept. `test` and `last` need no validation split.
+
+    The test split is evaluated at the end, with the kept model.
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
     every_epochs: Positive = 1
+    select: Literal["validation", "last", "test"] = "validation"
     batch_size: Positive = 16
     patience: Positive | None = None  # evaluations without a better result that end a run
     test: bool = True
@@ -188,6 +193,11 @@ class Recipe:
         if recipe.model.init in ("pig", "reference") and recipe.model.checkpoint is None:
             raise ValueError(
                 f"The recipe's model.init is {recipe.model.init}: set model.checkpoint to the model to start from."
+            )
+        if recipe.evaluation.select == "last" and recipe.evaluation.patience is not None:
+            raise ValueError(
+                "The recipe's evaluation.select is last, which keeps the model of the last epoch: remove "
+                "evaluation.patience, or select by validation."
             )
         return recipe
 

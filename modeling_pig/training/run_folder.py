@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,8 +46,8 @@ class RunFolder:
     - `recipe.yaml`: the recipe.
     - `environment.json`: one [`EnvironmentRecord`] per start of the run.
     - `metrics.jsonl`: one [`StepRecord`] every few steps, and one [`ValidationRecord`] per evaluation.
-    - `curves.png`: losses and validation recall.
-    - `model/`: the best model on the validation split, with its processor.
+    - `curves.png`: losses and recall.
+    - `model/`: the model that `evaluation.select` keeps, with its processor.
     - `test.json` and `ranks.png`: evaluation on the test split.
     - `checkpoints/`: states to resume from, see [`Checkpoints`].
     - `nonfinite/`: videos of batches without a finite loss.
@@ -121,7 +122,7 @@ class RunFolder:
         kept = [
             json.dumps(record) + "\n"
             for record in self.metrics()
-            if record["step"] < step or (record["step"] == step and ("validation" not in record or is_evaluated))
+            if record["step"] < step or (record["step"] == step and (is_evaluated or not is_evaluation(record)))
         ]
         write_text(self.metrics_file, "".join(kept))
 
@@ -179,6 +180,11 @@ class RunFolder:
         write_text(self.path / "test.json", json.dumps(record.to_dict(), indent=2) + "\n")
 
 
+def is_evaluation(record: Mapping[str, Any]) -> bool:
+    """Return whether a line of `metrics.jsonl` is a [`ValidationRecord`] rather than a [`StepRecord`]."""
+    return "validation" in record or "test" in record
+
+
 def environment() -> Environment:
     """Return versions, git revision, machine and command line of this process."""
     packages = {}
@@ -222,4 +228,4 @@ def _git_revision() -> str | None:
     return commit.strip() + ("+" if changes.strip() else "")
 
 
-__all__ = ["RunFolder", "environment", "processor_name"]
+__all__ = ["RunFolder", "environment", "is_evaluation", "processor_name"]
