@@ -217,6 +217,9 @@ def _describe_training(records: RunRecords) -> list[list[str]]:
         start = records.environment[-1]
         packages = ", ".join(f"{name} {version}" for name, version in start.packages.items())
         lines.append(["hardware", f"{start.device}, processes: {start.num_processes:,}"])
+        if start.mixed_precision:
+            is_mixed = start.mixed_precision != "no"
+            lines.append(["precision", f"float32, mixed with {start.mixed_precision}" if is_mixed else "float32"])
         lines.append(["versions", f"modeling_pig {start.modeling_pig}, Python {start.python}, {packages}"])
         if start.git_revision:
             lines.append(["revision of the code", start.git_revision])

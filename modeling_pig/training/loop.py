@@ -106,6 +106,12 @@ class _Run:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # processes wait for the evaluation
         )
         self._lock_folder()
+        # In effect: Accelerate accepts fp16 on a CPU, and computes in float32.
+        self.mixed_precision = self.accelerator.mixed_precision if self.accelerator.native_amp else "no"
+        asked = recipe.training.mixed_precision
+        if asked not in ("auto", self.mixed_precision) and self.accelerator.is_main_process:
+            device = self.accelerator.device.type
+            tqdm.write(f"training.mixed_precision is {asked}, which {device} does not support: training in float32")
         set_seed(recipe.training.seed)
         with self.accelerator.main_process_first():  # the first process draws or indexes the data
             data = recipe.data
@@ -144,7 +150,11 @@ class _Run:
         if self.accelerator.is_main_process:
             self.folder.restore_model()
             self.folder.write_start(
-                recipe, self.accelerator.num_processes, self.progress.step, self.progress.step_in_epoch == 0
+                recipe,
+                self.accelerator.num_processes,
+                self.progress.step,
+                self.progress.step_in_epoch == 0,
+                self.mixed_precision,
             )
         if recipe.training.trackers:
             self.accelerator.init_trackers("pig", config={key: str(value) for key, value in recipe.flat().items()})

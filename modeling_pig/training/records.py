@@ -33,11 +33,14 @@ class EnvironmentRecord(Environment):
         step (`int`, *optional*): step that the run started or resumed from.
         num_processes (`int`): number of training processes.
         seed (`int`, *optional*): seed of the recipe.
+        mixed_precision (`str`, *optional*): precision in effect: `fp16`, `bf16`, or `no` for float32. It may differ
+            from the recipe's: `fp16` on a CPU is float32.
     """
 
     step: int | None = None
     num_processes: int
     seed: int | None = None
+    mixed_precision: str | None = None
 
 
 class StepRecord(Record):

@@ -101,7 +101,9 @@ class RunFolder:
         for partial in self.path.glob(f".{self.model.name}*{PARTIAL_SUFFIX}"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def write_start(self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool) -> None:
+    def write_start(
+        self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool, mixed_precision: str
+    ) -> None:
         """Write recipe and environment, and remove the metrics of steps that will be repeated.
 
         Args:
@@ -109,13 +111,18 @@ class RunFolder:
             num_processes (`int`): number of training processes.
             step (`int`): step that the run resumes from, or 0. Metrics of later steps are removed.
             is_evaluated (`bool`): the evaluation after `step` is done; otherwise its metrics are removed, too.
+            mixed_precision (`str`): precision in effect, see [`EnvironmentRecord`].
         """
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self.path / "recipe.yaml")
         file = self.path / "environment.json"
         starts = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else []
         start = EnvironmentRecord(
-            **environment().to_dict(), step=step, num_processes=num_processes, seed=recipe.training.seed
+            **environment().to_dict(),
+            step=step,
+            num_processes=num_processes,
+            seed=recipe.training.seed,
+            mixed_precision=mixed_precision,
         )
         starts.append(start.to_dict())
         write_text(file, json.dumps(starts, indent=2) + "\n")
