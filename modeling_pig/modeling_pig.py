@@ -452,6 +452,8 @@ class PigInteraction(nn.Module):
         super().__init__()
         embedding_dim = config.projection_dim
         self.num_heads = config.interaction_num_attention_heads
+        # The frame tokens follow the class token and the global tokens.
+        self.first_token = 1 + config.vision_config.num_global_tokens if config.interaction_tokens == "frames" else 0
         self.q_proj = nn.Linear(embedding_dim, embedding_dim)
         self.k_proj = nn.Linear(embedding_dim, embedding_dim)
         self.v_proj = nn.Linear(embedding_dim, embedding_dim)
@@ -467,14 +469,15 @@ class PigInteraction(nn.Module):
 
         Args:
             queries (`torch.Tensor` of shape `(B, Q, D)` or `(1, Q, D)`): queries of each video, or of all videos.
-            context (`torch.Tensor` of shape `(B, S, D)`): context tokens of the videos.
+            context (`torch.Tensor` of shape `(B, S, D)`): context tokens of the videos; with `interaction_tokens` of
+                `"frames"`, only the frame tokens among them are pooled.
 
         Returns:
             `torch.Tensor` of shape `(B, Q, D)`.
         """
         heads = (self.num_heads, -1)
         queries = self.layer_norm1(queries)
-        context = self.layer_norm1(context)
+        context = self.layer_norm1(context[:, self.first_token :])
         query = self.q_proj(queries).unflatten(-1, heads).transpose(1, 2)  # (B or 1, heads, Q, D / heads)
         key = self.k_proj(context).unflatten(-1, heads).transpose(1, 2)  # (B, heads, S, D / heads)
         value = self.v_proj(context).unflatten(-1, heads).transpose(1, 2)

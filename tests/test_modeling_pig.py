@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, CLIPConfig, CLIPModel, PreTrainedModel
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
@@ -174,6 +175,24 @@ def test_initial_interaction_is_attention_pooling(make_model):
     weights = (norm(query) @ norm(context).transpose(1, 2) / 32**0.5).softmax(-1)
     pooled = norm(weights @ norm(context))
     torch.testing.assert_close(interaction(query, context), norm(2 * pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_single_tower_with_the_keys_of_xpool_pools_frame_tokens_only(make_model, batch):
+    """Before training, the score is the closed form of attention pooling over the T frame tokens."""
+    model = make_model(framework="single_tower", interaction_tokens="frames")
+    with torch.inference_mode():
+        outputs = model(**batch)
+        frames = model.get_video_features(batch["pixel_values_videos"]).context_embeds[:, -4:]
+
+    def norm(states):
+        return torch.nn.functional.layer_norm(states, (32,))
+
+    weights = torch.einsum("qd,bsd->bqs", norm(outputs.text_embeds), norm(frames) / 32**0.5).softmax(-1)
+    pooled = norm(2 * norm(weights @ norm(frames)))  # (B, Q, D)
+    cosines = torch.nn.functional.cosine_similarity(outputs.text_embeds, pooled, dim=-1).t()
+    torch.testing.assert_close(outputs.logits_per_text, model.logit_scale.exp() * cosines, atol=1e-4, rtol=1e-4)
+    with pytest.raises(StrictDataclassError, match="interaction_tokens is frames, and the video tower has none"):
+        make_model(interaction_tokens="frames", vision_config={"use_frame_tokens": False})
 
 
 def test_selector_takes_the_patches_with_the_highest_class_attention(make_model, batch):
