@@ -20,7 +20,7 @@ from .run_records import RunRecords
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 FIGURES = {"curves.png": "Learning curves", "ranks.png": "Recall at k, over k"}
-DUAL_SOFTMAX, RERANKED = "_dual_softmax", "_reranked"  # ends of the names of metrics
+DUAL_SOFTMAX, RERANKED, QB_NORM = "_dual_softmax", "_reranked", "_qb_norm"  # ends of the names of metrics
 IDEAS = {
     "hybrid": "It generates a pseudo-query from each video, lets video and pseudo-query interact once, and keeps one "
     "embedding per video (`hybrid`).",
@@ -231,8 +231,8 @@ def _describe_training(records: RunRecords) -> list[list[str]]:
 
 
 def _metrics_by_key(test: EvaluationRecord) -> dict[str, dict[str, float]]:
-    """Return the metrics of each direction, also with dual softmax and with re-ranking if they were evaluated."""
-    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX, RERANKED) for direction in DIRECTIONS]
+    """Return the metrics of each direction, also with dual softmax, re-ranking and QB-Norm if they were evaluated."""
+    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX, RERANKED, QB_NORM) for direction in DIRECTIONS]
     return {key: metrics for key in keys if (metrics := getattr(test, key, None))}
 
 
@@ -242,7 +242,7 @@ def _metric_type(metric: str) -> str:
 
 def _metric_name(key: str, metric: str) -> str:
     direction = "-".join(key.split("_")[:3]).capitalize()
-    how = {DUAL_SOFTMAX: " with dual softmax", RERANKED: " with re-ranking"}
+    how = {DUAL_SOFTMAX: " with dual softmax", RERANKED: " with re-ranking", QB_NORM: " with QB-Norm"}
     return f"{direction} {metric}" + next((text for suffix, text in how.items() if key.endswith(suffix)), "")
 
 
@@ -258,6 +258,9 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
     if test.text_to_video_reranked:
         title = f"The best {test.rerank:,} videos of each query re-ranked by the interaction with the query:"
         tables.append({"title": title, "rows": _make_rows(test, RERANKED)})
+    if test.text_to_video_qb_norm:
+        title = f"With QB-Norm, whose querybank holds {test.num_querybank:,} queries ({test.querybank}):"
+        tables.append({"title": title, "rows": _make_rows(test, QB_NORM)})
     counts = f"{_count_queries(test)}; captions are cut at {test.recipe.data.max_text_tokens} tokens."
     if test.failures:
         counts += (
@@ -290,7 +293,7 @@ def _make_rows(test: EvaluationRecord, suffix: str) -> list[list[str]]:
     for metric in test.text_to_video:
         cells = [metric]
         for direction in DIRECTIONS:
-            if direction + suffix not in metrics:  # only text-to-video search re-ranks
+            if direction + suffix not in metrics:  # re-ranking and QB-Norm are for text-to-video only
                 cells.append("-")
                 continue
             cell = f"{metrics[direction + suffix][metric]:,.1f}"

@@ -472,7 +472,7 @@ class _Run:
                 record = result_record(
                     evaluation, model, folder, "test", self.recipe.to_dict(), split.info.description
                 )
-                self.folder.write_test(record)
+                self.folder.write_test(record, evaluation.details)
                 draw_ranks(record.to_dict(), self.folder.path / "ranks.png")
                 print_evaluation(record)
             self.folder.finished_file.touch()

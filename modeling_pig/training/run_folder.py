@@ -19,6 +19,7 @@ import torch
 import modeling_pig
 from modeling_pig import PigForRetrieval, PigProcessor
 
+from ..evaluation.details import EvaluationDetails, save_ranks
 from ..evaluation.records import EvaluationRecord
 from ..files import PARTIAL_SUFFIX, replace_file, replace_folder, restore_folder, write_text
 from .recipe import Recipe
@@ -49,6 +50,7 @@ class RunFolder:
     - `curves.png`: losses and recall.
     - `model/`: the model that `evaluation.select` keeps, with its processor.
     - `test.json` and `ranks.png`: evaluation on the test split.
+    - `test_ranks.json`: the same evaluation with the rank of each query, for `pig compare`.
     - `checkpoints/`: states to resume from, see [`Checkpoints`].
     - `nonfinite/`: videos of batches without a finite loss.
     - `unreadable.csv`: videos that could not be decoded, with the reason.
@@ -182,9 +184,10 @@ class RunFolder:
         write_text(file, json.dumps(record, indent=2) + "\n")
         return file
 
-    def write_test(self, record: EvaluationRecord) -> None:
-        """Write `test.json`."""
+    def write_test(self, record: EvaluationRecord, details: EvaluationDetails) -> None:
+        """Write `test.json` and `test_ranks.json`."""
         write_text(self.path / "test.json", json.dumps(record.to_dict(), indent=2) + "\n")
+        save_ranks(self.path / "test_ranks.json", record, details)
 
 
 def is_evaluation(record: Mapping[str, Any]) -> bool:
