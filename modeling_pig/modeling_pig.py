@@ -899,6 +899,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     _keep_in_fp32_modules_strict = ["logit_scale"]
+    compute_losses = staticmethod(compute_losses)  # training may replace it
 
     def __init__(self, config: PigConfig):
         super().__init__(config)
@@ -1081,18 +1082,18 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
 
         losses = PigLosses()
         if return_loss:
-            losses = compute_losses(
-                logits_per_text,
-                self.similarity,
-                logit_scale,
-                text_embeds,
-                video_embeds,
-                pseudo_query_embeds if is_hybrid else None,
-                self.config.reconstruction_loss_weight,
-                caption_ids,
-                self.training,
-                context_embeds if learns_to_rerank else None,
-                self.config.reranking_loss_weight,
+            losses = self.compute_losses(
+                logits_per_text=logits_per_text,
+                similarity=self.similarity,
+                logit_scale=logit_scale,
+                text_embeds=text_embeds,
+                video_embeds=video_embeds,
+                pseudo_query_embeds=pseudo_query_embeds if is_hybrid else None,
+                reconstruction_loss_weight=self.config.reconstruction_loss_weight,
+                caption_ids=caption_ids,
+                over_processes=self.training,
+                context_embeds=context_embeds if learns_to_rerank else None,
+                reranking_loss_weight=self.config.reranking_loss_weight,
             )
 
         with_selection = output_selection and video_features is not None

@@ -85,13 +85,14 @@ def evaluate(
                 file.open("a").close()
         import torch
 
-        from modeling_pig import PigForRetrieval, load_benchmark
+        from modeling_pig import PigForRetrieval
 
         from ..encoding.loading import load_pretrained
         from ..evaluation import details
         from ..evaluation.evaluator import evaluate as evaluate_model
         from ..evaluation.report import print_evaluation, result_record
         from ..files import write_text
+        from ..training.own_code import import_model_class, load_data
         from ..training.recipe import Recipe
         from ..visualization.ranks import draw_ranks
 
@@ -99,8 +100,9 @@ def evaluate(
             details.check_embeddings_folder(save_embeddings)
         settings = Recipe.from_yaml(find_recipe(recipe), overrides or ())
         data = settings.data
-        retrieval_model, processor = load_pretrained(PigForRetrieval, model)
-        benchmark = load_benchmark(data.benchmark, videos=data.videos, annotations=data.annotations, **data.options)
+        model_class = import_model_class(settings.model.class_, PigForRetrieval)
+        retrieval_model, processor = load_pretrained(model_class, model)
+        benchmark = load_data(data)
         if split not in benchmark:
             raise ValueError(f"{data.benchmark} has no split {split}: give one of {', '.join(benchmark)}.")
         if qb_norm and bank is None:

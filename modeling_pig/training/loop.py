@@ -25,7 +25,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from modeling_pig import PigForRetrieval, load_benchmark
+from modeling_pig import PigForRetrieval
 
 from ..encoding.loading import load_pretrained
 from ..evaluation.evaluator import evaluate
@@ -36,6 +36,7 @@ from .checkpoint import Checkpoints, Progress
 from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalise_frames
 from .frame_cache import FrameCache
 from .gradient_cache import cached_backward
+from .own_code import import_model_class, import_object, load_data
 from .recipe import Recipe
 from .records import StepRecord, ValidationMetrics, ValidationRecord
 from .run_folder import RunFolder, is_evaluation
@@ -115,9 +116,7 @@ class _Run:
         set_seed(recipe.training.seed)
         with self.accelerator.main_process_first():  # the first process draws or indexes the data
             data = recipe.data
-            self.benchmark = load_benchmark(
-                data.benchmark, videos=data.videos, annotations=data.annotations, **data.options
-            )
+            self.benchmark = load_data(data)
         select = recipe.evaluation.select
         self.evaluated_split = "test" if select == "test" else "validation"
         if select != "last" and select not in self.benchmark:
@@ -132,6 +131,8 @@ class _Run:
             )
         self._check_chunks()
         model, self.processor = build_model(recipe.model, self.benchmark["train"]["captions"])
+        if recipe.training.loss is not None:
+            model.compute_losses = import_object(recipe.training.loss, "training.loss")
         self.processor.video_processor.frame_sampling = recipe.data.frame_sampling
         self.processor.video_processor.decoder = recipe.data.decoder
         self.config = model.config
@@ -181,6 +182,10 @@ class _Run:
                     f"videos, which make unequal numbers of chunks of {training.chunk_size}: choose a chunk size that "
                     "divides the videos per process, or training.chunking=gradient_cache."
                 )
+
+    @property
+    def _model_class(self) -> type[PigForRetrieval]:
+        return import_model_class(self.recipe.model.class_, PigForRetrieval)
 
     @property
     def _is_sharded(self) -> bool:
@@ -450,7 +455,7 @@ class _Run:
         if self._is_sharded:
             state_dict = self.accelerator.get_state_dict(self.model)  # complete on the main process only
             if self.accelerator.is_main_process:
-                model = PigForRetrieval(self.config).to(self.accelerator.device)
+                model = self._model_class(self.config).to(self.accelerator.device)
                 model.load_state_dict(state_dict)
         return model
 
@@ -459,7 +464,7 @@ class _Run:
         if self.accelerator.is_main_process:
             if self.recipe.evaluation.test:
                 folder = str(self.folder.model)
-                model, processor = load_pretrained(PigForRetrieval, folder)
+                model, processor = load_pretrained(self._model_class, folder)
                 split = self.benchmark["test"]
                 evaluation = evaluate(
                     model.to(self.accelerator.device),

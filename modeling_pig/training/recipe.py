@@ -4,13 +4,13 @@ import difflib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..files import write_text
 
@@ -23,7 +23,11 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 
 @dataclass
 class DataRecipe:
-    """Data of a run. `options` are options of the benchmark (sizes, seed, lists)."""
+    """Data of a run. `options` are options of the benchmark (sizes, seed, lists).
+
+    `benchmark` is the name of a benchmark, or the path `package.module:function` of a function that receives `videos`,
+    `annotations` and `options`, and returns what [`load_benchmark`] returns.
+    """
 
     __pydantic_config__ = _STRICT_KEYS
 
@@ -62,12 +66,15 @@ class ModelRecipe:
     fields of `PigConfig`, or a JSON file that holds them, named relative to the recipe's folder). `overrides` are
     further fields (for `clip` also those of `PigVisionConfig` that CLIP lacks).
 
+    `class` is the path `package.module:Name` of a subclass of `PigForRetrieval` to train instead of it.
+
     `freeze` names parts that keep their weights: `text`, `video`, `generator`, `interaction`; `clip` is all but PIG's
     own parts (global, frame and temporal embeddings, generator, interaction).
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
+    class_: Annotated[str | None, Field(alias="class")] = None
     init: Literal["clip", "pig", "reference", "scratch"] = "clip"
     clip: str = "openai/clip-vit-base-patch32"
     checkpoint: str | None = None
@@ -101,6 +108,9 @@ class TrainingRecipe:
     mean for the loss. With `gradient_cache`, the whole batch is one loss with all its negatives, and the gradients are
     those of the whole batch. With `fewer_negatives` (plain gradient accumulation), each chunk is a separate loss: an
     easier task.
+
+    `loss` is the path `package.module:function` of a function that replaces `modeling_pig.loss_pig.compute_losses`: it
+    receives the same arguments by keyword, and returns `PigLosses`.
     """
 
     __pydantic_config__ = _STRICT_KEYS
@@ -108,6 +118,7 @@ class TrainingRecipe:
     batch_size: Annotated[int, Ge(2)] = 128
     chunk_size: Positive | None = None
     chunking: Literal["gradient_cache", "fewer_negatives"] = "gradient_cache"
+    loss: str | None = None
     mask_equal_captions: bool = True  # videos with equal captions are not negatives of each other
     epochs: Positive = 100
     warmup_ratio: Share = 0.01
@@ -207,7 +218,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data."""
-        return TypeAdapter(dict).dump_python(asdict(self), mode="json")
+        return TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
 
     def flat(self) -> dict[str, Any]:
         """Return the fields by their names on the command line: `{"training.epochs": 100, ...}`."""
@@ -256,7 +267,7 @@ def _apply_override(tree: dict, override: str) -> None:
 
 
 def _check_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:
-    known: dict[str, Any] = {f.name: f.type for f in fields(recipe_class)}
+    known: dict[str, Any] = {f.name.rstrip("_"): f.type for f in fields(recipe_class)}  # `class_` is the key `class`
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
