@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_pig import PigForRetrieval, PigProcessor
@@ -173,6 +174,7 @@ def test_run_folder_records_environment_curves_and_test(plain_run):
     [start] = json.loads((plain_run / "environment.json").read_text())
     assert start["packages"]["torch"] == torch.__version__.split("+")[0]
     assert start["seed"] == 0 and start["command"] and start["num_processes"] == 1
+    assert start["mixed_precision"] == "no"
     assert (plain_run / "curves.png").read_bytes().startswith(b"\x89PNG")
     test = json.loads((plain_run / "test.json").read_text())
     assert test["split"] == "test" and test["num_videos"] == 6 and test["intervals_95"]["text_to_video"]["R@1"]
@@ -185,6 +187,30 @@ def test_trackers_write_files(videos, tmp_path, monkeypatch):
     train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
     for pattern in ("**/events.out.tfevents.*", "trackio/**/*.db"):
         assert list((tmp_path / "run").glob(pattern))
+
+
+@pytest.fixture
+def new_accelerator():
+    """Let a test choose a precision: Accelerate keeps that of the first run in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_profile_of_a_few_steps_and_the_precision_in_effect_are_recorded(videos, tmp_path, capsys, new_accelerator):
+    settings = [
+        "training.mixed_precision=fp16",
+        "training.profile_steps=1",
+        "evaluation.test=false",
+        "evaluation.every_epochs=2",
+    ]
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    assert "mixed_precision is fp16, which cpu does not support: training in float32" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/environment.json").read_text())[0]["mixed_precision"] == "no"
+    events = json.loads((tmp_path / "run/profile.json").read_text())["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") in ("cpu_op", "user_annotation")]
+    assert any("backward" in name.lower() for name in names)
+    assert {name for name in names if name.startswith("ProfilerStep")} == {"ProfilerStep#2"}
 
 
 def test_early_stopping_ends_a_run_without_progress(videos, tmp_path):

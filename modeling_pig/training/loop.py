@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from accelerate.utils import (
     gather_object,
     set_seed,
 )
+from torch.profiler import profile, schedule
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from ..encoding.loading import load_pretrained
 from ..evaluation.evaluator import evaluate
 from ..evaluation.records import DIRECTIONS
 from ..evaluation.report import print_evaluation, result_record
+from ..files import replace_file
 from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
 from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalise_frames
@@ -266,7 +268,7 @@ class _Run:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with catch_stop_signals() as stop, bar:
+        with catch_stop_signals() as stop, bar, self._profile() as self.profiler:
             while progress.epoch <= recipe.training.epochs and not progress.stopped_early:
                 losses = self._train_epoch(stop, bar)
                 if progress.epoch % recipe.evaluation.every_epochs == 0 or progress.epoch == recipe.training.epochs:
@@ -276,6 +278,19 @@ class _Run:
                 self.checkpoints.save(progress)
         self._test()
         return None if progress.best is None else ValidationMetrics(**progress.best)
+
+    def _profile(self) -> AbstractContextManager[profile | None]:
+        """Trace steps of the main process to the run folder, after one step of waiting and one of warming up."""
+        num_steps = self.recipe.training.profile_steps
+        if num_steps is None or not self.accelerator.is_main_process:
+            return nullcontext()
+
+        def write(profiler: profile) -> None:
+            with replace_file(self.folder.profile_file) as partial:
+                profiler.export_chrome_trace(str(partial))
+            tqdm.write(f"profile: {self.folder.profile_file}: open it in chrome://tracing or ui.perfetto.dev")
+
+        return profile(schedule=schedule(wait=1, warmup=1, active=num_steps, repeat=1), on_trace_ready=write)
 
     def _train_epoch(self, stop: StopRequest, bar: tqdm) -> dict[str, float]:
         """Train the remaining steps of the epoch; return the losses of the last step."""
@@ -289,6 +304,8 @@ class _Run:
             progress.step += 1
             progress.step_in_epoch += 1
             bar.update()
+            if self.profiler:
+                self.profiler.step()
             if progress.step % training.log_every_steps == 0 or progress.step == 1:
                 seconds, started = time.perf_counter() - started, time.perf_counter()
                 self._log(losses, bar, seconds)

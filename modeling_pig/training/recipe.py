@@ -129,6 +129,7 @@ class TrainingRecipe:
     checkpoint_every_steps: Positive | None = None  # in addition to a checkpoint after each epoch
     save_total_limit: Positive = 2  # number of checkpoints to keep
     log_every_steps: Positive = 10
+    profile_steps: Positive | None = None  # steps that torch.profiler traces, from the third of a start on
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     seed: int = 42
 

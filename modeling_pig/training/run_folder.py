@@ -33,6 +33,7 @@ FREE_TO_CHANGE = {
     "data.num_workers",
     "training.save_total_limit",
     "training.log_every_steps",
+    "training.profile_steps",
     "training.trackers",
     "training.checkpoint_every_steps",
     "evaluation.test",
@@ -52,6 +53,7 @@ class RunFolder:
     - `test.json` and `ranks.png`: evaluation on the test split.
     - `test_ranks.json`: the same evaluation with the rank of each query, for `pig compare`.
     - `checkpoints/`: states to resume from, see [`Checkpoints`].
+    - `profile.json`: trace of the first steps, if `training.profile_steps` is set.
     - `nonfinite/`: videos of batches without a finite loss.
     - `unreadable.csv`: videos that could not be decoded, with the reason.
     """
@@ -62,6 +64,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics_file = self.path / "metrics.jsonl"
         self.unreadable_file = self.path / "unreadable.csv"
+        self.profile_file = self.path / "profile.json"
         self.finished_file = self.path / ".finished"
 
     def start(self, recipe: Recipe, resume: bool) -> None:
