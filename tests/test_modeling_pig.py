@@ -153,6 +153,27 @@ def test_loss_is_the_weighted_sum_of_retrieval_and_reconstruction_loss(make_mode
     torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + 0.25 * outputs.reconstruction_loss)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_losses_of_several_captions_per_video_are_means_of_the_losses_of_each(make_model, batch, framework):
+    model = make_model(framework=framework, reranking_loss_weight=float(framework == "hybrid"))
+    others = {name: batch[name].roll(1, 0) for name in ("input_ids", "attention_mask")}
+    several = {name: torch.stack([batch[name], others[name]], dim=1) for name in others}  # (B, 2, tokens)
+    ids = torch.tensor([[1, 2], [1, 3], [4, 3]])
+    outputs = model(**{**batch, **several}, caption_ids=ids, return_loss=True)
+    singles = [
+        model(**{**batch, **texts}, caption_ids=ids[:, index], return_loss=True)
+        for index, texts in enumerate(({}, others))
+    ]
+    assert outputs.logits_per_text.shape == (6, 3) and outputs.text_embeds.shape == (3, 2, 32)
+    torch.testing.assert_close(outputs.logits_per_text[1::2], singles[1].logits_per_text)
+    for name in ("loss", "retrieval_loss", "reconstruction_loss", "reranking_loss"):
+        found = [single.get(name) for single in singles]
+        if found[0] is None:
+            assert outputs.get(name) is None
+        else:
+            torch.testing.assert_close(outputs[name], sum(found) / 2)
+
+
 def test_single_tower_pools_each_video_for_each_query(make_model, batch):
     model = make_model(framework="single_tower")
     with torch.inference_mode():

@@ -145,12 +145,15 @@ def test_gradient_cache_gives_the_losses_of_the_whole_batch(videos, tmp_path):
     for name, more in {
         "whole": [],
         "cache": ["training.chunk_size=3"],  # 3 + 3 + 2 of 8
+        "two captions": ["training.captions_per_video=2"],
+        "two captions, cache": ["training.captions_per_video=2", "training.chunk_size=3"],
         "fewer": ["training.chunk_size=4", "training.chunking=fewer_negatives"],
     }.items():
         train(Recipe.from_yaml(DEMO, [*settings, *more]), tmp_path / name)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [line["retrieval"] for line in lines if "seconds" in line]
     assert losses["cache"] == pytest.approx(losses["whole"], abs=2e-3)
+    assert losses["two captions, cache"] == pytest.approx(losses["two captions"], abs=2e-3) != losses["whole"]
     assert losses["fewer"][0] < losses["whole"][0] - 0.5  # 2 log 4 instead of 2 log 8: an easier task
 
 

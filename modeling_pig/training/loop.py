@@ -199,7 +199,13 @@ class _Run:
         if data.frame_cache is not None:
             max_bytes = int(data.frame_cache_gigabytes * 1e9)
             cache = FrameCache(data.frame_cache, max_bytes, self.processor.video_processor)
-        dataset = VideoTextDataset(self.benchmark["train"], self.processor.video_processor, training.seed, cache)
+        dataset = VideoTextDataset(
+            self.benchmark["train"],
+            self.processor.video_processor,
+            training.seed,
+            cache,
+            training.captions_per_video,
+        )
         self.failure_log = FailureLog(data.max_unreadable_share, len(dataset))
         self.sampler = GlobalBatchSampler(
             len(dataset),

@@ -109,6 +109,9 @@ class TrainingRecipe:
     those of the whole batch. With `fewer_negatives` (plain gradient accumulation), each chunk is a separate loss: an
     easier task.
 
+    With `captions_per_video` M, a step reads M captions of each video, and encodes the video once. The loss is the
+    mean of M losses, each of one caption per video: captions of the same video are not negatives of each other.
+
     `loss` is the path `package.module:function` of a function that replaces `modeling_pig.loss_pig.compute_losses`: it
     receives the same arguments by keyword, and returns `PigLosses`.
     """
@@ -118,6 +121,7 @@ class TrainingRecipe:
     batch_size: Annotated[int, Ge(2)] = 128
     chunk_size: Positive | None = None
     chunking: Literal["gradient_cache", "fewer_negatives"] = "gradient_cache"
+    captions_per_video: Positive = 1
     loss: str | None = None
     mask_equal_captions: bool = True  # videos with equal captions are not negatives of each other
     epochs: Positive = 100
