@@ -113,6 +113,10 @@ class PigConfig(PreTrainedConfig):
             Whether the generator's sequence starts with a bos vector.
         interaction_num_attention_heads (`int`, *optional*, defaults to 1):
             Number of heads of the interaction's cross-attention.
+        interaction_tokens (`str`, *optional*, defaults to `"context"`):
+            Tokens of the video that the interaction pools. `"context"`: class, global and frame tokens, as in the
+            paper. `"frames"`: the frame tokens only, as in X-Pool (arXiv 2203.15086), whose keys are the frames; with
+            `framework="single_tower"` this is X-Pool on the video tower of this package.
         interaction_dropout (`float`, *optional*, defaults to 0.1):
             Dropout after the interaction's linear layer.
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -130,6 +134,9 @@ class PigConfig(PreTrainedConfig):
         untrained (`bool`, *optional*, defaults to `False`):
             Whether parts of the model are as [`PigForRetrieval.from_clip`] initialised them. Training sets it to
             `False`; set it yourself if you train with another loop.
+        selected_on (`str`, *optional*):
+            Benchmark and split by which training selected this checkpoint, such as `"msrvtt_1k/test"`; `None` if no
+            split selected it. A checkpoint that a test split selected is not comparable with the others on this split.
 
     Example:
 
@@ -156,6 +163,7 @@ class PigConfig(PreTrainedConfig):
     generator_learnable_ends: bool = True
     generator_use_bos: bool = True
     interaction_num_attention_heads: int = 1
+    interaction_tokens: Literal["context", "frames"] = "context"
     interaction_dropout: float = 0.1
     reconstruction_loss_weight: float = 1.0
     reranking_loss_weight: float = 0.0
@@ -163,6 +171,7 @@ class PigConfig(PreTrainedConfig):
     logit_scale_max: float | int = math.log(200)
     initializer_factor: float | int = 1.0
     untrained: bool = False
+    selected_on: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -177,6 +186,10 @@ class PigConfig(PreTrainedConfig):
             raise ValueError(
                 f"projection_dim ({self.projection_dim}) is not a multiple of interaction_num_attention_heads "
                 f"({self.interaction_num_attention_heads}): change one of them."
+            )
+        if self.interaction_tokens == "frames" and not self.vision_config.use_frame_tokens:
+            raise ValueError(
+                "interaction_tokens is frames, and the video tower has none: set use_frame_tokens to true."
             )
         if self.framework != "hybrid":
             return

@@ -21,7 +21,7 @@ FSDP average the gradients of parameters over the processes. A share is therefor
 shares is the loss: several processes train exactly as one process with the total batch, even if their B differ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -111,6 +111,11 @@ def compute_losses(
         reranking_loss = loss_of(context_embeds)
         loss = loss + reranking_loss_weight * reranking_loss
     return PigLosses(loss, retrieval_loss, reconstruction, reranking_loss)
+
+
+def mean_losses(losses: Iterable[PigLosses]) -> PigLosses:
+    """Compute the mean of each loss; a loss that is `None` stays so."""
+    return PigLosses(*(None if found[0] is None else torch.stack(found).mean() for found in zip(*losses, strict=True)))
 
 
 def compute_logits(
@@ -330,6 +335,7 @@ __all__ = [
     "gather_batch_sizes",
     "gather_with_gradient",
     "global_contrastive_loss",
+    "mean_losses",
     "mean_over_processes",
     "reconstruction_loss",
 ]

@@ -24,6 +24,7 @@ but the patches), K selected patches, H heads, C hidden size of the vision tower
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig, load_clip_config
-from .loss_pig import PigLosses, compute_logits, compute_losses
+from .loss_pig import PigLosses, compute_logits, compute_losses, mean_losses
 
 
 logger = logging.get_logger(__name__)
@@ -451,6 +452,8 @@ class PigInteraction(nn.Module):
         super().__init__()
         embedding_dim = config.projection_dim
         self.num_heads = config.interaction_num_attention_heads
+        # The frame tokens follow the class token and the global tokens.
+        self.first_token = 1 + config.vision_config.num_global_tokens if config.interaction_tokens == "frames" else 0
         self.q_proj = nn.Linear(embedding_dim, embedding_dim)
         self.k_proj = nn.Linear(embedding_dim, embedding_dim)
         self.v_proj = nn.Linear(embedding_dim, embedding_dim)
@@ -466,14 +469,15 @@ class PigInteraction(nn.Module):
 
         Args:
             queries (`torch.Tensor` of shape `(B, Q, D)` or `(1, Q, D)`): queries of each video, or of all videos.
-            context (`torch.Tensor` of shape `(B, S, D)`): context tokens of the videos.
+            context (`torch.Tensor` of shape `(B, S, D)`): context tokens of the videos; with `interaction_tokens` of
+                `"frames"`, only the frame tokens among them are pooled.
 
         Returns:
             `torch.Tensor` of shape `(B, Q, D)`.
         """
         heads = (self.num_heads, -1)
         queries = self.layer_norm1(queries)
-        context = self.layer_norm1(context)
+        context = self.layer_norm1(context[:, self.first_token :])
         query = self.q_proj(queries).unflatten(-1, heads).transpose(1, 2)  # (B or 1, heads, Q, D / heads)
         key = self.k_proj(context).unflatten(-1, heads).transpose(1, 2)  # (B, heads, S, D / heads)
         value = self.v_proj(context).unflatten(-1, heads).transpose(1, 2)
@@ -899,6 +903,7 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     _keep_in_fp32_modules_strict = ["logit_scale"]
+    compute_losses = staticmethod(compute_losses)  # training may replace it
 
     def __init__(self, config: PigConfig):
         super().__init__(config)
@@ -1034,21 +1039,23 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
         r"""Score every query against every video, and compute the losses with `return_loss=True`.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(Q, tokens)`, *optional*): token ids of the queries.
+            input_ids (`torch.LongTensor` of shape `(Q, tokens)` or `(B, M, tokens)`, *optional*):
+                Token ids of the queries; in the second shape, M queries of each video, and Q = B * M.
             pixel_values_videos (`torch.FloatTensor` of shape `(B, T, 3, height, width)`, *optional*):
                 Normalised frames; T may differ from `config.vision_config.num_frames`.
-            attention_mask (`torch.Tensor` of shape `(Q, tokens)`, *optional*): 0 for padding, 1 for tokens.
+            attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*): 0 for padding, 1 for tokens.
             return_loss (`bool`, *optional*):
                 Compute the losses; query i then belongs to video i, and Q = B. In training under `torch.distributed`
                 the pairs of all processes, whose B may differ, are one batch: the losses on every process are those
                 of the total batch, and gradients averaged over the processes (as in DDP and FSDP) are its gradients.
+                With M queries of each video, the losses are the means over M batches with one query per video.
             output_selection (`bool`, *optional*, defaults to `False`): also return the selected patches and scores.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Accept frames of another size than `config.vision_config.image_size`.
-            caption_ids (`torch.LongTensor` of shape `(B,)`, *optional*):
+            caption_ids (`torch.LongTensor` of shape `(B,)` or `(B, M)`, *optional*):
                 Equal numbers mark identical captions, also on other processes. The loss does not use a pair of a
                 query and a video with an identical caption as a negative. By default all other pairs are negatives.
-            text_embeds (`torch.FloatTensor` of shape `(Q, D)`, *optional*):
+            text_embeds (`torch.FloatTensor` of shape `(Q, D)` or `(B, M, D)`, *optional*):
                 `text_embeds` of an earlier output, instead of `input_ids`.
             video_embeds (`torch.FloatTensor` of shape `(B, D)`, or `(B, S, D)` for `single_tower`, *optional*):
                 `video_embeds` of an earlier output, instead of `pixel_values_videos`.
@@ -1090,27 +1097,44 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             if learns_to_rerank:
                 context_embeds = video_features.context_embeds  # (B, S, D)
         if text_embeds is None:
+            captions_per_video = input_ids.shape[1] if input_ids.ndim == 3 else None  # M
+            if captions_per_video:
+                input_ids = input_ids.flatten(0, 1)  # (B * M, tokens)
+                attention_mask = None if attention_mask is None else attention_mask.flatten(0, 1)
             text_features = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
             text_embeds = nn.functional.normalize(text_features.pooler_output, dim=-1)  # (Q, D)
+            if captions_per_video:
+                text_embeds = text_embeds.unflatten(0, (-1, captions_per_video))  # (B, M, D)
 
         logit_scale = self.logit_scale.exp()
-        logits_per_text = compute_logits(self.similarity, logit_scale, text_embeds, video_embeds)  # (Q, B)
+        queries = text_embeds.flatten(0, -2)  # (Q, D)
+        logits_per_text = compute_logits(self.similarity, logit_scale, queries, video_embeds)  # (Q, B)
 
         losses = PigLosses()
         if return_loss:
-            losses = compute_losses(
-                logits_per_text,
-                self.similarity,
-                logit_scale,
-                text_embeds,
-                video_embeds,
-                pseudo_query_embeds if is_hybrid else None,
-                self.config.reconstruction_loss_weight,
-                caption_ids,
-                self.training,
-                context_embeds if learns_to_rerank else None,
-                self.config.reranking_loss_weight,
+            compute = partial(
+                self.compute_losses,
+                similarity=self.similarity,
+                logit_scale=logit_scale,
+                video_embeds=video_embeds,
+                pseudo_query_embeds=pseudo_query_embeds if is_hybrid else None,
+                reconstruction_loss_weight=self.config.reconstruction_loss_weight,
+                over_processes=self.training,
+                context_embeds=context_embeds if learns_to_rerank else None,
+                reranking_loss_weight=self.config.reranking_loss_weight,
             )
+            if text_embeds.ndim == 2:
+                losses = compute(logits_per_text=logits_per_text, text_embeds=text_embeds, caption_ids=caption_ids)
+            else:
+                logits = logits_per_text.unflatten(0, text_embeds.shape[:2])  # (B, M, B)
+                losses = mean_losses(
+                    compute(
+                        logits_per_text=logits[:, index],
+                        text_embeds=text_embeds[:, index],
+                        caption_ids=None if caption_ids is None else caption_ids[:, index],
+                    )
+                    for index in range(text_embeds.shape[1])
+                )
 
         with_selection = output_selection and video_features is not None
         return PigOutput(

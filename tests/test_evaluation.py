@@ -20,6 +20,7 @@ from modeling_pig.evaluation.metrics import (
     bootstrap_intervals,
     ranks_in_both_directions,
     ranks_of_targets,
+    ranks_with_querybank,
     recall_curves,
     retrieval_metrics,
 )
@@ -117,6 +118,23 @@ def test_dual_softmax_equals_the_dense_computation(block_size):
     assert ranks["text_to_video" + DUAL].tolist() == expected != plain["text_to_video"].tolist()
     expected = [brute_force_rank(by_video[i].tolist(), i) for i in range(5)]
     assert ranks["video_to_text" + DUAL].tolist() == expected
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 100])
+def test_qb_norm_equals_the_dense_computation(block_size):
+    """Compare with the dynamic inverted softmax of the paper, written with dense matrices and exponentials."""
+    generator = torch.Generator().manual_seed(0)
+    bank, scores = 0.3 * torch.randn(4, 5, generator=generator), 0.3 * torch.randn(10, 5, generator=generator)
+    blocks = (scores.__getitem__, bank.__getitem__, len(bank))
+    ranks = ranks_with_querybank(*blocks, OWNERS, 5, block_size=block_size)
+    hubs = set(bank.argmax(1).tolist())
+    expected, num_normalised = [], 0
+    for row, owner in zip(scores.double().numpy(), OWNERS.tolist(), strict=True):
+        if int(row.argmax()) in hubs:
+            row, num_normalised = np.exp(20 * row) / np.exp(20 * bank.double().numpy()).sum(axis=0), num_normalised + 1
+        expected.append(brute_force_rank(row.tolist(), owner))
+    assert ranks.tolist() == expected
+    assert 0 < num_normalised < 10 and expected != ranks_of_targets(scores, OWNERS).tolist()
 
 
 def hit_rate(scores: torch.Tensor, targets: torch.Tensor, k: int) -> float:
@@ -323,12 +341,15 @@ def test_printed_table_has_counts_and_intervals():
 
     record |= {"text_to_video" + DUAL: METRICS | {"R@1": 44.0}, "video_to_text" + DUAL: METRICS}
     names = [direction + suffix for suffix in ("", DUAL) for direction in ("text_to_video", "video_to_text")]
-    names.append("text_to_video_reranked")
-    record |= {"rerank": 50, names[-1]: METRICS | {"R@1": 45.0}}
+    names += ["text_to_video_reranked", "text_to_video_qb_norm"]
+    record |= {"rerank": 50, names[-2]: METRICS | {"R@1": 45.0}}
+    record |= {"num_querybank": 40_000, "querybank": "training captions", names[-1]: METRICS | {"R@1": 46.0}}
     record["intervals_95"] = dict.fromkeys(names, intervals)
     print_evaluation(EvaluationRecord.model_construct(**record), console)
     table, dual = console.export_text().split("with dual softmax")
     assert table.count("37.6 [34.9, 40.3]") == 2 and "1,012.2 [1,000.0, 1,024.5]" in table and "44.0" not in table
     dual, reranked = dual.split("the best 50 videos of each query re-ranked")
     assert "44.0" in dual and "1,000 bootstrap samples" in dual
+    reranked, qb_norm = reranked.split("with QB-Norm, 40,000 queries in the bank (training captions)")
     assert reranked.count("45.0 [34.9, 40.3]") == 1 and "video-to-text" not in reranked
+    assert qb_norm.count("46.0 [34.9, 40.3]") == 1 and "video-to-text" not in qb_norm

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, CLIPConfig, CLIPModel, PreTrainedModel
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
@@ -152,6 +153,27 @@ def test_loss_is_the_weighted_sum_of_retrieval_and_reconstruction_loss(make_mode
     torch.testing.assert_close(outputs.loss, outputs.retrieval_loss + 0.25 * outputs.reconstruction_loss)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_losses_of_several_captions_per_video_are_means_of_the_losses_of_each(make_model, batch, framework):
+    model = make_model(framework=framework, reranking_loss_weight=float(framework == "hybrid"))
+    others = {name: batch[name].roll(1, 0) for name in ("input_ids", "attention_mask")}
+    several = {name: torch.stack([batch[name], others[name]], dim=1) for name in others}  # (B, 2, tokens)
+    ids = torch.tensor([[1, 2], [1, 3], [4, 3]])
+    outputs = model(**{**batch, **several}, caption_ids=ids, return_loss=True)
+    singles = [
+        model(**{**batch, **texts}, caption_ids=ids[:, index], return_loss=True)
+        for index, texts in enumerate(({}, others))
+    ]
+    assert outputs.logits_per_text.shape == (6, 3) and outputs.text_embeds.shape == (3, 2, 32)
+    torch.testing.assert_close(outputs.logits_per_text[1::2], singles[1].logits_per_text)
+    for name in ("loss", "retrieval_loss", "reconstruction_loss", "reranking_loss"):
+        found = [single.get(name) for single in singles]
+        if found[0] is None:
+            assert outputs.get(name) is None
+        else:
+            torch.testing.assert_close(outputs[name], sum(found) / 2)
+
+
 def test_single_tower_pools_each_video_for_each_query(make_model, batch):
     model = make_model(framework="single_tower")
     with torch.inference_mode():
@@ -174,6 +196,24 @@ def test_initial_interaction_is_attention_pooling(make_model):
     weights = (norm(query) @ norm(context).transpose(1, 2) / 32**0.5).softmax(-1)
     pooled = norm(weights @ norm(context))
     torch.testing.assert_close(interaction(query, context), norm(2 * pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_single_tower_with_the_keys_of_xpool_pools_frame_tokens_only(make_model, batch):
+    """Before training, the score is the closed form of attention pooling over the T frame tokens."""
+    model = make_model(framework="single_tower", interaction_tokens="frames")
+    with torch.inference_mode():
+        outputs = model(**batch)
+        frames = model.get_video_features(batch["pixel_values_videos"]).context_embeds[:, -4:]
+
+    def norm(states):
+        return torch.nn.functional.layer_norm(states, (32,))
+
+    weights = torch.einsum("qd,bsd->bqs", norm(outputs.text_embeds), norm(frames) / 32**0.5).softmax(-1)
+    pooled = norm(2 * norm(weights @ norm(frames)))  # (B, Q, D)
+    cosines = torch.nn.functional.cosine_similarity(outputs.text_embeds, pooled, dim=-1).t()
+    torch.testing.assert_close(outputs.logits_per_text, model.logit_scale.exp() * cosines, atol=1e-4, rtol=1e-4)
+    with pytest.raises(StrictDataclassError, match="interaction_tokens is frames, and the video tower has none"):
+        make_model(interaction_tokens="frames", vision_config={"use_frame_tokens": False})
 
 
 def test_selector_takes_the_patches_with_the_highest_class_attention(make_model, batch):

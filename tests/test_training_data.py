@@ -127,12 +127,27 @@ def test_samples_depend_on_seed_epoch_and_row_alone(folder):
     for row in reversed(range(NUM_VIDEOS)):
         rows = tuple(np.roll(range(NUM_VIDEOS), row).tolist())
         sample = again[BatchItem(0, rows, rows.index(row))]
-        assert sample.caption == first[row].caption and torch.equal(sample.frames, first[row].frames)
+        assert sample.captions == first[row].captions and torch.equal(sample.frames, first[row].frames)
     other = [dataset[alone(row, 1)] for row in range(NUM_VIDEOS)]
-    assert [sample.caption for sample in other] != [sample.caption for sample in first]
+    assert [sample.captions for sample in other] != [sample.captions for sample in first]
     assert any(numbers_in(a) != numbers_in(b) for a, b in zip(first, other, strict=True))
     other_seed = VideoTextDataset(make_rows(folder), reader(4), seed=4)
-    assert [other_seed[alone(row)].caption for row in range(NUM_VIDEOS)] != [sample.caption for sample in first]
+    assert [other_seed[alone(row)].captions for row in range(NUM_VIDEOS)] != [sample.captions for sample in first]
+
+
+def test_several_captions_of_a_video_are_distinct_if_it_has_enough(folder, processor):
+    rows = make_rows(folder)[:2]
+    rows[1]["captions"] = ["alone"]
+    dataset = VideoTextDataset(rows, reader(2), seed=0, captions_per_video=3)
+    samples = [dataset[alone(row)] for row in range(2)]
+    assert len(set(samples[0].captions)) == 3 and samples[1].captions == ["alone"] * 3
+    assert dataset[alone(0)].captions == samples[0].captions != dataset[alone(0, 1)].captions
+    batch = TrainingCollator(processor, 20)(samples)
+    assert batch["input_ids"].shape[:2] == batch["caption_ids"].shape == (2, 3)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape and batch["frames"].shape[0] == 2
+    single = processor(text=samples[0].captions[2], return_tensors="pt")["input_ids"][0]
+    assert batch["input_ids"][0, 2, : len(single)].tolist() == single.tolist()
+    assert batch["caption_ids"][0, 2] == caption_id(samples[0].captions[2])
 
 
 def test_rows_may_be_segments_of_files_and_folders_of_frames(folder, tmp_path):
@@ -271,7 +286,7 @@ def test_without_candidates_another_sample_is_repeated_with_its_caption(monkeypa
     ((rows, samples, failures),) = read_with_broken(monkeypatch, {0, 1}, num_rows=6, batch_size=6)
     assert set(failures) == {0, 1}
     for row, sample in zip(rows, samples, strict=True):
-        assert sample.caption == sample.video_id
+        assert sample.captions == [sample.video_id]
         assert int(sample.video_id) == row if row > 1 else int(sample.video_id) in (2, 3, 4, 5)
     with pytest.raises(
         ValueError, match="6 videos in a row cannot be decoded, and no other video is left.*The last: .*broken"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_pig import PigForRetrieval, PigProcessor
@@ -144,12 +145,15 @@ def test_gradient_cache_gives_the_losses_of_the_whole_batch(videos, tmp_path):
     for name, more in {
         "whole": [],
         "cache": ["training.chunk_size=3"],  # 3 + 3 + 2 of 8
+        "two captions": ["training.captions_per_video=2"],
+        "two captions, cache": ["training.captions_per_video=2", "training.chunk_size=3"],
         "fewer": ["training.chunk_size=4", "training.chunking=fewer_negatives"],
     }.items():
         train(Recipe.from_yaml(DEMO, [*settings, *more]), tmp_path / name)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [line["retrieval"] for line in lines if "seconds" in line]
     assert losses["cache"] == pytest.approx(losses["whole"], abs=2e-3)
+    assert losses["two captions, cache"] == pytest.approx(losses["two captions"], abs=2e-3) != losses["whole"]
     assert losses["fewer"][0] < losses["whole"][0] - 0.5  # 2 log 4 instead of 2 log 8: an easier task
 
 
@@ -173,6 +177,7 @@ def test_run_folder_records_environment_curves_and_test(plain_run):
     [start] = json.loads((plain_run / "environment.json").read_text())
     assert start["packages"]["torch"] == torch.__version__.split("+")[0]
     assert start["seed"] == 0 and start["command"] and start["num_processes"] == 1
+    assert start["mixed_precision"] == "no"
     assert (plain_run / "curves.png").read_bytes().startswith(b"\x89PNG")
     test = json.loads((plain_run / "test.json").read_text())
     assert test["split"] == "test" and test["num_videos"] == 6 and test["intervals_95"]["text_to_video"]["R@1"]
@@ -185,6 +190,30 @@ def test_trackers_write_files(videos, tmp_path, monkeypatch):
     train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
     for pattern in ("**/events.out.tfevents.*", "trackio/**/*.db"):
         assert list((tmp_path / "run").glob(pattern))
+
+
+@pytest.fixture
+def new_accelerator():
+    """Let a test choose a precision: Accelerate keeps that of the first run in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_profile_of_a_few_steps_and_the_precision_in_effect_are_recorded(videos, tmp_path, capsys, new_accelerator):
+    settings = [
+        "training.mixed_precision=fp16",
+        "training.profile_steps=1",
+        "evaluation.test=false",
+        "evaluation.every_epochs=2",
+    ]
+    train(Recipe.from_yaml(DEMO, tiny_run(videos, *settings)), tmp_path / "run")
+    assert "mixed_precision is fp16, which cpu does not support: training in float32" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/environment.json").read_text())[0]["mixed_precision"] == "no"
+    events = json.loads((tmp_path / "run/profile.json").read_text())["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") in ("cpu_op", "user_annotation")]
+    assert any("backward" in name.lower() for name in names)
+    assert {name for name in names if name.startswith("ProfilerStep")} == {"ProfilerStep#2"}
 
 
 def test_early_stopping_ends_a_run_without_progress(videos, tmp_path):

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .annotations import AnnotationFile
-from .builder import AnnotatedBenchmark, BenchmarkConfig, SplitIds, hash_ids
+from .builder import SPLITS, AnnotatedBenchmark, BenchmarkConfig, SplitIds, hash_ids
 
 
 # Video numbers of the official splits.
@@ -47,7 +47,8 @@ class MsrVtt1kConfig(BenchmarkConfig):
 
     Args:
         train (`str`, *optional*, defaults to `"9k"`): training videos, `"9k"` or `"7k"`.
-        validation (`int`, *optional*, defaults to 500): number of training videos held out for validation.
+        validation (`int`, *optional*, defaults to 500): number of training videos held out for validation. With 0,
+            all training videos are in `train`, and by default there is no split `validation`.
         seed (`int`, *optional*, defaults to 0): seed that chooses the held-out videos.
     """
 
@@ -63,7 +64,9 @@ class MsrVtt1kConfig(BenchmarkConfig):
         if not isinstance(self.validation, int) or self.validation < 0:
             raise ValueError(f"`validation` is {self.validation!r}; it is a number of videos, or 0")
         if self.validation == 0 and "validation" in self.splits and "validation" not in self.lists:
-            raise ValueError("`validation` is 0: leave 'validation' out of `splits`, or hold videos out")
+            if self.splits != SPLITS:
+                raise ValueError("`validation` is 0: leave 'validation' out of `splits`, or hold videos out")
+            self.splits = ("train", "test")
 
 
 class MsrVtt3k(AnnotatedBenchmark):

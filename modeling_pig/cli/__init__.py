@@ -14,6 +14,7 @@ from modeling_pig import __version__
 
 from ..visualization.text import printable
 from .app import app as app_command
+from .compare import compare
 from .entries import delete, list_files
 from .evaluate import evaluate
 from .explain import explain
@@ -42,7 +43,13 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "export": export_index,
         "import": import_index,
     },
-    "Train and evaluate": {"train": train, "evaluate": evaluate, "explain": explain, "prepare": prepare},
+    "Train and evaluate": {
+        "train": train,
+        "evaluate": evaluate,
+        "compare": compare,
+        "explain": explain,
+        "prepare": prepare,
+    },
     "Make and publish models": {"init": init, "convert": convert, "export-code": export_code},
 }
 for panel, commands in PANELS.items():

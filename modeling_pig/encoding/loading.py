@@ -82,6 +82,7 @@ def load_encoder(
     num_frames: int | None = None,
     trust_remote_code: bool = False,
     with_texts: bool = True,
+    model_class: type[PigForRetrieval] = PigForRetrieval,
 ) -> Encoder:
     """Load a model that embeds videos and texts, of any supported kind.
 
@@ -96,6 +97,7 @@ def load_encoder(
             its own. Not for PIG models.
         trust_remote_code (`bool`): run code of the model's repository.
         with_texts (`bool`): also load the text tower; only a PIG model can do without.
+        model_class (`type[PigForRetrieval]`): class of a PIG model.
 
     Raises:
         ValueError: the model does not exist, cannot be loaded, or is of another kind. The message is one line.
@@ -116,8 +118,8 @@ def load_encoder(
     if config.get("model_type") in PIG_MODELS:
         if num_frames is not None:
             raise ValueError(f"{name_or_folder} is a PIG model, which has a number of frames: leave out another one.")
-        model_class = PigForRetrieval if with_texts else PigVideoModel
-        encoder = PigEncoder(*load_pretrained(model_class, name_or_folder), name_or_folder)
+        pig_class = model_class if with_texts else PigVideoModel
+        encoder = PigEncoder(*load_pretrained(pig_class, name_or_folder), name_or_folder)
     else:
         encoder = _load_other(name_or_folder, config, num_frames, trust_remote_code)
     try:

@@ -1,6 +1,6 @@
 """Encode a split of a benchmark and rank it in both directions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from modeling_pig import VideoDecodingError
 from ..encoding.encoder import Encoder
 from ..encoding.video_segment import VideoSegment
 from ..encoding.videos import encode_videos
+from .details import EvaluationDetails
 from .metrics import (
     TiePolicy,
     bootstrap_intervals,
     ranks_in_both_directions,
     ranks_of_targets,
+    ranks_with_querybank,
     recall_curves,
     retrieval_metrics,
 )
@@ -39,6 +41,7 @@ def evaluate(
     num_bootstrap: int = 0,
     seed: int = 0,
     rerank: int | None = None,
+    querybank: Sequence[str] | None = None,
 ) -> Evaluation:
     """Evaluate text-to-video and video-to-text retrieval: every caption is a query, every video a candidate.
 
@@ -63,20 +66,24 @@ def evaluate(
             the best `rerank` videos of each query for the query itself, and orders them by the new scores. The best
             ones are those by a vector per video, for `single_tower` the class token. The metrics are reported under a
             separate name.
+        querybank (`Sequence[str]`, *optional*): also rank from text to video with QB-Norm and these queries, such as
+            the training captions, see [`ranks_with_querybank`]. The metrics are reported under a separate name.
 
     Returns:
         [`Evaluation`]: R@1, R@5, R@10, R@50 in per cent, MdR and MnR in both directions, with dual softmax and
         intervals if they were asked for. A video that is missing or cannot be decoded leaves the gallery together
-        with its captions, and is listed in `failures`.
+        with its captions, and is listed in `failures`. `details` holds ranks per query, embeddings and scores.
 
     Raises:
-        ValueError: a video has no captions, no video can be decoded, scores are NaN or infinite, or `rerank` is less
-            than 1 or the model cannot re-rank.
+        ValueError: a video has no captions, no video can be decoded, scores are NaN or infinite, `rerank` is less than
+            1 or the model cannot re-rank, or `querybank` is empty.
     """
     if rerank is not None and rerank < 1:
         raise ValueError(f"rerank is {rerank}: expected 1 or more.")
     if rerank is not None and encoder.num_context_tokens is None:
         raise ValueError(f"rerank is {rerank}, and the model cannot re-rank: that needs a hybrid or single_tower.")
+    if querybank is not None and not querybank:
+        raise ValueError("The querybank is empty: give queries, such as the training captions.")
     rows = list(split)
     for row in rows:
         if not row["captions"]:
@@ -115,10 +122,17 @@ def evaluate(
         )
         if rerank is not None:
             ranks["text_to_video_reranked"] = _rank_again(by_vector, by_interaction, video_of_caption, rerank, ties)
+        if querybank is not None:
+            bank = _Scores(encoder, encoder.encode_texts(querybank, max_text_tokens), scores.video_embeds)
+            ranks["text_to_video_qb_norm"] = ranks_with_querybank(
+                scores, bank, len(querybank), video_of_caption, len(encoded), ties, CAPTIONS_PER_BLOCK
+            )
     encoder.model.train(was_training)
     fields: dict[str, Any] = {direction: retrieval_metrics(found) for direction, found in ranks.items()}
     if rerank is not None:
         fields["rerank"] = rerank
+    if querybank is not None:
+        fields["num_querybank"] = len(querybank)
     if num_bootstrap:
         video_of_query = {"text": video_of_caption.numpy(), "video": torch.arange(len(encoded)).numpy()}
         fields["intervals_95"] = {
@@ -134,6 +148,15 @@ def evaluate(
         num_videos_in_split=len(rows),
         ties=ties,
         failures=failures,
+        details=EvaluationDetails(
+            queries=captions,
+            video_of_query=video_of_caption.numpy(),
+            video_ids=[row["video_id"] for row in encoded],
+            ranks=ranks,
+            scores=scores,
+            query_embeddings=caption_embeds,
+            video_embeddings=None if encoder.ranks_by_interaction else by_vector.video_embeds,
+        ),
     )
 
 
@@ -151,6 +174,7 @@ class _Scores:
         is_pooled = video_embeds.ndim == 3
         dtype = encoder.dtype if is_pooled else torch.float32  # the scores of context tokens pass through weights
         block_size = len(video_embeds)
+        self.video_embeds = video_embeds
         if is_pooled:
             block_size = max(MAX_POOLED_VALUES // (CAPTIONS_PER_BLOCK * video_embeds.shape[-1]), 1)
         self._score = encoder.score_context if is_pooled else _dot_products

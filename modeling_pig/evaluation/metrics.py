@@ -9,6 +9,7 @@ import torch
 
 TiePolicy = Literal["expected", "optimistic", "pessimistic"]
 DUAL_SOFTMAX_SCALE = 100.0  # the factor that published figures with dual softmax use
+QB_NORM_SCALE = 20.0  # the inverse temperature of the authors' code
 
 
 def ranks_of_targets(scores: torch.Tensor, targets: torch.Tensor, ties: TiePolicy = "expected") -> np.ndarray:
@@ -114,6 +115,53 @@ def _keep_best(best: torch.Tensor, owners: torch.Tensor, scores: torch.Tensor) -
     best.scatter_reduce_(0, owners[:, None].expand_as(scores), scores, reduce="amax")
 
 
+def ranks_with_querybank(
+    score_block: Callable[[slice], torch.Tensor],
+    bank_block: Callable[[slice], torch.Tensor],
+    num_bank: int,
+    video_of_text: torch.Tensor,
+    num_videos: int,
+    ties: TiePolicy = "expected",
+    block_size: int = 512,
+) -> np.ndarray:
+    """Rank per text with QB-Norm (Bogolin et al., CVPR 2022, arXiv 2112.12777): the dynamic inverted softmax.
+
+    Videos that are the best result of a query of the bank are hubs. If the best result of a text is a hub, its scores
+    become exp(20 x score) / sum over the bank of exp(20 x score of the video); otherwise they are unchanged. A search
+    can do this, as it needs no other test queries. It is computed in float64, in logarithms.
+
+    Args:
+        score_block (`Callable[[slice], torch.Tensor]`): scores of some texts with all videos, as in
+            [`ranks_in_both_directions`].
+        bank_block (`Callable[[slice], torch.Tensor]`): scores of some queries of the bank with all videos.
+        num_bank (`int`): queries in the bank.
+        video_of_text (`torch.Tensor` of shape `(texts,)`): the video of each text.
+        num_videos (`int`): number of videos.
+        ties (`str`): see [`ranks_of_targets`].
+        block_size (`int`): texts per block.
+
+    Returns:
+        `np.ndarray` of shape `(texts,)`.
+
+    Raises:
+        ValueError: a score that is NaN or infinite.
+    """
+    log_sums = torch.full((num_videos,), -torch.inf, dtype=torch.float64)  # of each video, over the bank
+    is_hub = torch.zeros(num_videos, dtype=torch.bool)
+    for start in range(0, num_bank, block_size):
+        scores = bank_block(slice(start, start + block_size)).double()
+        log_sums = torch.logaddexp(log_sums, (QB_NORM_SCALE * scores).logsumexp(0))
+        is_hub[scores.argmax(1)] = True
+    ranks = []
+    for start in range(0, len(video_of_text), block_size):
+        rows = slice(start, start + block_size)
+        scores = score_block(rows).double()
+        finds_hub = is_hub[scores.argmax(1)]
+        scores = torch.where(finds_hub[:, None], QB_NORM_SCALE * scores - log_sums, scores)
+        ranks.append(ranks_of_targets(scores, video_of_text[rows], ties))
+    return np.concatenate(ranks)
+
+
 def retrieval_metrics(ranks: np.ndarray, at: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
     """Return R@k in per cent for each k, median rank (MdR) and mean rank (MnR)."""
     recalls = {f"R@{k}": _recall(ranks, k) for k in at}
@@ -174,6 +222,7 @@ __all__ = [
     "bootstrap_intervals",
     "ranks_in_both_directions",
     "ranks_of_targets",
+    "ranks_with_querybank",
     "recall_curves",
     "retrieval_metrics",
 ]

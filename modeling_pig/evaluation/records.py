@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 DIRECTIONS = ("text_to_video", "video_to_text")
@@ -38,12 +38,17 @@ class Evaluation(Record):
             softmax.
         text_to_video_reranked (`dict[str, float]`, *optional*): the same with re-ranking of the best `rerank` videos.
         rerank (`int`, *optional*): number of videos that were re-ranked for each query.
+        text_to_video_qb_norm (`dict[str, float]`, *optional*): the same with QB-Norm.
+        num_querybank (`int`, *optional*): queries in the querybank of QB-Norm.
+        querybank (`str`, *optional*): origin of the querybank: `training captions`, or a file.
         intervals_95 (`dict`, *optional*): direction -> metric -> [low, high] of the 95 % interval.
         num_bootstrap, seed (`int`, *optional*): number of bootstrap samples of the intervals, and their seed.
         recall_curve (`dict[str, list]`, *optional*): `k`, and R@k over k in each direction, see [`recall_curves`].
         num_queries, num_videos, num_videos_in_split (`int`): queries, decoded videos, and all videos of the split.
         ties (`str`): rank of tied scores, see [`ranks_of_targets`].
         failures (`list[str]`): videos that are missing or cannot be decoded, with the reason.
+        details ([`EvaluationDetails`], *optional*): ranks per query, embeddings and scores, in memory only: `to_dict`
+            leaves them out.
     """
 
     text_to_video: Metrics
@@ -52,6 +57,9 @@ class Evaluation(Record):
     video_to_text_dual_softmax: Metrics | None = None
     text_to_video_reranked: Metrics | None = None
     rerank: int | None = None
+    text_to_video_qb_norm: Metrics | None = None
+    num_querybank: int | None = None
+    querybank: str | None = None
     intervals_95: dict[str, dict[str, list[float]]] | None = None
     num_bootstrap: int | None = None
     seed: int | None = None
@@ -61,6 +69,7 @@ class Evaluation(Record):
     num_videos_in_split: int
     ties: Literal["expected", "optimistic", "pessimistic"]
     failures: list[str]
+    details: Any = Field(default=None, exclude=True, repr=False)
 
 
 class EvaluatedData(Record):
@@ -85,6 +94,7 @@ class _Origin(Record):
     model_fingerprint: str | None = None
     model_kind: str | None = None
     num_frames: int | None = None
+    selected_on: str | None = None
 
 
 # Pydantic orders inherited fields from the last base class to the first: the origin comes first in the file.
@@ -99,6 +109,7 @@ class EvaluationRecord(Evaluation, _Origin):
         model_fingerprint (`str`, *optional*): fingerprint of the weights, see [`model_fingerprint`].
         model_kind (`str`, *optional*): how the model embeds videos, see [`Encoder`].
         num_frames (`int`, *optional*): frames per clip.
+        selected_on (`str`, *optional*): benchmark and split that selected the model, see [`PigConfig`].
         device, dtype, versions, recipe: conditions of the evaluation.
         date (`str`): end of the evaluation in UTC.
     """
@@ -108,6 +119,17 @@ class EvaluationRecord(Evaluation, _Origin):
     versions: dict[str, str]
     date: str
     recipe: EvaluatedRecipe
+
+    @property
+    def selection_warning(self) -> str:
+        """Sentence for a model that a test split selected; `""` for other models."""
+        benchmark, _, split = (self.selected_on or "").rpartition("/")
+        if split != "test":
+            return ""
+        return (
+            f"The model was selected on the test split of {benchmark}, as published code does: its figures are not "
+            "comparable with those of models that validation or the last epoch selected."
+        )
 
 
 __all__ = ["DIRECTIONS", "Evaluation", "EvaluationRecord", "Metrics", "Record"]

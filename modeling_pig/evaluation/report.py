@@ -47,6 +47,7 @@ def result_record(
         "model_fingerprint": encoder.fingerprint,
         "model_kind": encoder.kind,
         "num_frames": encoder.num_frames,
+        "selected_on": getattr(getattr(encoder.model, "config", None), "selected_on", None),
         **evaluation.to_dict(),
         "device": torch.cuda.get_device_name(encoder.device) if on_gpu else encoder.device.type,
         "dtype": str(encoder.dtype).removeprefix("torch."),
@@ -64,7 +65,7 @@ def result_record(
 
 
 def print_evaluation(record: EvaluationRecord, console: Console | None = None) -> None:
-    """Print the metrics of an evaluation as a table, and those with dual softmax or re-ranking as further tables.
+    """Print the metrics of an evaluation as a table; those with dual softmax, re-ranking or QB-Norm as further tables.
 
     A cell holds a metric, with its 95 % interval if intervals were computed: `37.6 [34.9, 40.3]`.
     """
@@ -80,6 +81,11 @@ def print_evaluation(record: EvaluationRecord, console: Console | None = None) -
     if record.text_to_video_reranked:
         title = f"the best {record.rerank} videos of each query re-ranked"
         console.print(_make_table(title, record, ["text_to_video_reranked"]))
+    if record.text_to_video_qb_norm:
+        title = f"with QB-Norm, {record.num_querybank:,} queries in the bank ({record.querybank})"
+        console.print(_make_table(title, record, ["text_to_video_qb_norm"]))
+    if record.selection_warning:
+        console.print(record.selection_warning, soft_wrap=True, markup=False, highlight=False)
 
 
 def _make_table(title: str, record: EvaluationRecord, keys: Sequence[str]) -> Table:

@@ -20,7 +20,7 @@ from .run_records import RunRecords
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 FIGURES = {"curves.png": "Learning curves", "ranks.png": "Recall at k, over k"}
-DUAL_SOFTMAX, RERANKED = "_dual_softmax", "_reranked"  # ends of the names of metrics
+DUAL_SOFTMAX, RERANKED, QB_NORM = "_dual_softmax", "_reranked", "_qb_norm"  # ends of the names of metrics
 IDEAS = {
     "hybrid": "It generates a pseudo-query from each video, lets video and pseudo-query interact once, and keeps one "
     "embedding per video (`hybrid`).",
@@ -119,6 +119,8 @@ def make_eval_results(test: EvaluationRecord, dataset: str | None = None) -> str
     for key, metrics in _metrics_by_key(test).items():
         for metric, value in metrics.items():
             notes = [one_line(_metric_name(key, metric)), _count_queries(test), f"ties: {test.ties}"]
+            if test.selection_warning:
+                notes.append(f"model selected on {test.selected_on}")
             if test.intervals_95:
                 low, high = test.intervals_95[key][metric]
                 notes.append(f"95 % interval [{low:,.1f}, {high:,.1f}]")
@@ -201,14 +203,23 @@ def _make_citation(repo_id: str, records: RunRecords) -> str:
 
 def _describe_training(records: RunRecords) -> list[list[str]]:
     lines = []
-    if validations := [record for record in records.metrics if isinstance(record, ValidationRecord)]:
-        best = max(validations, key=lambda record: recall_sum(record.validation.text_to_video))
-        lines.append(["length", f"{validations[-1].epoch:,} epochs, {validations[-1].step:,} steps"])
-        lines.append(["kept model", f"the model of epoch {best.epoch:,}, the best on the validation split"])
+    select = records.recipe["evaluation"]["select"]
+    if records.metrics:
+        last = records.metrics[-1]
+        lines.append(["length", f"{last.epoch:,} epochs, {last.step:,} steps"])
+    if select == "last":
+        lines.append(["kept model", "the model of the last epoch"])
+    elif validations := [record for record in records.metrics if isinstance(record, ValidationRecord)]:
+        best = max(validations, key=lambda record: recall_sum(record.metrics.text_to_video))
+        kept = f"the model of epoch {best.epoch:,}, the best on the {select} split"
+        lines.append(["kept model", kept + (", as published code selects" if select == "test" else "")])
     if records.environment:
         start = records.environment[-1]
         packages = ", ".join(f"{name} {version}" for name, version in start.packages.items())
         lines.append(["hardware", f"{start.device}, processes: {start.num_processes:,}"])
+        if start.mixed_precision:
+            is_mixed = start.mixed_precision != "no"
+            lines.append(["precision", f"float32, mixed with {start.mixed_precision}" if is_mixed else "float32"])
         lines.append(["versions", f"modeling_pig {start.modeling_pig}, Python {start.python}, {packages}"])
         if start.git_revision:
             lines.append(["revision of the code", start.git_revision])
@@ -220,8 +231,8 @@ def _describe_training(records: RunRecords) -> list[list[str]]:
 
 
 def _metrics_by_key(test: EvaluationRecord) -> dict[str, dict[str, float]]:
-    """Return the metrics of each direction, also with dual softmax and with re-ranking if they were evaluated."""
-    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX, RERANKED) for direction in DIRECTIONS]
+    """Return the metrics of each direction, also with dual softmax, re-ranking and QB-Norm if they were evaluated."""
+    keys = [direction + suffix for suffix in ("", DUAL_SOFTMAX, RERANKED, QB_NORM) for direction in DIRECTIONS]
     return {key: metrics for key in keys if (metrics := getattr(test, key, None))}
 
 
@@ -231,7 +242,7 @@ def _metric_type(metric: str) -> str:
 
 def _metric_name(key: str, metric: str) -> str:
     direction = "-".join(key.split("_")[:3]).capitalize()
-    how = {DUAL_SOFTMAX: " with dual softmax", RERANKED: " with re-ranking"}
+    how = {DUAL_SOFTMAX: " with dual softmax", RERANKED: " with re-ranking", QB_NORM: " with QB-Norm"}
     return f"{direction} {metric}" + next((text for suffix, text in how.items() if key.endswith(suffix)), "")
 
 
@@ -247,6 +258,9 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
     if test.text_to_video_reranked:
         title = f"The best {test.rerank:,} videos of each query re-ranked by the interaction with the query:"
         tables.append({"title": title, "rows": _make_rows(test, RERANKED)})
+    if test.text_to_video_qb_norm:
+        title = f"With QB-Norm, whose querybank holds {test.num_querybank:,} queries ({test.querybank}):"
+        tables.append({"title": title, "rows": _make_rows(test, QB_NORM)})
     counts = f"{_count_queries(test)}; captions are cut at {test.recipe.data.max_text_tokens} tokens."
     if test.failures:
         counts += (
@@ -264,6 +278,7 @@ def _describe_evaluation(test: EvaluationRecord) -> dict[str, Any]:
         "split": test.split,
         "counts": counts,
         "tables": tables,
+        "selection": test.selection_warning,
         "ties": f"A correct result that shares its score with other results gets {TIES[test.ties]}.",
         "intervals": intervals,
         "protocol": [part for part in re.split(r"\n\s*\n(?:- )?|(?:^|\n)- ", test.protocol) if part.strip()],
@@ -278,7 +293,7 @@ def _make_rows(test: EvaluationRecord, suffix: str) -> list[list[str]]:
     for metric in test.text_to_video:
         cells = [metric]
         for direction in DIRECTIONS:
-            if direction + suffix not in metrics:  # only text-to-video search re-ranks
+            if direction + suffix not in metrics:  # re-ranking and QB-Norm are for text-to-video only
                 cells.append("-")
                 continue
             cell = f"{metrics[direction + suffix][metric]:,.1f}"

@@ -13,12 +13,13 @@ from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 from ..evaluation.records import EvaluationRecord
 from ..training.recipe import Recipe
 from ..training.records import EfficiencyRecord, EnvironmentRecord, StepRecord, ValidationRecord
+from ..training.run_folder import is_evaluation
 
 
 # Without a discriminator, errors of an invalid line would name both types.
 MetricsRecord = Annotated[
     Annotated[StepRecord, Tag("step")] | Annotated[ValidationRecord, Tag("validation")],
-    Discriminator(lambda line: "validation" if isinstance(line, dict) and "validation" in line else "step"),
+    Discriminator(lambda line: "validation" if isinstance(line, dict) and is_evaluation(line) else "step"),
 ]
 # Matches the folders of an absolute path within a text.
 FOLDERS = re.compile(r"""(?<![\w./\\])(?:file://|~|[A-Za-z]:)?[/\\](?![/\\])(?:[^/\\\s"'<>|:;,]+[/\\])+""")

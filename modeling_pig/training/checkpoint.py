@@ -31,7 +31,7 @@ class Progress:
     num_nonfinite_steps: int = 0  # total number of skipped steps
     nonfinite_in_a_row: int = 0
     evaluations_without_gain: int = 0
-    best: dict[str, Any] | None = None  # validation metrics of the best model
+    best: dict[str, Any] | None = None  # metrics of the kept model on the split that selects it
     stopped_early: bool = False
 
 

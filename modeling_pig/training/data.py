@@ -37,17 +37,17 @@ class BatchItem(NamedTuple):
 
 class Sample(NamedTuple):
     """
-    Frames of a video with one of its captions.
+    Frames of a video with one or more of its captions.
 
     Attributes:
         frames (`torch.Tensor` of shape `(T, 3, height, width)`): uint8, in the size that the model reads.
-        caption (`str`): randomly chosen caption.
+        captions (`list[str]`): randomly chosen captions.
         video_id (`str`): identifier of the video.
         failures (`list[tuple[str, str]]`): (video_id, reason) of each failed video that this sample replaces.
     """
 
     frames: torch.Tensor
-    caption: str
+    captions: list[str]
     video_id: str
     failures: list[tuple[str, str]]
 
@@ -112,13 +112,13 @@ class GlobalBatchSampler(Sampler[list[BatchItem]]):
 
 
 class VideoTextDataset(Dataset[Sample]):
-    """Read frames and one caption per video. A video is one sample per epoch, whatever its number of captions.
+    """Read frames and captions of videos. A video is one sample per epoch, whatever its number of captions.
 
-    The caption and the frames depend only on seed, epoch and row. A video that cannot be decoded is replaced by a
+    The captions and the frames depend only on seed, epoch and row. A video that cannot be decoded is replaced by a
     video from outside the batch, which depends only on the batch and the position. Positions share no candidates:
     no video occurs twice, though processes do not know each other's replacements. If none of a position's candidates
     can be decoded, as may happen in a dataset of one or two batches, another sample of the batch is repeated, with the
-    same caption and thus the same `caption_ids`.
+    same captions and thus the same `caption_ids`.
 
     Args:
         rows (`datasets.Dataset` or `Sequence[dict]`): rows with `video_id`, `video` (path; empty if there is no file),
@@ -127,12 +127,20 @@ class VideoTextDataset(Dataset[Sample]):
         seed (`int`): seed of all random choices.
         frame_cache (`FrameCache`, *optional*): cache of decoded frames. Frames are then drawn from the few cached
             frames of a video, not from all its frames.
+        captions_per_video (`int`): captions of each sample, M: distinct ones if the video has enough.
 
     Attributes:
         num_missing (`int`): number of rows without a file; they are left out.
     """
 
-    def __init__(self, rows, video_processor: PigVideoProcessor, seed: int, frame_cache: FrameCache | None = None):
+    def __init__(
+        self,
+        rows,
+        video_processor: PigVideoProcessor,
+        seed: int,
+        frame_cache: FrameCache | None = None,
+        captions_per_video: int = 1,
+    ):
         # Reading one column of a table is much faster than reading whole rows.
         videos = rows["video"] if hasattr(rows, "column_names") else [row["video"] for row in rows]
         self.rows = rows
@@ -141,6 +149,7 @@ class VideoTextDataset(Dataset[Sample]):
         self.video_processor = video_processor
         self.seed = seed
         self.frame_cache = frame_cache
+        self.captions_per_video = captions_per_video
 
     def __len__(self) -> int:
         return len(self.present)
@@ -155,11 +164,11 @@ class VideoTextDataset(Dataset[Sample]):
         for index in chain([item.rows[item.position]], self._replacements(item)):
             row = self.rows[self.present[index]]
             try:
-                frames, caption = self._read(row, np.random.default_rng([self.seed, item.epoch, index]))
+                frames, captions = self._read(row, np.random.default_rng([self.seed, item.epoch, index]))
             except VideoDecodingError as error:
                 failures.append((row["video_id"], str(error)))
             else:
-                return Sample(frames, caption, row["video_id"], failures)
+                return Sample(frames, captions, row["video_id"], failures)
         raise ValueError(
             f"{len(failures)} videos in a row cannot be decoded, and no other video is left: check the video "
             f"files. The last: {failures[-1][1]}"
@@ -173,17 +182,21 @@ class VideoTextDataset(Dataset[Sample]):
         yield from others[item.position :: len(item.rows)].tolist()
         yield from item.rows[item.position + 1 :] + item.rows[: item.position]
 
-    def _read(self, row: dict, rng: np.random.Generator) -> tuple[torch.Tensor, str]:
+    def _read(self, row: dict, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
         path, start, end, captions = row["video"], row.get("start"), row.get("end"), row["captions"]
         if not captions:
             raise VideoDecodingError(path, "the video has no captions")
-        caption = captions[rng.integers(len(captions))]
+        count = self.captions_per_video
+        if count == 1:
+            chosen = [captions[rng.integers(len(captions))]]
+        else:
+            chosen = [captions[index] for index in rng.choice(len(captions), count, replace=len(captions) < count)]
         num_frames = self.video_processor.num_frames
         if self.frame_cache is None:
             frames, _ = decode_video(path, num_frames, rng, start, end, **self.video_processor.decoding_options)
-            return torch.from_numpy(frames).permute(0, 3, 1, 2), caption
+            return torch.from_numpy(frames).permute(0, 3, 1, 2), chosen
         kept = self.frame_cache.load(path, start, end)
-        return torch.from_numpy(kept[sample_frame_indices(len(kept), num_frames, rng)]), caption
+        return torch.from_numpy(kept[sample_frame_indices(len(kept), num_frames, rng)]), chosen
 
 
 class TrainingCollator:
@@ -194,10 +207,10 @@ class TrainingCollator:
         max_text_tokens (`int`): maximum number of tokens per caption; longer captions are truncated.
 
     Returns:
-        `BatchFeature` with `input_ids` and `attention_mask` (B, tokens); `frames` (B, T, 3, height, width) uint8, for
-        [`normalise_frames`]; `caption_ids` (B,) int64, equal for captions that differ only in case and white space;
-        `video_ids` (`list[str]`); and `failures` (`list[tuple[str, str]]`), video_id and reason of each failed video
-        that was replaced.
+        `BatchFeature` with `input_ids` and `attention_mask` (B, tokens), or (B, M, tokens) if samples have M > 1
+        captions; `frames` (B, T, 3, height, width) uint8, for [`normalise_frames`]; `caption_ids` (B,) or (B, M)
+        int64, equal for captions that differ only in case and white space; `video_ids` (`list[str]`); and `failures`
+        (`list[tuple[str, str]]`), video_id and reason of each failed video that was replaced.
     """
 
     def __init__(self, processor: PigProcessor, max_text_tokens: int):
@@ -205,10 +218,13 @@ class TrainingCollator:
         self.text_kwargs = {"max_length": max_text_tokens}
 
     def __call__(self, samples: list[Sample]) -> BatchFeature:
-        captions = [sample.caption for sample in samples]
+        captions = [caption for sample in samples for caption in sample.captions]
         batch = self.processor(text=captions, text_kwargs=self.text_kwargs, return_tensors="pt")
         batch["frames"] = torch.stack([sample.frames for sample in samples])
-        batch["caption_ids"] = torch.tensor([caption_id(sample.caption) for sample in samples])
+        batch["caption_ids"] = torch.tensor([caption_id(caption) for caption in captions])
+        if (count := len(samples[0].captions)) > 1:
+            for name in ("input_ids", "attention_mask", "caption_ids"):
+                batch[name] = batch[name].unflatten(0, (-1, count))
         batch["video_ids"] = [sample.video_id for sample in samples]
         batch["failures"] = [failure for sample in samples for failure in sample.failures]
         return batch

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,26 +20,29 @@ from accelerate.utils import (
     gather_object,
     set_seed,
 )
+from torch.profiler import profile, schedule
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from modeling_pig import PigForRetrieval, load_benchmark
+from modeling_pig import PigForRetrieval
 
 from ..encoding.encoder import PigEncoder
 from ..encoding.loading import load_encoder
 from ..evaluation.evaluator import evaluate
 from ..evaluation.records import DIRECTIONS
 from ..evaluation.report import print_evaluation, result_record
+from ..files import replace_file
 from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
 from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalise_frames
 from .frame_cache import FrameCache
 from .gradient_cache import cached_backward
+from .own_code import import_model_class, import_object, load_data
 from .recipe import Recipe
 from .records import StepRecord, ValidationMetrics, ValidationRecord
-from .run_folder import RunFolder
+from .run_folder import RunFolder, is_evaluation
 from .start import add_lora, build_model, merged, parameter_groups
 from .stop_signals import StopRequest, catch_stop_signals, ignore_stop_signals
 
@@ -53,7 +56,7 @@ class TrainingInterrupted(Exception):
     """Training was stopped by SIGTERM or SIGINT; the state is saved, and `resume=True` resumes from it."""
 
 
-def train(recipe: Recipe, output: str | Path, resume: bool = False) -> ValidationMetrics:
+def train(recipe: Recipe, output: str | Path, resume: bool = False) -> ValidationMetrics | None:
     """Train a model by a recipe, and write the run folder `output`, see [`RunFolder`].
 
     Args:
@@ -63,19 +66,23 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> Validatio
             number of processes, the final weights are bit-identical to those of a run without interruption.
 
     Returns:
-        [`ValidationMetrics`]: validation metrics of the best model. A finished run is not changed.
+        [`ValidationMetrics`]: metrics of the kept model on the split that selected it; with `evaluation.select=last`
+            on validation, or `None` if there is no such split. A finished run is not changed.
 
     Raises:
-        ValueError: the run folder is in use, the processes or the data cannot fill a batch, more videos are unreadable
-            than the recipe allows, or too many steps in a row have no finite loss.
+        ValueError: the run folder is in use, the data lack the split that selects the model, the processes or the data
+            cannot fill a batch, more videos are unreadable than the recipe allows, or too many steps in a row have no
+            finite loss.
         TrainingInterrupted: the process received SIGTERM or SIGINT, and has saved its state.
     """
     folder = RunFolder(output)
     folder.start(recipe, resume)
     if folder.finished_file.exists():
         print(f"{folder.path}: this run is finished already.")
-        validations = [record["validation"] for record in folder.metrics() if "validation" in record]
-        return ValidationMetrics(**max(validations, key=lambda metrics: recall_sum(metrics["text_to_video"])))
+        found = [ValidationRecord(**record).metrics for record in folder.metrics() if is_evaluation(record)]
+        if recipe.evaluation.select == "last":
+            return found[-1] if found else None
+        return max(found, key=lambda metrics: recall_sum(metrics.text_to_video))
     run = _Run(recipe, folder, resume)
     try:
         return run.train()
@@ -103,18 +110,37 @@ class _Run:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # processes wait for the evaluation
         )
         self._lock_folder()
+        # In effect: Accelerate accepts fp16 on a CPU, and computes in float32.
+        self.mixed_precision = self.accelerator.mixed_precision if self.accelerator.native_amp else "no"
+        asked = recipe.training.mixed_precision
+        if asked not in ("auto", self.mixed_precision) and self.accelerator.is_main_process:
+            device = self.accelerator.device.type
+            tqdm.write(f"training.mixed_precision is {asked}, which {device} does not support: training in float32")
         set_seed(recipe.training.seed)
         with self.accelerator.main_process_first():  # the first process draws or indexes the data
             data = recipe.data
-            self.benchmark = load_benchmark(
-                data.benchmark, videos=data.videos, annotations=data.annotations, **data.options
+            self.benchmark = load_data(data)
+        select = recipe.evaluation.select
+        self.evaluated_split = "test" if select == "test" else "validation"
+        if select != "last" and select not in self.benchmark:
+            raise ValueError(
+                f"{data.benchmark} has no split {select}, and evaluation.select is {select}: load this split "
+                "(data.options), or set evaluation.select to last or test."
+            )
+        if recipe.evaluation.test and "test" not in self.benchmark:
+            raise ValueError(
+                f"{data.benchmark} has no split test, and evaluation.test is true: load this split (data.options), or "
+                "set evaluation.test to false."
             )
         self._check_chunks()
         model, self.processor = build_model(recipe.model, self.benchmark["train"]["captions"])
+        if recipe.training.loss is not None:
+            model.compute_losses = import_object(recipe.training.loss, "training.loss")
         self.processor.video_processor.frame_sampling = recipe.data.frame_sampling
         self.processor.video_processor.decoder = recipe.data.decoder
         self.config = model.config
         self.config.untrained = False  # the first model that is saved has been trained
+        self.config.selected_on = None if select == "last" else f"{data.benchmark}/{select}"
         self.loader = self._make_loader()
         self._prepare(model)
 
@@ -128,7 +154,11 @@ class _Run:
         if self.accelerator.is_main_process:
             self.folder.restore_model()
             self.folder.write_start(
-                recipe, self.accelerator.num_processes, self.progress.step, self.progress.step_in_epoch == 0
+                recipe,
+                self.accelerator.num_processes,
+                self.progress.step,
+                self.progress.step_in_epoch == 0,
+                self.mixed_precision,
             )
         if recipe.training.trackers:
             self.accelerator.init_trackers("pig", config={key: str(value) for key, value in recipe.flat().items()})
@@ -157,6 +187,10 @@ class _Run:
                 )
 
     @property
+    def _model_class(self) -> type[PigForRetrieval]:
+        return import_model_class(self.recipe.model.class_, PigForRetrieval)
+
+    @property
     def _is_sharded(self) -> bool:
         return self.accelerator.distributed_type == DistributedType.FSDP
 
@@ -166,7 +200,13 @@ class _Run:
         if data.frame_cache is not None:
             max_bytes = int(data.frame_cache_gigabytes * 1e9)
             cache = FrameCache(data.frame_cache, max_bytes, self.processor.video_processor)
-        dataset = VideoTextDataset(self.benchmark["train"], self.processor.video_processor, training.seed, cache)
+        dataset = VideoTextDataset(
+            self.benchmark["train"],
+            self.processor.video_processor,
+            training.seed,
+            cache,
+            training.captions_per_video,
+        )
         self.failure_log = FailureLog(data.max_unreadable_share, len(dataset))
         self.sampler = GlobalBatchSampler(
             len(dataset),
@@ -220,8 +260,8 @@ class _Run:
 
     # the loop
 
-    def train(self) -> ValidationMetrics:
-        """Train all remaining epochs, and test the best model.
+    def train(self) -> ValidationMetrics | None:
+        """Train all remaining epochs, and test the kept model.
 
         Raises:
             TrainingInterrupted: a process received SIGTERM or SIGINT; the state is saved.
@@ -235,7 +275,7 @@ class _Run:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with catch_stop_signals() as stop, bar:
+        with catch_stop_signals() as stop, bar, self._profile() as self.profiler:
             while progress.epoch <= recipe.training.epochs and not progress.stopped_early:
                 losses = self._train_epoch(stop, bar)
                 if progress.epoch % recipe.evaluation.every_epochs == 0 or progress.epoch == recipe.training.epochs:
@@ -244,8 +284,20 @@ class _Run:
                 progress.step_in_epoch = 0
                 self.checkpoints.save(progress)
         self._test()
-        assert progress.best is not None
-        return ValidationMetrics(**progress.best)
+        return None if progress.best is None else ValidationMetrics(**progress.best)
+
+    def _profile(self) -> AbstractContextManager[profile | None]:
+        """Trace steps of the main process to the run folder, after one step of waiting and one of warming up."""
+        num_steps = self.recipe.training.profile_steps
+        if num_steps is None or not self.accelerator.is_main_process:
+            return nullcontext()
+
+        def write(profiler: profile) -> None:
+            with replace_file(self.folder.profile_file) as partial:
+                profiler.export_chrome_trace(str(partial))
+            tqdm.write(f"profile: {self.folder.profile_file}: open it in chrome://tracing or ui.perfetto.dev")
+
+        return profile(schedule=schedule(wait=1, warmup=1, active=num_steps, repeat=1), on_trace_ready=write)
 
     def _train_epoch(self, stop: StopRequest, bar: tqdm) -> dict[str, float]:
         """Train the remaining steps of the epoch; return the losses of the last step."""
@@ -259,6 +311,8 @@ class _Run:
             progress.step += 1
             progress.step_in_epoch += 1
             bar.update()
+            if self.profiler:
+                self.profiler.step()
             if progress.step % training.log_every_steps == 0 or progress.step == 1:
                 seconds, started = time.perf_counter() - started, time.perf_counter()
                 self._log(losses, bar, seconds)
@@ -366,22 +420,30 @@ class _Run:
     # evaluation
 
     def _validate(self, losses: dict[str, float], bar: tqdm) -> None:
-        """Evaluate on the validation split; save the model if it is the best so far."""
-        progress = self.progress
+        """Evaluate on the split that selects the model; save the model if it is the best so far.
+
+        With `evaluation.select=last`, evaluate on validation if there is such a split, and save the model.
+        """
+        progress, split = self.progress, self.evaluated_split
+        keeps_last = self.recipe.evaluation.select == "last"
         model = self._unshard_model()
         results: list[Any] = [None]
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and split in self.benchmark:
             results = [
                 evaluate(
                     PigEncoder(model, self.processor),
-                    self.benchmark["validation"],
+                    self.benchmark[split],
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
                 ).to_dict()
             ]
         broadcast_object_list(results)
         metrics = results[0]
-        if progress.best is None or recall_sum(metrics["text_to_video"]) > recall_sum(progress.best["text_to_video"]):
+        if (
+            keeps_last
+            or progress.best is None
+            or recall_sum(metrics["text_to_video"]) > recall_sum(progress.best["text_to_video"])
+        ):
             if self.accelerator.is_main_process:
                 self.folder.save_model(model if self.adapted is None else merged(self.adapted), self.processor)
             progress.best, progress.evaluations_without_gain = metrics, 0
@@ -389,19 +451,24 @@ class _Run:
             progress.evaluations_without_gain += 1
             patience = self.recipe.evaluation.patience
             progress.stopped_early = patience is not None and progress.evaluations_without_gain >= patience
+        fields: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **losses}
+        if metrics is None:
+            if self.accelerator.is_main_process:
+                self.folder.log(StepRecord(**fields))
+            return
         by_name = {
-            f"validation/{direction}/{name}": value
+            f"{split}/{direction}/{name}": value
             for direction in DIRECTIONS
             for name, value in metrics[direction].items()
         }
         self.accelerator.log(by_name, step=progress.step)
         if self.accelerator.is_main_process:
-            fields = {"epoch": progress.epoch, "step": progress.step, "num_processes": self.accelerator.num_processes}
-            self.folder.log(ValidationRecord.model_validate({**fields, **losses, "validation": metrics}))
+            fields["num_processes"] = self.accelerator.num_processes
+            self.folder.log(ValidationRecord.model_validate({**fields, split: metrics}))
             self.folder.draw_curves()
             recalls = ", ".join(f"{name} {value:.1f}" for name, value in metrics["text_to_video"].items())
             loss = f"loss {losses['loss']:.3f}, " if losses else ""
-            bar.write(f"epoch {progress.epoch}: {loss}validation text-to-video {recalls}")
+            bar.write(f"epoch {progress.epoch}: {loss}{split} text-to-video {recalls}")
             if progress.stopped_early:
                 bar.write(f"stopped early: {progress.evaluations_without_gain} evaluations without a better result")
 
@@ -411,16 +478,18 @@ class _Run:
         if self._is_sharded:
             state_dict = self.accelerator.get_state_dict(self.model)  # complete on the main process only
             if self.accelerator.is_main_process:
-                model = PigForRetrieval(self.config).to(self.accelerator.device)
+                model = self._model_class(self.config).to(self.accelerator.device)
                 model.load_state_dict(state_dict)
         return model
 
     def _test(self) -> None:
-        """Evaluate the best model on the test split, once, and mark the run as finished."""
+        """Evaluate the kept model on the test split, and mark the run as finished."""
         if self.accelerator.is_main_process:
             if self.recipe.evaluation.test:
                 folder = str(self.folder.model)
-                encoder = load_encoder(folder, device=str(self.accelerator.device), dtype="float32")
+                encoder = load_encoder(
+                    folder, device=str(self.accelerator.device), dtype="float32", model_class=self._model_class
+                )
                 split = self.benchmark["test"]
                 evaluation = evaluate(
                     encoder,
@@ -430,7 +499,7 @@ class _Run:
                     num_bootstrap=1000,
                 )
                 record = result_record(evaluation, encoder, "test", self.recipe.to_dict(), split.info.description)
-                self.folder.write_test(record)
+                self.folder.write_test(record, evaluation.details)
                 draw_ranks(record.to_dict(), self.folder.path / "ranks.png")
                 print_evaluation(record)
             self.folder.finished_file.touch()

@@ -4,13 +4,13 @@ import difflib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..files import write_text
 
@@ -23,7 +23,11 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 
 @dataclass
 class DataRecipe:
-    """Data of a run. `options` are options of the benchmark (sizes, seed, lists)."""
+    """Data of a run. `options` are options of the benchmark (sizes, seed, lists).
+
+    `benchmark` is the name of a benchmark, or the path `package.module:function` of a function that receives `videos`,
+    `annotations` and `options`, and returns what [`load_benchmark`] returns.
+    """
 
     __pydantic_config__ = _STRICT_KEYS
 
@@ -63,12 +67,15 @@ class ModelRecipe:
     `PigConfig`, or a JSON file that holds them, named relative to the recipe's folder). `overrides` are further fields
     (for `clip` and `clip_vip` also those of `PigVisionConfig` that CLIP lacks).
 
+    `class` is the path `package.module:Name` of a subclass of `PigForRetrieval` to train instead of it.
+
     `freeze` names parts that keep their weights: `text`, `video`, `generator`, `interaction`; `clip` is all but PIG's
     own parts (global, frame and temporal embeddings, generator, interaction).
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
+    class_: Annotated[str | None, Field(alias="class")] = None
     init: Literal["clip", "clip_vip", "pig", "reference", "scratch"] = "clip"
     clip: str = "openai/clip-vit-base-patch32"
     checkpoint: str | None = None
@@ -102,6 +109,12 @@ class TrainingRecipe:
     mean for the loss. With `gradient_cache`, the whole batch is one loss with all its negatives, and the gradients are
     those of the whole batch. With `fewer_negatives` (plain gradient accumulation), each chunk is a separate loss: an
     easier task.
+
+    With `captions_per_video` M, a step reads M captions of each video, and encodes the video once. The loss is the
+    mean of M losses, each of one caption per video: captions of the same video are not negatives of each other.
+
+    `loss` is the path `package.module:function` of a function that replaces `modeling_pig.loss_pig.compute_losses`: it
+    receives the same arguments by keyword, and returns `PigLosses`.
     """
 
     __pydantic_config__ = _STRICT_KEYS
@@ -109,6 +122,8 @@ class TrainingRecipe:
     batch_size: Annotated[int, Ge(2)] = 128
     chunk_size: Positive | None = None
     chunking: Literal["gradient_cache", "fewer_negatives"] = "gradient_cache"
+    captions_per_video: Positive = 1
+    loss: str | None = None
     mask_equal_captions: bool = True  # videos with equal captions are not negatives of each other
     epochs: Positive = 100
     warmup_ratio: Share = 0.01
@@ -119,20 +134,26 @@ class TrainingRecipe:
     checkpoint_every_steps: Positive | None = None  # in addition to a checkpoint after each epoch
     save_total_limit: Positive = 2  # number of checkpoints to keep
     log_every_steps: Positive = 10
+    profile_steps: Positive | None = None  # steps that torch.profiler traces, from the third of a start on
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     seed: int = 42
 
 
 @dataclass
 class EvaluationRecipe:
-    """Evaluation of a run. The best model has the highest sum of text-to-video R@1, R@5 and R@10 on validation.
+    """Evaluation of a run, and the choice of the model that it keeps.
 
-    The test split is evaluated once, at the end, with the best model.
+    `select` names the split on which the kept model has the highest sum of text-to-video R@1, R@5 and R@10:
+    `validation`, or `test`, as published code does (records, results and model card say so). With `last`, the model
+    of the last epoch is kept. `test` and `last` need no validation split.
+
+    The test split is evaluated at the end, with the kept model.
     """
 
     __pydantic_config__ = _STRICT_KEYS
 
     every_epochs: Positive = 1
+    select: Literal["validation", "last", "test"] = "validation"
     batch_size: Positive = 16
     patience: Positive | None = None  # evaluations without a better result that end a run
     test: bool = True
@@ -190,6 +211,11 @@ class Recipe:
             raise ValueError(
                 f"The recipe's model.init is {recipe.model.init}: set model.checkpoint to the model to start from."
             )
+        if recipe.evaluation.select == "last" and recipe.evaluation.patience is not None:
+            raise ValueError(
+                "The recipe's evaluation.select is last, which keeps the model of the last epoch: remove "
+                "evaluation.patience, or select by validation."
+            )
         return recipe
 
     def save(self, path: str | Path) -> None:
@@ -198,7 +224,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data."""
-        return TypeAdapter(dict).dump_python(asdict(self), mode="json")
+        return TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
 
     def flat(self) -> dict[str, Any]:
         """Return the fields by their names on the command line: `{"training.epochs": 100, ...}`."""
@@ -247,7 +273,7 @@ def _apply_override(tree: dict, override: str) -> None:
 
 
 def _check_keys(recipe_class: Any, tree: Mapping, prefix: str = "") -> None:
-    known: dict[str, Any] = {f.name: f.type for f in fields(recipe_class)}
+    known: dict[str, Any] = {f.name.rstrip("_"): f.type for f in fields(recipe_class)}  # `class_` is the key `class`
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]

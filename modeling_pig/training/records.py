@@ -33,11 +33,14 @@ class EnvironmentRecord(Environment):
         step (`int`, *optional*): step that the run started or resumed from.
         num_processes (`int`): number of training processes.
         seed (`int`, *optional*): seed of the recipe.
+        mixed_precision (`str`, *optional*): precision in effect: `fp16`, `bf16`, or `no` for float32. It may differ
+            from the recipe's: `fp16` on a CPU is float32.
     """
 
     step: int | None = None
     num_processes: int
     seed: int | None = None
+    mixed_precision: str | None = None
 
 
 class StepRecord(Record):
@@ -48,17 +51,32 @@ class StepRecord(Record):
 
 
 class ValidationMetrics(Record):
-    """Metrics on the validation split: fields of an [`Evaluation`]."""
+    """Metrics on the split that selects the model: fields of an [`Evaluation`]."""
 
     text_to_video: Metrics
     video_to_text: Metrics | None = None
 
 
 class ValidationRecord(StepRecord):
-    """Line of `metrics.jsonl` for an evaluation on the validation split: also the losses of the last step."""
+    """
+    Line of `metrics.jsonl` for an evaluation during training: also the losses of the last step.
+
+    Attributes:
+        num_processes (`int`, *optional*): number of training processes.
+        validation (`ValidationMetrics`, *optional*): metrics on the validation split.
+        test (`ValidationMetrics`, *optional*): metrics on the test split, if it selects the model.
+    """
 
     num_processes: int | None = None
-    validation: ValidationMetrics
+    validation: ValidationMetrics | None = None
+    test: ValidationMetrics | None = None
+
+    @property
+    def metrics(self) -> ValidationMetrics:
+        """Metrics on the evaluated split."""
+        metrics = self.validation or self.test
+        assert metrics is not None, "the record of an evaluation holds the metrics of one split"
+        return metrics
 
 
 class EfficiencyRecord(Record):

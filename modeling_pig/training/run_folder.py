@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 import modeling_pig
 from modeling_pig import PigForRetrieval, PigProcessor
 
+from ..evaluation.details import EvaluationDetails, save_ranks
 from ..evaluation.records import EvaluationRecord
 from ..files import PARTIAL_SUFFIX, replace_file, replace_folder, restore_folder, write_text
 from .recipe import Recipe
@@ -31,6 +33,7 @@ FREE_TO_CHANGE = {
     "data.num_workers",
     "training.save_total_limit",
     "training.log_every_steps",
+    "training.profile_steps",
     "training.trackers",
     "training.checkpoint_every_steps",
     "evaluation.test",
@@ -45,10 +48,12 @@ class RunFolder:
     - `recipe.yaml`: the recipe.
     - `environment.json`: one [`EnvironmentRecord`] per start of the run.
     - `metrics.jsonl`: one [`StepRecord`] every few steps, and one [`ValidationRecord`] per evaluation.
-    - `curves.png`: losses and validation recall.
-    - `model/`: the best model on the validation split, with its processor.
+    - `curves.png`: losses and recall.
+    - `model/`: the model that `evaluation.select` keeps, with its processor.
     - `test.json` and `ranks.png`: evaluation on the test split.
+    - `test_ranks.json`: the same evaluation with the rank of each query, for `pig compare`.
     - `checkpoints/`: states to resume from, see [`Checkpoints`].
+    - `profile.json`: trace of the first steps, if `training.profile_steps` is set.
     - `nonfinite/`: videos of batches without a finite loss.
     - `unreadable.csv`: videos that could not be decoded, with the reason.
     """
@@ -59,6 +64,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics_file = self.path / "metrics.jsonl"
         self.unreadable_file = self.path / "unreadable.csv"
+        self.profile_file = self.path / "profile.json"
         self.finished_file = self.path / ".finished"
 
     def start(self, recipe: Recipe, resume: bool) -> None:
@@ -100,7 +106,9 @@ class RunFolder:
         for partial in self.path.glob(f".{self.model.name}*{PARTIAL_SUFFIX}"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def write_start(self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool) -> None:
+    def write_start(
+        self, recipe: Recipe, num_processes: int, step: int, is_evaluated: bool, mixed_precision: str
+    ) -> None:
         """Write recipe and environment, and remove the metrics of steps that will be repeated.
 
         Args:
@@ -108,20 +116,25 @@ class RunFolder:
             num_processes (`int`): number of training processes.
             step (`int`): step that the run resumes from, or 0. Metrics of later steps are removed.
             is_evaluated (`bool`): the evaluation after `step` is done; otherwise its metrics are removed, too.
+            mixed_precision (`str`): precision in effect, see [`EnvironmentRecord`].
         """
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.save(self.path / "recipe.yaml")
         file = self.path / "environment.json"
         starts = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else []
         start = EnvironmentRecord(
-            **environment().to_dict(), step=step, num_processes=num_processes, seed=recipe.training.seed
+            **environment().to_dict(),
+            step=step,
+            num_processes=num_processes,
+            seed=recipe.training.seed,
+            mixed_precision=mixed_precision,
         )
         starts.append(start.to_dict())
         write_text(file, json.dumps(starts, indent=2) + "\n")
         kept = [
             json.dumps(record) + "\n"
             for record in self.metrics()
-            if record["step"] < step or (record["step"] == step and ("validation" not in record or is_evaluated))
+            if record["step"] < step or (record["step"] == step and (is_evaluated or not is_evaluation(record)))
         ]
         write_text(self.metrics_file, "".join(kept))
 
@@ -174,9 +187,15 @@ class RunFolder:
         write_text(file, json.dumps(record, indent=2) + "\n")
         return file
 
-    def write_test(self, record: EvaluationRecord) -> None:
-        """Write `test.json`."""
+    def write_test(self, record: EvaluationRecord, details: EvaluationDetails) -> None:
+        """Write `test.json` and `test_ranks.json`."""
         write_text(self.path / "test.json", json.dumps(record.to_dict(), indent=2) + "\n")
+        save_ranks(self.path / "test_ranks.json", record, details)
+
+
+def is_evaluation(record: Mapping[str, Any]) -> bool:
+    """Return whether a line of `metrics.jsonl` is a [`ValidationRecord`] rather than a [`StepRecord`]."""
+    return "validation" in record or "test" in record
 
 
 def environment() -> Environment:
@@ -222,4 +241,4 @@ def _git_revision() -> str | None:
     return commit.strip() + ("+" if changes.strip() else "")
 
 
-__all__ = ["RunFolder", "environment", "processor_name"]
+__all__ = ["RunFolder", "environment", "is_evaluation", "processor_name"]

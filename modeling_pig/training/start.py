@@ -12,6 +12,7 @@ from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProce
 
 from ..configuration_pig import load_clip_config
 from ..encoding.loading import load_pretrained
+from .own_code import import_model_class
 from .recipe import LoraRecipe, ModelRecipe, OptimizerRecipe
 from .reference_checkpoint import convert_state_dict, is_clip_vip_checkpoint, read_checkpoint
 from .tokenizer import train_tokenizer
@@ -44,13 +45,14 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
         ValueError: the configuration is invalid, or a checkpoint cannot be read.
         OSError: the CLIP checkpoint does not exist.
     """
+    model_class = import_model_class(recipe.class_, PigForRetrieval)
     if recipe.init == "clip":
-        model = PigForRetrieval.from_clip(recipe.clip, **recipe.overrides)
+        model = model_class.from_clip(recipe.clip, **recipe.overrides)
         processor = PigProcessor.from_clip(recipe.clip, model.config)
     elif recipe.init == "pig":
         if recipe.overrides:
             raise ValueError("model.init is pig, and the checkpoint determines the shape: remove model.overrides.")
-        model, processor = load_pretrained(PigForRetrieval, str(recipe.checkpoint))
+        model, processor = load_pretrained(model_class, str(recipe.checkpoint))
     elif recipe.init in ("reference", "clip_vip"):
         checkpoint = read_checkpoint(str(recipe.checkpoint))
         overrides = recipe.overrides
@@ -61,10 +63,10 @@ def build_model(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, Pi
                 )
             overrides = {"framework": "hybrid", **overrides}
         config, state = convert_state_dict(checkpoint, load_clip_config(recipe.clip), **overrides)
-        model = PigForRetrieval.from_towers(config, state)
+        model = model_class.from_towers(config, state)
         processor = PigProcessor.from_clip(recipe.clip, config)
     else:
-        model, processor = _from_scratch(recipe, captions)
+        model, processor = _from_scratch(recipe, captions, model_class)
     frozen = {part for part in PARTS if part not in OWN_PARTS} if "clip" in recipe.freeze else set()
     frozen |= set(recipe.freeze) | ({"video_new"} if "video" in recipe.freeze else set())
     for name, parameter in model.named_parameters():
@@ -119,7 +121,9 @@ def save_as_clip(model: PigForRetrieval, processor: PigProcessor, folder: str | 
     processor.tokenizer.save_pretrained(folder)
 
 
-def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, PigProcessor]:
+def _from_scratch(
+    recipe: ModelRecipe, captions: Any, model_class: type[PigForRetrieval]
+) -> tuple[PigForRetrieval, PigProcessor]:
     assert isinstance(recipe.config, dict)  # `Recipe.from_yaml` reads a file
     shape = {**recipe.config, **recipe.overrides}
     if missing := {"vocab_size", "max_position_embeddings"} - dict(shape.get("text_config") or {}).keys():
@@ -134,7 +138,7 @@ def _from_scratch(recipe: ModelRecipe, captions: Any) -> tuple[PigForRetrieval, 
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    model = PigForRetrieval(PigConfig.from_fields(**shape))
+    model = model_class(PigConfig.from_fields(**shape))
     return model, PigProcessor(PigVideoProcessor.from_config(model.config.vision_config), tokenizer)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 # Style and label of series beside the plain ones, by the end of their names.
-VARIANTS = {"_dual_softmax": ("--", "dual softmax"), "_reranked": (":", "re-ranked")}
+VARIANTS = {"_dual_softmax": ("--", "dual softmax"), "_reranked": (":", "re-ranked"), "_qb_norm": ("-.", "QB-Norm")}
 COLOURS = {"text_to_video": "C0", "video_to_text": "C1"}
 MAX_LABELLED_GALLERY = 5_000  # larger galleries have labels at powers of ten only: more labels would overlap
 
@@ -14,7 +14,7 @@ MAX_LABELLED_GALLERY = 5_000  # larger galleries have labels at powers of ten on
 def draw_ranks(record: Mapping[str, Any], output: str | Path) -> None:
     """Draw the `recall_curve` of an evaluation and the recall of random order.
 
-    Series with dual softmax are dashed, those with re-ranking dotted.
+    Series with dual softmax are dashed, those with re-ranking dotted, those with QB-Norm dash-dotted.
 
     Args:
         record (`Mapping`): record of an evaluation, from [`result_record`].
