@@ -1,4 +1,4 @@
-"""Train with FSDP2 on CPU processes, for a test: torchrun --nproc_per_node 2 tests/fsdp_worker.py RECIPE OUTPUT ...
+"""Train with FSDP2 on CPU processes, for a test: tests/fsdp_worker.py RECIPE OUTPUT ... in each process.
 
 Accelerate enables FSDP on GPUs only, and uses DDP on CPUs, where torch can also shard. This file sets Accelerate's
 FSDP plugin, with the settings of the launch profile, when training creates its accelerator.

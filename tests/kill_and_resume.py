@@ -1,6 +1,6 @@
 """Kill training at random moments, resume it, and compare the final weights with those of an uninterrupted run.
 
-python tests/kill_and_resume.py --kills 50 --processes 2 --folder FOLDER
+python -m tests.kill_and_resume --kills 50 --processes 2 --folder FOLDER
 
 The signal is SIGKILL, sent to all processes of the run at once: at a random moment after a random number of steps, or
 while a checkpoint is written.
@@ -10,44 +10,40 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from safetensors.torch import load_file
 
+from .warm_python import Program, warm_python
+
 
 ROOT = Path(__file__).parent.parent
 
 
-def training_command(recipe: Path, output: Path, overrides: list[str], num_processes: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if num_processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+def training_command(recipe: Path, output: Path, overrides: list[str]) -> list[str]:
     script = [str(ROOT / "examples/train.py"), "--recipe", str(recipe), "--output", str(output), "--resume"]
-    return [*launcher, *script, *overrides]
+    return [*script, *overrides]
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen:
-    """Start a training in a separate process group, whose processes can be killed together."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment, cwd=ROOT)
+def start(command: list[str], log: Path, num_processes: int = 1) -> list[Program]:
+    """Start a training in `num_processes` processes."""
+    return warm_python().start_processes(command, log, num_processes)
 
 
 def num_lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -> str | None:
+def kill_once(command: list[str], output: Path, log: Path, rng: random.Random, num_processes: int) -> str | None:
     """Run a training, kill it, and return the moment of the kill; `None` if the run ended before."""
-    process = start(command, log)
+    processes = start(command, log, num_processes)
     metrics, checkpoints = output / "metrics.jsonl", output / "checkpoints"
     in_checkpoint = rng.random() < 0.5
     steps_before_kill = rng.randint(1, 4)
     first_lines: int | None = None
-    while process.poll() is None:
+    while all([process.poll() is None for process in processes]):
         if in_checkpoint:
             is_time = any(checkpoints.glob(".step_*.part"))
         else:
@@ -57,33 +53,44 @@ def kill_once(command: list[str], output: Path, log: Path, rng: random.Random) -
             is_time = lines >= first_lines + steps_before_kill
         if is_time:
             time.sleep(rng.random() * (0.02 if in_checkpoint else 0.2))
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(processes)
             return "in a checkpoint" if in_checkpoint else "between steps"
         time.sleep(0.001)
-    if process.returncode != 0:
-        raise RuntimeError(f"the training failed:\n{log.read_text()[-3000:]}")
+    wait_for_success(processes, log)
     return None
 
 
-def train_with_kills(command: list[str], output: Path, num_kills: int, seed: int) -> list[str]:
+def kill(processes: list[Program]) -> None:
+    """Kill all processes of a run at once, and wait for their end."""
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def wait_for_success(processes: list[Program], log: Path) -> None:
+    if any([process.wait() != 0 for process in processes]):
+        raise RuntimeError(f"the training failed:\n{log.read_text()[-3000:]}")
+
+
+def train_with_kills(command: list[str], output: Path, num_kills: int, seed: int, num_processes: int) -> list[str]:
     """Kill and resume a training at most `num_kills` times, then let it end. Return the moments of the kills."""
     rng = random.Random(seed)
     log = output.with_suffix(".log")
     kills = []
     while len(kills) < num_kills:
-        moment = kill_once(command, output, log, rng)
+        moment = kill_once(command, output, log, rng, num_processes)
         if moment is None:
             return kills
         kills.append(moment)
-    run_to_the_end(command, output)
+    run_to_the_end(command, output, num_processes)
     return kills
 
 
-def run_to_the_end(command: list[str], output: Path) -> None:
+def run_to_the_end(command: list[str], output: Path, num_processes: int) -> None:
     log = output.with_suffix(".log")
-    if start(command, log).wait() != 0:
-        raise RuntimeError(f"the training failed:\n{log.read_text()[-3000:]}")
+    wait_for_success(start(command, log, num_processes), log)
 
 
 def differing_weights(one: Path, other: Path) -> list[str]:
@@ -105,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True, help="for the videos and the runs")
     args = parser.parse_args()
-    from tests.test_training import tiny_run
+    from .test_training import tiny_run
 
     args.folder.mkdir(parents=True, exist_ok=True)
     steps = args.kills * 4  # so many that the run does not end before the last kill
@@ -120,10 +127,9 @@ def main() -> None:
     )
     recipe = ROOT / "configuration/recipes/moving_shapes.yaml"
     whole, killed = args.folder / "whole", args.folder / "killed"
-    run_to_the_end(training_command(recipe, whole, overrides, args.processes), whole)
-    kills = train_with_kills(
-        training_command(recipe, killed, overrides, args.processes), killed, args.kills, args.seed
-    )
+    run_to_the_end(training_command(recipe, whole, overrides), whole, args.processes)
+    command = training_command(recipe, killed, overrides)
+    kills = train_with_kills(command, killed, args.kills, args.seed, args.processes)
     different = differing_weights(whole, killed)
     moments = ", ".join(f"{kills.count(moment)} {moment}" for moment in sorted(set(kills)))
     print(f"{len(kills)} kills ({moments}) with {args.processes} processes: {len(different)} tensors differ")
@@ -131,5 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -20,7 +20,7 @@ from tests.test_training import ROOT, tiny_run
 
 GOLDEN = ROOT / "tests/golden"
 STILLS = Regime(still=True)
-NUM_TEST = 200
+NUM_TEST = 150
 
 
 def draw(split: str, count: int, processor: PigVideoProcessor) -> torch.Tensor:
@@ -32,8 +32,8 @@ def draw(split: str, count: int, processor: PigVideoProcessor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> tuple[str, torch.Tensor, dict]:
-    """A small CLIP that was trained on stills for a minute: its folder, and test stills with tokens of captions."""
-    captions = [make_captions("train", index, 0, STILLS) for index in range(600)]
+    """A small CLIP that was trained on stills: its folder, and test stills with tokens of captions."""
+    captions = [make_captions("train", index, 0, STILLS) for index in range(400)]
     tokenizer = train_tokenizer(captions, 600, 77)
     config = PigConfig.from_json_file(ROOT / "configuration/models/tiny.json").to_dict()
     config["framework"] = "two_tower"
@@ -42,16 +42,21 @@ def clip(tmp_path_factory) -> tuple[str, torch.Tensor, dict]:
         "num_hidden_layers": 2,
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     }
-    config["vision_config"] |= {"num_frames": 1, "num_global_tokens": 0, "use_frame_tokens": False}
+    config["vision_config"] |= {
+        "num_hidden_layers": 2,
+        "num_frames": 1,
+        "num_global_tokens": 0,
+        "use_frame_tokens": False,
+    }
     torch.manual_seed(0)
     model = PigForRetrieval(PigConfig(**config))
     video_processor = PigVideoProcessor.from_config(model.config.vision_config)
     stills = draw("train", len(captions), video_processor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    steps, rng = 130, np.random.default_rng(0)
+    steps, rng = 70, np.random.default_rng(0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     for _ in range(steps):
-        rows = rng.choice(len(captions), 64, replace=False)
+        rows = rng.choice(len(captions), 48, replace=False)
         texts = tokenizer([captions[row][rng.integers(4)] for row in rows], padding=True, return_tensors="pt")
         model(**texts, pixel_values_videos=stills[rows], return_loss=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -82,14 +87,14 @@ def recall_of_clip(clip) -> float:
 
 
 def recall_of_start(clip, **pig_config) -> float:
-    """Return R@10 of an untrained model on clips of 8 equal frames."""
+    """Return R@10 of an untrained model on clips of 4 equal frames."""
     folder, stills, texts = clip
     torch.manual_seed(0)
-    model = PigForRetrieval.from_clip(folder, num_frames=8, **pig_config).eval()
+    model = PigForRetrieval.from_clip(folder, num_frames=4, **pig_config).eval()
     assert model.config.untrained
     with torch.inference_mode():
         queries = model.get_text_features(**texts).pooler_output
-        clips = stills.expand(-1, 8, -1, -1, -1).split(50)
+        clips = stills.expand(-1, 4, -1, -1, -1).split(50)
         features = [model.get_video_features(batch) for batch in clips]
         name = "context_embeds" if model.config.framework == "single_tower" else "pooler_output"
         return recall_at_10(model.similarity(queries, torch.cat([batch[name] for batch in features])))
@@ -97,7 +102,7 @@ def recall_of_start(clip, **pig_config) -> float:
 
 @pytest.mark.parametrize("framework", ["hybrid", "two_tower", "single_tower"])
 def test_untrained_models_rank_like_clip(clip, recall_of_clip, framework):
-    assert recall_of_clip > 30  # 5 by chance
+    assert recall_of_clip > 30  # 7 by chance
     assert recall_of_start(clip, framework=framework) > recall_of_clip - 3
 
 

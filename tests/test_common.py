@@ -160,14 +160,14 @@ def test_half_precision_is_close_to_float32(make, batch, tmp_path, model_class, 
     assert all(value.isfinite().all() for value in seen.values())
 
 
-@pytest.mark.parametrize(("model_class", "framework"), ALL_MODELS, ids=ids)
-def test_compiles_without_graph_breaks(make, batch, model_class, framework):
-    model = make(model_class, framework)
-    inputs = inputs_of(model_class, batch)
+@pytest.mark.parametrize("framework", ["hybrid", "single_tower"])
+def test_compiles_without_graph_breaks(make, batch, framework):
+    """A hybrid model runs all that a two-tower model runs; the exports below trace one tower."""
+    model = make(PigForRetrieval, framework)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # a graph break raises
     with torch.no_grad():
-        assert_same_outputs(compiled(**inputs), model(**inputs))
+        assert_same_outputs(compiled(**batch), model(**batch))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -87,6 +87,8 @@ def run_phase(settings, monkeypatch):
 
 def test_the_phases(run_phase, settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("hybrid_of_the_paper", "detached_target"):  # two of four controls are enough
+        monkeypatch.delitem(CONTROLS, name)
     output = tmp_path / "runs/comparison"
     for phase in ("explore", "compare"):
         with pytest.raises(SystemExit, match="error: There is no runs/comparison/choice.json: the regime is chosen"):

@@ -1,4 +1,7 @@
-"""Every code block of the README and of docs/ runs, top to bottom, as a user would run it; links lead somewhere."""
+"""Every code block of the README and of docs/ runs, top to bottom, as a user would run it; links lead somewhere.
+
+The programs start with the libraries loaded (warm_python.py).
+"""
 
 import os
 import re
@@ -16,6 +19,7 @@ from tests.benchmark_stand_ins import write_msrvtt_1k
 from tests.hub_server import LocalHub
 from tests.test_milvus_store import Server as MilvusServer
 from tests.test_training import ROOT, tiny_run
+from tests.warm_python import WarmPython, warm_python
 
 
 PAGES = [
@@ -31,7 +35,7 @@ PAGES = [
 BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>bash|python)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
 )
-SMALL = " ".join(f"'{override}'" for override in tiny_run("data/moving_shapes"))
+SMALL = " ".join(f"'{override}'" for override in tiny_run("data/moving_shapes", "training.epochs=1"))
 # What a page says -> what runs here: less work, no GPU, no network.
 STAND_INS = {
     "training.epochs=12": SMALL,
@@ -127,7 +131,19 @@ def workspace(model_folder, tmp_path) -> Path:
     for name, text in {"pip": PIP, "make": MAKE, "briefly": BRIEFLY}.items():
         (programs / name).write_text(text.format(python=sys.executable, root=ROOT))
         (programs / name).chmod(0o755)
+    write_programs(folder, warm_python())
     return folder
+
+
+def write_programs(workspace: Path, server: WarmPython) -> None:
+    """Write the programs that the pages run, which start with the libraries loaded."""
+    for name, module in {
+        "pig": "modeling_pig.cli",
+        "accelerate": "accelerate.commands.accelerate_cli",
+        "torchrun": "torch.distributed.run",
+    }.items():
+        server.write_program(workspace / "bin" / name, "-m", module)
+    server.write_program(workspace / "bin/python")
 
 
 def run(command: list[str], workspace: Path, **variables: str) -> None:
@@ -170,7 +186,11 @@ def services(page, workspace, tmp_path):
         with LocalHub() as hub:
             token = hub.add_user("ada", "hf_ada", organizations=["org"])
             online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-            yield {**online, "HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
+            online |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
+            server = WarmPython(**online)
+            write_programs(workspace, server)
+            yield online
+            server.close()
     else:
         yield {}
 
@@ -183,4 +203,4 @@ def test_code_blocks_of_a_page_run(page, workspace, services):
         if language == "bash":
             run(["bash", "-e", "-c", code], workspace, **services)
         else:
-            run([sys.executable, "-c", SMALL_MOVING_SHAPES + code], workspace, **services)
+            run([workspace / "bin/python", "-c", SMALL_MOVING_SHAPES + code], workspace, **services)

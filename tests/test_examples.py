@@ -4,9 +4,6 @@ The tests of the benchmarks run at the start of `make bench`.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import PIL.Image
@@ -16,6 +13,7 @@ import yaml
 
 from modeling_pig import PigForRetrieval
 from tests.test_training import ROOT, tiny_run
+from tests.warm_python import warm_python
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +26,7 @@ def run_folder(tmp_path_factory) -> Path:
 
 def python(folder: Path, *arguments) -> str:
     """Run Python in a folder; return standard output."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=240)
+    done = warm_python().run(arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -125,8 +121,9 @@ def test_benchmark_of_ranking(tmp_path):
 
 def test_the_benchmark_page_refuses_other_files(tmp_path):
     (tmp_path / "figures.json").write_text("{}")
-    command = [sys.executable, str(ROOT / "examples/benchmark_page.py"), "figures.json", "--output", "page.md"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = warm_python().run(
+        [ROOT / "examples/benchmark_page.py", "figures.json", "--output", "page.md"], cwd=tmp_path
+    )
     assert ended.returncode == 1 and ended.stderr.startswith("error: no figures of examples/benchmark.py")
     assert not (tmp_path / "page.md").exists()
 
@@ -198,7 +195,6 @@ def test_the_naive_implementation_computes_the_same_loss(monkeypatch):
 
 def test_errors_are_one_line(tmp_path):
     """The other scripts run commands of `pig`, whose errors have tests."""
-    command = [sys.executable, str(ROOT / "examples/search_videos.py"), "--index", "missing.lance", "a"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = warm_python().run([ROOT / "examples/search_videos.py", "--index", "missing.lance", "a"], cwd=tmp_path)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: ") and "missing" in done.stderr

@@ -22,7 +22,7 @@ from .training_worker import (
     direct,
     tiny_batch,
     tiny_model,
-    torchrun,
+    train_in_processes,
 )
 
 
@@ -206,7 +206,7 @@ def test_ddp_synchronises_gradients_once_per_step(accelerator):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict]:
-    return torchrun(2, "cached", tmp_path_factory.mktemp("run") / "results.pt")
+    return train_in_processes(2, "cached", tmp_path_factory.mktemp("run") / "results.pt")
 
 
 def test_processes_with_cache_train_like_one_process_without(results):

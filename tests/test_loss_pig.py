@@ -19,7 +19,7 @@ from .training_worker import (
     share_embeds,
     tiny_batch,
     tiny_model,
-    torchrun,
+    train_in_processes,
 )
 
 
@@ -163,7 +163,7 @@ def test_the_reranking_loss_is_that_of_a_single_tower():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict]:
-    return torchrun(2, "direct", tmp_path_factory.mktemp("run") / "results.pt")
+    return train_in_processes(2, "direct", tmp_path_factory.mktemp("run") / "results.pt")
 
 
 def test_ddp_processes_train_like_one_process_with_the_total_batch(results):

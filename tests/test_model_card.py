@@ -41,10 +41,10 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(videos, tmp_path_factory) -> Path:
     """Return a run folder with its evaluation."""
     folder = tmp_path_factory.mktemp("runs")
-    train(Recipe.from_yaml(DEMO, tiny_run(folder / "videos")), folder / "run")
+    train(Recipe.from_yaml(DEMO, tiny_run(videos)), folder / "run")
     return folder / "run"
 
 

@@ -33,9 +33,9 @@ AGAIN = "Run the same command again"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(videos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    train(Recipe.from_yaml(DEMO, tiny_run(folder / "videos")), folder / "run")
+    train(Recipe.from_yaml(DEMO, tiny_run(videos)), folder / "run")
     return folder / "run"
 
 
@@ -95,7 +95,7 @@ def test_a_run_is_pushed_in_one_private_commit_and_reads_back_bit_identical(hub,
     assert "no commit" in again and IDENTICAL in again and len(commits(hub)) == 2
 
 
-def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, trained):
+def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, trained, videos):
     environment = json.loads((run / "environment.json").read_text())
     environment[0]["command"] = ["train.py", f"data.videos={tmp_path}", TOKEN]
     (run / "environment.json").write_text(json.dumps(environment))
@@ -111,7 +111,7 @@ def test_neither_folders_nor_the_token_are_published(hub, run, push, tmp_path, t
 
     assert IDENTICAL in push(run, REPO)
     for path, content in pushed(hub).items():
-        for secret in (TOKEN, str(tmp_path), str(trained.parent), str(ROOT)):
+        for secret in (TOKEN, str(tmp_path), str(trained.parent), str(videos.parent), str(ROOT)):
             assert secret.encode() not in content, (path, secret)
     record = json.loads(pushed(hub)["test.json"])
     assert record["failures"] == ["a.mp4: cannot be decoded"] and record["model"] == "model"
@@ -131,7 +131,7 @@ def test_a_dry_run_prints_all_files_and_sends_no_request(hub, run, push, monkeyp
     assert card.strip() == files["README.md"].decode().strip()
 
 
-def test_the_script_pushes_and_the_code_of_the_card_runs(hub, run, tmp_path, shape_videos, monkeypatch, capsys):
+def test_the_code_of_the_card_runs(hub, run, push, tmp_path, shape_videos, monkeypatch, capsys):
     shutil.copy(shape_videos[0], tmp_path / "video.mp4")
     monkeypatch.chdir(tmp_path)
 
@@ -149,7 +149,7 @@ def test_the_script_pushes_and_the_code_of_the_card_runs(hub, run, tmp_path, sha
         assert not any(TOKEN.encode() in path.read_bytes() for path in home.rglob("*") if path.is_file())
         return done.stdout.strip().splitlines()[-1]
 
-    assert IDENTICAL in run_python(ROOT / "hub_scripts/push_model.py", run, REPO, "--remote-code")
+    assert IDENTICAL in push(run, REPO, "--remote-code")
     parts = pushed(hub)["README.md"].decode().split("```python\n")[1:]
     six_lines, with_code = (part.split("```")[0] for part in parts)
     exec(six_lines, {})

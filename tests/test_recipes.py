@@ -2,10 +2,7 @@
 the benchmarks."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from modeling_pig.training.recipe import Recipe
 
 from . import benchmark_stand_ins
 from .test_training import DEMO, tiny_run, validations
+from .warm_python import warm_python
 
 
 ROOT = Path(__file__).parent.parent
@@ -132,36 +130,26 @@ def test_fsdp2_profile_configures_the_plugin(monkeypatch):
     assert set(plugin.transformer_cls_names_to_wrap) <= names
 
 
-def test_profile_of_cpu_processes_trains(tmp_path):
+def test_profile_of_cpu_processes_trains(videos, tmp_path):
     profile = ROOT / "configuration/accelerate/cpu_processes.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        profile,
-        "--main_process_port",
-        "0",
-    ]
+    command = ["-m", "accelerate.commands.launch", "--config_file", profile, "--main_process_port", "0"]
     command += ["examples/train.py", "--recipe", DEMO, "--output", tmp_path / "run"]
-    command += tiny_run(tmp_path / "videos", "training.epochs=1", "evaluation.test=false")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command += tiny_run(videos, "training.epochs=1", "evaluation.test=false")
+    done = warm_python().run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [record["num_processes"] for record in validations(tmp_path / "run")] == [2]
     PigForRetrieval.from_pretrained(tmp_path / "run/model")
 
 
-def test_sharded_model_trains_like_copies_and_resumes(tmp_path):
+def test_sharded_model_trains_like_copies_and_resumes(videos, tmp_path):
     """Compare FSDP2 over two processes with DDP: equal weights, sharded checkpoints, one best model."""
     settings = ["evaluation.test=false", "training.checkpoint_every_steps=1", "training.save_total_limit=10"]
-    overrides = tiny_run(tmp_path / "videos", *settings)
+    overrides = tiny_run(videos, *settings)
 
     def launch(script: list[str], output: str) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        log = tmp_path / f"{output}.log"
+        processes = warm_python().start_processes([*script, *overrides], log, 2)
+        assert all([process.wait() == 0 for process in processes]), log.read_text()[-3000:]
         assert validations(tmp_path / output)[-1]["num_processes"] == 2
 
     copies = tmp_path / "copies"

@@ -1,8 +1,6 @@
 """Test recipes, parameter groups, the tokenizer, and short training runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import Recipe
 from modeling_pig.training.start import build_model, parameter_groups
 from modeling_pig.training.tokenizer import train_tokenizer
+
+from .warm_python import warm_python
 
 
 ROOT = Path(__file__).parent.parent
@@ -159,9 +159,8 @@ def test_short_run_learns(videos, tmp_path):
 
 
 def test_script_reports_errors_in_one_line_and_writes_no_model(videos, tmp_path):
-    command = [sys.executable, "examples/train.py", "--recipe", str(DEMO), "--output", str(tmp_path / "run")]
-    command += tiny_run(videos, "training.batch_size=64")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["examples/train.py", "--recipe", DEMO, "--output", tmp_path / "run"]
+    done = warm_python().run([*command, *tiny_run(videos, "training.batch_size=64")])
     assert done.returncode == 1
     assert "16 training videos do not fill one batch of 64" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run/model").exists()
@@ -179,5 +178,5 @@ def fail(*args):
 loop._Run._validate = fail
 loop.train(Recipe.from_yaml({str(DEMO)!r}, {tiny_run(videos, "data.num_workers=1")!r}), {str(tmp_path / "run")!r})
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ended = warm_python().run(["-c", code])
     assert ended.returncode == 1 and ended.stderr.rstrip().endswith("RuntimeError: the disk is full")

@@ -2,9 +2,7 @@
 
 import colorsys
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from modeling_pig.visualization.tokens import NO_PHRASE, explain_video, split_ph
 from tests.cli_helpers import assert_one_line_error
 from tests.test_training import DEMO, ROOT
 from tests.video_files import write_video
+from tests.warm_python import warm_python
 
 
 QUERY = "a red circle moves left and a blue star spins"
@@ -339,9 +338,7 @@ def test_errors_of_pig_explain(pig_explain, make_model, processor, tmp_path, cha
 
 
 def run_example(folder: Path, script: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
-    environment = {**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    return warm_python().run([ROOT / "examples" / script, *arguments], cwd=folder)
 
 
 def test_example_visualize_tokens(model_folder, shape_videos, tmp_path):

@@ -1,11 +1,8 @@
 """Train tiny models in float64 for a few steps on this process's share of each batch.
 
-Tests of training over processes run this file under torchrun, and compare it with one process.
-
-    torchrun --nproc_per_node 2 -m tests.training_worker direct OUTPUT
+Tests of training over processes run this file in two processes, and compare them with one process.
 """
 
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +23,7 @@ from modeling_pig.loss_pig import (
     mean_over_processes,
 )
 from modeling_pig.training.gradient_cache import cached_backward
+from tests.warm_python import warm_python
 
 
 CASES = {  # framework, with caption_ids, with blocks smaller than the batch
@@ -112,12 +110,11 @@ def direct(model: nn.Module, batch: dict[str, torch.Tensor]):
     return outputs
 
 
-def torchrun(world_size: int, mode: str, output: Path) -> list[dict]:
-    """Run this file under torchrun and return the result of each process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
-    command += ["-m", "tests.training_worker", mode, str(output)]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def train_in_processes(world_size: int, mode: str, output: Path) -> list[dict]:
+    """Run this file in processes and return the result of each process."""
+    log = output.with_suffix(".log")
+    processes = warm_python().start_processes(["-m", "tests.training_worker", mode, output], log, world_size)
+    assert all([process.wait() == 0 for process in processes]), log.read_text()
     results = torch.load(output, weights_only=True)
     assert len(results) == world_size
     return results
