@@ -323,6 +323,7 @@ def test_record_contains_the_revision_of_a_hub_model(make_model, processor, tmp_
     snapshot = tmp_path / "models--me--shapes/snapshots" / ("0123456789abcdef" * 3)[:40]
     model = make_model()
     model.save_pretrained(snapshot)
+    processor.save_pretrained(snapshot)
     evaluation = Evaluation(text_to_video=METRICS, video_to_text=METRICS, ties="expected", failures=[], **COUNTS)
     encoder = load_encoder(str(snapshot), dtype="bfloat16")
     record = result_record(evaluation, encoder, "test", asdict(Recipe.from_yaml(DEMO)))
