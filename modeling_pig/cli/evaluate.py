@@ -12,7 +12,6 @@ from .common import (
     ModelOption,
     NumFramesOption,
     OverridesArgument,
-    RecipeOption,
     TrustOption,
     find_recipe,
     one_line_errors,
@@ -22,11 +21,22 @@ from .common import (
 
 
 MIN_BOOTSTRAP = 100  # samples; fewer give no usable interval
+MTEB_OPTIONS = {"model", "mteb", "output", "num_frames", "dtype", "device", "trust_remote_code"}
 
 
 def evaluate(
     model: ModelOption,
-    recipe: RecipeOption,
+    context: typer.Context,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose benchmark to run: a YAML file, or the name of a recipe of the package."),
+    ] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK", help="Run a task of the mteb package instead, such as MSRVTTT2V. May be repeated."
+        ),
+    ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to evaluate.")] = "test",
     ties: Annotated[
         Literal["expected", "optimistic", "pessimistic"], typer.Option(help="Rank among equal scores.")
@@ -50,19 +60,21 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     overrides: OverridesArgument = None,
 ) -> None:
-    """Evaluate a model on the benchmark of a recipe, from text to video and from video to text.
+    """Evaluate a model on the benchmark of a recipe, from text to video and from video to text, or on tasks of MTEB.
 
     data.videos=FOLDER and data.annotations=FOLDER replace the folders that the recipe names.
     """
     with one_line_errors():
+        if mteb:
+            _check_mteb_options(context)
+            _evaluate_with_mteb(model, mteb, output, num_frames, dtype, device, trust_remote_code)
+            return
+        if recipe is None:
+            raise ValueError("There is nothing to evaluate on: give --recipe RECIPE or --mteb TASK.")
         require_modules("train", "datasets", "matplotlib", "pydantic", "yaml")
-        if output and output.suffix != ".json":
-            raise ValueError(f"--output is {output}: expected a file named .json.")
+        _check_output(output)
         if 0 < bootstrap < MIN_BOOTSTRAP:
             raise ValueError(f"--bootstrap is {bootstrap}: expected 0, or {MIN_BOOTSTRAP} or more.")
-        if output:  # fail before the evaluation if the file cannot be written
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.open("a").close()
         from modeling_pig import load_benchmark
 
         from ..encoding.loading import load_encoder
@@ -98,3 +110,60 @@ def evaluate(
             write_text(output, json.dumps(record.to_dict(), indent=2) + "\n")
             draw_ranks(record.to_dict(), output.with_suffix(".png"))
             typer.echo(f"metrics: {output}, {output.with_suffix('.png')}")
+
+
+def _check_output(output: Path | None) -> None:
+    """Raise an error before the evaluation if the file cannot be written."""
+    if output is None:
+        return
+    if output.suffix != ".json":
+        raise ValueError(f"--output is {output}: expected a file named .json.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("a").close()
+
+
+def _check_mteb_options(context: typer.Context) -> None:
+    """Raise `ValueError` if the command line has options that tasks of MTEB do not have."""
+    given = [
+        max(parameter.opts, key=len) if parameter.param_type_name == "option" else "section.key=value"
+        for parameter in context.command.params
+        if parameter.name not in MTEB_OPTIONS
+        and (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot be combined with --mteb: a task of MTEB has its own data, split and metrics."
+        )
+
+
+def _evaluate_with_mteb(
+    model: str,
+    names: list[str],
+    output: Path | None,
+    num_frames: int | None,
+    dtype: DTypeOption,
+    device: str,
+    trust_remote_code: bool,
+) -> None:
+    """Run tasks of MTEB, write their results after each of them, and print them."""
+    require_modules("mteb", "mteb", "datasets", "pydantic")
+    from ..encoding.loading import load_encoder
+    from ..evaluation.mteb_encoder import find_tasks, run_tasks
+    from ..evaluation.report import mteb_record, print_mteb
+    from ..files import write_text
+
+    tasks = find_tasks(names)
+    _check_output(output)
+    encoder = load_encoder(
+        model, device=device, dtype=dtype, num_frames=num_frames, trust_remote_code=trust_remote_code
+    )
+    results = []
+    for result in run_tasks(encoder, tasks):
+        results.append(result)
+        record = mteb_record(results, encoder)
+        if output:
+            write_text(output, json.dumps(record.to_dict(), indent=2) + "\n")
+    print_mteb(record)
+    if output:
+        typer.echo(f"results: {output}")
