@@ -57,6 +57,7 @@ STAND_INS = {
     "benchmark.py search --threads 1 --sizes 1000 10000 100000 1000000": "benchmark.py --help",  # has a test
     "benchmark.py index": "benchmark.py --help",  # has a test
     "benchmark.py start": "benchmark.py --help",  # has a test
+    "--mteb MSRVTTT2V --mteb MSRVTTV2T": "--help",  # downloads its data; tests/test_mteb.py runs a task
     'load_benchmark("moving_shapes", videos="data/moving_shapes")': "small_moving_shapes()",
     "pig app ": "briefly pig app --port 0 ",
     "runs/mine org/name": "runs/published org/name",

@@ -16,7 +16,7 @@ from transformers.pipelines import get_supported_tasks
 from modeling_pig import PigForRetrieval, load_benchmark
 from modeling_pig.encoding.loading import load_encoder
 from modeling_pig.evaluation.evaluator import evaluate
-from modeling_pig.evaluation.records import EvaluationRecord
+from modeling_pig.evaluation.records import EvaluationRecord, MtebRecord
 from modeling_pig.evaluation.report import result_record
 from modeling_pig.publishing.model_card import make_eval_results, make_model_card
 from modeling_pig.publishing.run_records import RunRecords, read_run, without_folders
@@ -38,6 +38,24 @@ HOSTILE = [
     "{{ 7 * 7 }} {% raw %}",
     "https://evil.example www.evil.example <https://evil.example>",
 ]
+
+
+MTEB = {
+    **{"model": "model", "model_revision": None, "model_fingerprint": "0123456789abcdef", "model_kind": "pig"},
+    **{"num_frames": 2, "device": "cpu", "dtype": "float32", "versions": {"torch": "2.14"}, "date": "2026-01-01"},
+    "results": [
+        {
+            **{"task_name": "ShapesT2V", "dataset": "org/shapes", "dataset_revision": "1", "mteb_version": "2.26.24"},
+            **{"category": "t2v", "main_metric": "ndcg_at_10"},
+            "scores": {
+                "test": [
+                    {"hf_subset": "default", "main_score": 0.4567, "recall_at_1": 0.25, "recall_at_5": 0.5}
+                    | {"recall_at_10": 0.625, "map_at_1": 0.25}
+                ]
+            },
+        }
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +188,26 @@ def test_a_run_without_evaluation_is_marked_not_evaluated(records, model):
     card = make_model_card(records, model, "org/name")
     assert "**not evaluated**" in card.text and tables(card, "Evaluation") == []
     assert "model-index" not in card.data.to_dict() and "R@" not in card.text
+
+
+def test_results_of_mteb_have_a_separate_table(records, model):
+    [before] = tables(make_model_card(records, model, "org/name"), "Evaluation")
+    records.mteb = MtebRecord(**copy.deepcopy(MTEB))
+    card = make_model_card(records, model, "org/name")
+    first, second = tables(card, "Evaluation")
+    assert first == before
+    assert second == [["ShapesT2V", "test", "45.7 (ndcg_at_10)", "25.0", "50.0", "62.5"]]
+    assert "the package `mteb` 2.26.24" in card.text and "cpu in float32 with torch 2.14" in card.text
+    found = [result for result in ModelCard(str(card)).data.eval_results if result.dataset_type == "org/shapes"]
+    values = {result.metric_type: result.metric_value for result in found}
+    assert values == {"ndcg_at_10": 45.67, "recall_at_1": 25.0, "recall_at_5": 50.0, "recall_at_10": 62.5}
+    assert {(result.task_type, result.dataset_name) for result in found} == {
+        ("text-to-video-retrieval", "MTEB ShapesT2V")
+    }
+    records.test = None  # each part is shown without the other one
+    assert tables(make_model_card(records, model, "org/name"), "Evaluation") == [second]
+    records.mteb.results[0].task_name = "<script> | `a`"
+    assert "script" not in Elements(make_model_card(records, model, "org/name").text).tags
 
 
 def test_latency_is_shown_if_it_was_measured(records, model):
@@ -347,6 +385,7 @@ def test_folders_without_a_readable_run_are_refused(tmp_path, run):
         ("environment.json", lambda starts: starts[0], "the record: Input should be a valid list"),
         ("environment.json", lambda _: [{}], "0.date: Field required"),
         ("efficiency.json", lambda _: {}, "model_fingerprint: Field required"),
+        ("mteb.json", lambda _: MTEB | {"results": [{}]}, "results.0.task_name: Field required"),
     ],
 )
 def test_invalid_records_name_file_and_field(tmp_path, run, name, change, message):

@@ -16,11 +16,13 @@ from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from safetensors.torch import load_file, save_file
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.publishing import push_model, repository
 from modeling_pig.training.loop import train
 from modeling_pig.training.recipe import Recipe
 
 from .hub_server import TOKEN
+from .test_model_card import MTEB
 from .test_remote_code import WITHOUT_PACKAGE
 from .test_training import DEMO, ROOT, tiny_run
 
@@ -395,6 +397,17 @@ def test_an_evaluation_of_another_model_is_refused(hub, run, push):
         {name: weight + 1 for name, weight in weights.items()}, run / "model/model.safetensors", {"format": "pt"}
     )
     assert "test.json is the evaluation of another model" in push(run, REPO) and not hub.requests
+    (run / "test.json").unlink()
+    (run / "mteb.json").write_text(json.dumps(MTEB))
+    assert "mteb.json is the evaluation of another model" in push(run, REPO) and not hub.requests
+
+
+def test_results_of_mteb_are_pushed(hub, run, push):
+    mteb = MTEB | {"model": str(run / "model"), "model_fingerprint": model_fingerprint(str(run / "model"))}
+    (run / "mteb.json").write_text(json.dumps(mteb))
+    assert IDENTICAL in push(run, REPO)
+    files = pushed(hub)
+    assert json.loads(files["mteb.json"]) == mteb | {"model": "model"} and b"ShapesT2V" in files["README.md"]
 
 
 def test_a_download_that_differs_is_an_error(hub, run, push, make_config, processor, tmp_path):

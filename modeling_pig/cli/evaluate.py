@@ -13,7 +13,6 @@ from .common import (
     ModelOption,
     NumFramesOption,
     OverridesArgument,
-    RecipeOption,
     TrustOption,
     find_recipe,
     one_line_errors,
@@ -25,11 +24,22 @@ from .search import read_queries
 
 
 MIN_BOOTSTRAP = 100  # samples; fewer give no usable interval
+MTEB_OPTIONS = {"model", "mteb", "output", "num_frames", "dtype", "device", "trust_remote_code"}
 
 
 def evaluate(
     model: ModelOption,
-    recipe: RecipeOption,
+    context: typer.Context,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose benchmark to run: a YAML file, or the name of a recipe of the package."),
+    ] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK", help="Run a task of the mteb package instead, such as MSRVTTT2V. May be repeated."
+        ),
+    ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to evaluate.")] = "test",
     ties: Annotated[
         Literal["expected", "optimistic", "pessimistic"], typer.Option(help="Rank among equal scores.")
@@ -66,12 +76,11 @@ def evaluate(
     ] = None,
     overrides: OverridesArgument = None,
 ) -> None:
-    """Evaluate a model on the benchmark of a recipe, from text to video and from video to text.
+    """Evaluate a model on the benchmark of a recipe, from text to video and from video to text, or on tasks of MTEB.
 
     data.videos=FOLDER and data.annotations=FOLDER replace the folders that the recipe names.
     """
     with one_line_errors():
-        require_modules("train", "datasets", "matplotlib", "pydantic", "yaml")
         if (num_processes := read_launcher("WORLD_SIZE", 1)) > 1:
             if read_launcher("RANK", 0) > 0:
                 raise typer.Exit(EXIT_ERROR)
@@ -79,18 +88,20 @@ def evaluate(
                 f"{num_processes} processes were launched, and pig evaluate runs in one: run it without torchrun or "
                 "accelerate launch."
             )
+        if mteb:
+            _check_mteb_options(context)
+            _evaluate_with_mteb(model, mteb, output, num_frames, dtype, device, trust_remote_code)
+            return
+        if recipe is None:
+            raise ValueError("There is nothing to evaluate on: give --recipe RECIPE or --mteb TASK.")
+        require_modules("train", "datasets", "matplotlib", "pydantic", "yaml")
         for name, file in (("--output", output), ("--save-ranks", save_ranks)):
-            if file and file.suffix != ".json":
-                raise ValueError(f"{name} is {file}: expected a file named .json.")
+            _check_output(file, name)
         if save_ranks and output and save_ranks.resolve() == output.resolve():
             raise ValueError(f"--output and --save-ranks are both {output}: give --save-ranks another file.")
         bank = read_queries(querybank) if querybank else None
         if 0 < bootstrap < MIN_BOOTSTRAP:
             raise ValueError(f"--bootstrap is {bootstrap}: expected 0, or {MIN_BOOTSTRAP} or more.")
-        for file in (output, save_ranks):  # fail before the evaluation if a file cannot be written
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.open("a").close()
         from modeling_pig import PigForRetrieval
 
         from ..encoding.loading import load_encoder
@@ -148,3 +159,60 @@ def evaluate(
         if save_embeddings:
             details.save_embeddings(save_embeddings, evaluation.details)
             typer.echo(f"embeddings: {save_embeddings}")
+
+
+def _check_output(output: Path | None, option: str = "--output") -> None:
+    """Raise an error before the evaluation if the file cannot be written."""
+    if output is None:
+        return
+    if output.suffix != ".json":
+        raise ValueError(f"{option} is {output}: expected a file named .json.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("a").close()
+
+
+def _check_mteb_options(context: typer.Context) -> None:
+    """Raise `ValueError` if the command line has options that tasks of MTEB do not have."""
+    given = [
+        max(parameter.opts, key=len) if parameter.param_type_name == "option" else "section.key=value"
+        for parameter in context.command.params
+        if parameter.name not in MTEB_OPTIONS
+        and (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot be combined with --mteb: a task of MTEB has its own data, split and metrics."
+        )
+
+
+def _evaluate_with_mteb(
+    model: str,
+    names: list[str],
+    output: Path | None,
+    num_frames: int | None,
+    dtype: DTypeOption,
+    device: str,
+    trust_remote_code: bool,
+) -> None:
+    """Run tasks of MTEB, write their results after each of them, and print them."""
+    require_modules("mteb", "mteb", "datasets", "pydantic")
+    from ..encoding.loading import load_encoder
+    from ..evaluation.mteb_encoder import find_tasks, run_tasks
+    from ..evaluation.report import mteb_record, print_mteb
+    from ..files import write_text
+
+    tasks = find_tasks(names)
+    _check_output(output)
+    encoder = load_encoder(
+        model, device=device, dtype=dtype, num_frames=num_frames, trust_remote_code=trust_remote_code
+    )
+    results = []
+    for result in run_tasks(encoder, tasks):
+        results.append(result)
+        record = mteb_record(results, encoder)
+        if output:
+            write_text(output, json.dumps(record.to_dict(), indent=2) + "\n")
+    print_mteb(record)
+    if output:
+        typer.echo(f"results: {output}")

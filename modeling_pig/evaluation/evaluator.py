@@ -113,8 +113,8 @@ def evaluate(
     captions = [caption for row in encoded for caption in row["captions"]]
     video_of_caption = torch.tensor([index for index, row in enumerate(encoded) for _ in row["captions"]])
     caption_embeds = encoder.encode_texts(captions, max_text_tokens)
-    by_vector = _Scores(encoder, caption_embeds, torch.cat(video_embeds))
-    by_interaction = _Scores(encoder, caption_embeds, torch.cat(context_embeds)) if context_embeds else by_vector
+    by_vector = Scores(encoder, caption_embeds, torch.cat(video_embeds))
+    by_interaction = Scores(encoder, caption_embeds, torch.cat(context_embeds)) if context_embeds else by_vector
     scores = by_interaction if encoder.ranks_by_interaction else by_vector
     with torch.inference_mode():
         ranks = ranks_in_both_directions(
@@ -123,7 +123,7 @@ def evaluate(
         if rerank is not None:
             ranks["text_to_video_reranked"] = _rank_again(by_vector, by_interaction, video_of_caption, rerank, ties)
         if querybank is not None:
-            bank = _Scores(encoder, encoder.encode_texts(querybank, max_text_tokens), scores.video_embeds)
+            bank = Scores(encoder, encoder.encode_texts(querybank, max_text_tokens), scores.video_embeds)
             ranks["text_to_video_qb_norm"] = ranks_with_querybank(
                 scores, bank, len(querybank), video_of_caption, len(encoded), ties, CAPTIONS_PER_BLOCK
             )
@@ -160,7 +160,7 @@ def evaluate(
     )
 
 
-class _Scores:
+class Scores:
     """Scores, on the CPU, of a range of captions with all videos.
 
     Args:
@@ -191,7 +191,7 @@ def _dot_products(caption_embeds: torch.Tensor, video_embeds: torch.Tensor) -> t
 
 
 def _rank_again(
-    scores: _Scores, pooled_scores: _Scores, video_of_caption: torch.Tensor, count: int, ties: TiePolicy
+    scores: Scores, pooled_scores: Scores, video_of_caption: torch.Tensor, count: int, ties: TiePolicy
 ) -> np.ndarray:
     """Return the rank of each caption's video if the best `count` videos are ordered by their pooled scores."""
     ranks = []
@@ -205,4 +205,4 @@ def _rank_again(
     return np.concatenate(ranks)
 
 
-__all__ = ["evaluate"]
+__all__ = ["CAPTIONS_PER_BLOCK", "Scores", "evaluate"]

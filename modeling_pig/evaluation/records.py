@@ -1,4 +1,4 @@
-"""Declare the records of an evaluation: its metrics, and `test.json`, which is read back to publish a model."""
+"""Declare the records of evaluations; `test.json` and `mteb.json` are read back to publish a model."""
 
 from typing import Annotated, Any, Literal
 
@@ -132,4 +132,66 @@ class EvaluationRecord(Evaluation, _Origin):
         )
 
 
-__all__ = ["DIRECTIONS", "Evaluation", "EvaluationRecord", "Metrics", "Record"]
+class MtebScores(Record):
+    """Scores of a task of MTEB, from 0 to 1, on one split and subset: the fields that are read back."""
+
+    hf_subset: str
+    main_score: float
+    recall_at_1: float
+    recall_at_5: float
+    recall_at_10: float
+
+
+class MtebResult(Record):
+    """
+    Result of a task of MTEB, as the package `mteb` writes it, with facts about the task.
+
+    Attributes:
+        task_name, mteb_version (`str`): the task, and the version of `mteb` that ran it.
+        dataset, dataset_revision (`str`): data set on the Hub, and its commit.
+        category (`str`): `t2v` for text-to-video, `v2t` for video-to-text.
+        main_metric (`str`): metric of the task's `main_score`, such as `ndcg_at_10`.
+        scores (`dict[str, list[MtebScores]]`): split -> scores per subset.
+    """
+
+    task_name: str
+    mteb_version: str
+    dataset: str
+    dataset_revision: str
+    category: Literal["t2v", "v2t"]
+    main_metric: str
+    scores: dict[str, list[MtebScores]]
+
+
+class MtebRecord(Record):
+    """
+    Results of MTEB with the model and the conditions: the content of `mteb.json`.
+
+    Attributes:
+        model, model_revision, model_fingerprint, model_kind, num_frames: as in [`EvaluationRecord`].
+        device, dtype, versions, date: as in [`EvaluationRecord`].
+        results (`list[MtebResult]`): one result per task.
+    """
+
+    model: str
+    model_revision: str | None
+    model_fingerprint: str
+    model_kind: str
+    num_frames: int
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    date: str
+    results: list[MtebResult]
+
+
+__all__ = [
+    "DIRECTIONS",
+    "Evaluation",
+    "EvaluationRecord",
+    "Metrics",
+    "MtebRecord",
+    "MtebResult",
+    "MtebScores",
+    "Record",
+]

@@ -14,7 +14,10 @@ from rich.table import Table
 import modeling_pig
 
 from ..encoding.encoder import Encoder
-from .records import DIRECTIONS, Evaluation, EvaluationRecord
+from .records import DIRECTIONS, Evaluation, EvaluationRecord, MtebRecord, MtebResult
+
+
+MTEB_RECALLS = {"recall_at_1": "R@1", "recall_at_5": "R@5", "recall_at_10": "R@10"}  # name in MTEB -> in tables
 
 
 def result_record(
@@ -36,19 +39,43 @@ def result_record(
     Raises:
         ValueError: `recipe` lacks a field that [`EvaluationRecord`] requires.
     """
-    on_gpu = encoder.device.type == "cuda"
     fields = {
         "benchmark": recipe["data"]["benchmark"],
         "options": recipe["data"]["options"],
         "split": split,
         "protocol": protocol,
+        **_describe_model(encoder),
+        **evaluation.to_dict(),
+        **_describe_conditions(encoder),
+        "recipe": dict(recipe),
+    }
+    return EvaluationRecord(**fields)
+
+
+def mteb_record(results: Sequence[MtebResult], encoder: Encoder) -> MtebRecord:
+    """Add model and conditions to the results of MTEB.
+
+    Args:
+        results (`Sequence[MtebResult]`): results of [`run_tasks`].
+        encoder (`Encoder`): evaluated model, on the device of the evaluation.
+    """
+    return MtebRecord(**_describe_model(encoder), **_describe_conditions(encoder), results=list(results))
+
+
+def _describe_model(encoder: Encoder) -> dict[str, Any]:
+    return {
         "model": encoder.name,
         "model_revision": encoder.revision,
         "model_fingerprint": encoder.fingerprint,
         "model_kind": encoder.kind,
         "num_frames": encoder.num_frames,
         "selected_on": getattr(getattr(encoder.model, "config", None), "selected_on", None),
-        **evaluation.to_dict(),
+    }
+
+
+def _describe_conditions(encoder: Encoder) -> dict[str, Any]:
+    on_gpu = encoder.device.type == "cuda"
+    return {
         "device": torch.cuda.get_device_name(encoder.device) if on_gpu else encoder.device.type,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "versions": {
@@ -59,9 +86,7 @@ def result_record(
             "av": version("av"),
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": dict(recipe),
     }
-    return EvaluationRecord(**fields)
 
 
 def print_evaluation(record: EvaluationRecord, console: Console | None = None) -> None:
@@ -88,6 +113,35 @@ def print_evaluation(record: EvaluationRecord, console: Console | None = None) -
         console.print(record.selection_warning, soft_wrap=True, markup=False, highlight=False)
 
 
+def print_mteb(record: MtebRecord, console: Console | None = None) -> None:
+    """Print the results of MTEB as a table, in per cent: the main score of each task, R@1, R@5 and R@10."""
+    title = f"MTEB, {record.model}, {record.dtype}"
+    table = Table(title=title, caption="in per cent", min_width=len(title) + 2)
+    for column in ("task", "split", "main score", *MTEB_RECALLS.values()):
+        table.add_column(column, justify="left" if column in ("task", "split") else "right")
+    for row in mteb_rows(record):
+        table.add_row(*row)
+    (console or Console()).print(table)
+
+
+def mteb_rows(record: MtebRecord) -> list[list[str]]:
+    """Make the rows of a table of MTEB: task, split (and subset), main score with its name, R@1, R@5 and R@10."""
+    rows = []
+    for result in record.results:
+        for split, by_subset in result.scores.items():
+            for scores in by_subset:
+                is_only = scores.hf_subset == "default"
+                rows.append(
+                    [
+                        result.task_name,
+                        split if is_only else f"{split}, {scores.hf_subset}",
+                        f"{100 * scores.main_score:.1f} ({result.main_metric})",
+                        *(f"{100 * getattr(scores, name):.1f}" for name in MTEB_RECALLS),
+                    ]
+                )
+    return rows
+
+
 def _make_table(title: str, record: EvaluationRecord, keys: Sequence[str]) -> Table:
     intervals, caption = record.intervals_95, None
     if intervals:
@@ -108,4 +162,4 @@ def _make_table(title: str, record: EvaluationRecord, keys: Sequence[str]) -> Ta
     return table
 
 
-__all__ = ["print_evaluation", "result_record"]
+__all__ = ["MTEB_RECALLS", "mteb_record", "mteb_rows", "print_evaluation", "print_mteb", "result_record"]

@@ -11,7 +11,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from modeling_pig import PigForRetrieval
 
-from ..evaluation.records import DIRECTIONS, EvaluationRecord
+from ..evaluation.records import DIRECTIONS, EvaluationRecord, MtebRecord
+from ..evaluation.report import MTEB_RECALLS, mteb_rows
 from ..training.loop import recall_sum
 from ..training.records import EfficiencyRecord, ValidationRecord
 from .markdown import escape, one_line
@@ -70,7 +71,7 @@ def make_model_card(
         has_code (`bool`): whether the repository holds the code of the model.
     """
     validate_repo_id(repo_id)
-    recipe, test = records.recipe, records.test
+    recipe, test, mteb = records.recipe, records.test, records.mteb
     framework, base_model = model.config.framework, _find_base_model(recipe["model"])
     has_embeddings = framework != "single_tower"
     # Strings in `text` are escaped. Strings in `markdown` are Markdown or code already.
@@ -79,6 +80,7 @@ def make_model_card(
         "figures": [[name, FIGURES[name]] for name in figures],
         "training": _describe_training(records),
         "evaluation": _describe_evaluation(test) if test else None,
+        "mteb": _describe_mteb(mteb) if mteb else None,
         "efficiency": _describe_efficiency(records.efficiency) if records.efficiency else None,
         "origin": _describe_origin(recipe, base_model),
         "facts": _list_facts(model, base_model),
@@ -97,7 +99,11 @@ def make_model_card(
     data = ModelCardData(
         base_model=base_model,
         datasets=[one_line(dataset or recipe["data"]["benchmark"])],
-        eval_results=_list_eval_results(test, dataset) if test else None,
+        eval_results=[
+            *(_list_eval_results(test, dataset) if test else ()),
+            *(_list_mteb_results(mteb) if mteb else ()),
+        ]
+        or None,
         library_name="transformers" if has_code else "modeling-pig",
         license=license or "unknown",
         model_name=repo_id.split("/")[-1],
@@ -316,6 +322,38 @@ def _describe_efficiency(efficiency: EfficiencyRecord) -> dict[str, Any]:
         f"processor and model together, {efficiency.num_runs:,} runs"
     )
     return {"rows": rows, "conditions": conditions}
+
+
+def _describe_mteb(mteb: MtebRecord) -> dict[str, Any]:
+    versions = ", ".join(f"{name} {version}" for name, version in mteb.versions.items())
+    return {
+        "rows": mteb_rows(mteb),
+        "version": ", ".join(sorted({result.mteb_version for result in mteb.results})),
+        "conditions": f"{mteb.device} in {mteb.dtype} with {versions}, {mteb.date}",
+    }
+
+
+def _list_mteb_results(mteb: MtebRecord) -> list[EvalResult]:
+    tasks = {"t2v": "text-to-video-retrieval", "v2t": "video-to-text-retrieval"}
+    return [
+        EvalResult(
+            task_type=tasks[result.category],
+            dataset_type=one_line(result.dataset),
+            dataset_name=one_line(f"MTEB {result.task_name}"),
+            dataset_config=one_line(scores.hf_subset),
+            dataset_split=one_line(split),
+            dataset_revision=one_line(result.dataset_revision),
+            metric_type=one_line(metric),
+            metric_value=round(100 * value, 2),
+        )
+        for result in mteb.results
+        for split, by_subset in result.scores.items()
+        for scores in by_subset
+        for metric, value in {
+            result.main_metric: scores.main_score,
+            **{name: getattr(scores, name) for name in MTEB_RECALLS},
+        }.items()
+    ]
 
 
 def _list_eval_results(test: EvaluationRecord, dataset: str | None) -> list[EvalResult]:

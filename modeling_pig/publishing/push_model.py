@@ -39,7 +39,7 @@ PACKAGE = Path(modeling_pig.__file__).parent
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 # Patterns of the paths that only pushes of this kind write, see [`push`].
 OWNED = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_pig.py", "recipe.yaml"]
-OWNED += ["environment.json", "metrics.jsonl", "test.json", "efficiency.json", ".eval_results/pig_*.yaml"]
+OWNED += ["environment.json", "metrics.jsonl", "test.json", "mteb.json", "efficiency.json", ".eval_results/pig_*.yaml"]
 OWNED += [*FIGURES, *SENTENCE_TRANSFORMERS_FILES]
 QUERIES = ["a red circle moves left", "two people talk on a stage, then a dog runs across it"]
 NUM_RUNS = 20  # timed runs per latency, which is their median
@@ -213,13 +213,13 @@ def _check_links(run: Path, source: Path) -> None:
 
 
 def _check_fingerprints(run: Path, records: RunRecords, fingerprint: str) -> None:
-    """Raise `ValueError` if the evaluation or the latency in a run folder belongs to another model."""
-    if records.test and records.test.model_fingerprint != fingerprint:
-        raise ValueError(
-            f"{run / 'test.json'} is the evaluation of another model (fingerprint {records.test.model_fingerprint}, "
-            f"this model has {fingerprint}): run `pig evaluate` again with --output {run / 'test.json'}, or remove "
-            "the file."
-        )
+    """Raise `ValueError` if an evaluation or the latency in a run folder belongs to another model."""
+    for name, record in {"test.json": records.test, "mteb.json": records.mteb}.items():
+        if record and record.model_fingerprint != fingerprint:
+            raise ValueError(
+                f"{run / name} is the evaluation of another model (fingerprint {record.model_fingerprint}, this model "
+                f"has {fingerprint}): run `pig evaluate` again with --output {run / name}, or remove the file."
+            )
     if records.efficiency and records.efficiency.model_fingerprint != fingerprint:
         raise ValueError(
             f"{run / 'efficiency.json'} was measured with another model: push with --measure, or remove the file."
@@ -257,6 +257,8 @@ def _collect_records(run: Path, work: Path, records: RunRecords, dataset: str | 
         files["environment.json"] = (json.dumps(starts, indent=2) + "\n").encode()
     if records.efficiency:
         files["efficiency.json"] = (json.dumps(records.efficiency.to_dict(), indent=2) + "\n").encode()
+    if records.mteb:
+        files["mteb.json"] = (json.dumps(records.mteb.to_dict(), indent=2) + "\n").encode()
     if records.test:
         test = records.test.to_dict()
         files["test.json"] = (json.dumps(test, indent=2) + "\n").encode()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from ..evaluation.records import EvaluationRecord
+from ..evaluation.records import EvaluationRecord, MtebRecord
 from ..training.recipe import Recipe
 from ..training.records import EfficiencyRecord, EnvironmentRecord, StepRecord, ValidationRecord
 from ..training.run_folder import is_evaluation
@@ -37,6 +37,7 @@ class RunRecords:
         metrics (`list[StepRecord | ValidationRecord]`): lines of `metrics.jsonl`; empty if the file does not exist.
         test (`EvaluationRecord`, *optional*): evaluation on a test split.
         efficiency (`EfficiencyRecord`, *optional*): measured latency.
+        mteb (`MtebRecord`, *optional*): results of MTEB.
     """
 
     recipe: dict[str, Any]
@@ -44,6 +45,7 @@ class RunRecords:
     metrics: list[StepRecord | ValidationRecord]
     test: EvaluationRecord | None
     efficiency: EfficiencyRecord | None
+    mteb: MtebRecord | None
 
 
 def read_run(run: str | os.PathLike) -> RunRecords:
@@ -86,6 +88,7 @@ def read_run(run: str | os.PathLike) -> RunRecords:
         metrics=read("metrics.jsonl", list[MetricsRecord], is_lines=True) or [],
         test=read("test.json", EvaluationRecord),
         efficiency=read("efficiency.json", EfficiencyRecord),
+        mteb=read("mteb.json", MtebRecord),
     )
 
 
