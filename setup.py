@@ -35,6 +35,7 @@ EXTRAS = {
 TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
+TOOLS += ["timm>=1.0"]  # frames of `pe_video`
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(
@@ -56,6 +57,7 @@ setup(
         "huggingface_hub>=2.4",
         "numpy>=1.26",
         "pillow>=10.1",
+        "psutil>=5.9",
         "rich>=13",
         "safetensors>=0.5",
         "torch>=2.14",

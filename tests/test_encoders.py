@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import transformers
@@ -271,7 +272,6 @@ def test_models_that_cannot_encode(folder_of, shape_videos, pig, tmp_path, monke
 
 
 def test_a_model_larger_than_the_memory_is_refused(folder_of, monkeypatch):
-    psutil = pytest.importorskip("psutil")
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=1000))
     with pytest.raises(ValueError, match=r"clip cannot be loaded: it needs 0.0 GB of memory, and 0.0 GB are free"):

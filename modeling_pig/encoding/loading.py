@@ -4,6 +4,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+import psutil
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
@@ -161,8 +162,6 @@ def _load_other(name: str, config: dict[str, Any], num_frames: int | None, trust
 
 def _require_memory(name: str) -> None:
     """Raise `ValueError` if the weights of a model are larger than the free memory."""
-    import psutil
-
     try:
         needed = sum(map(os.path.getsize, weight_files(name)))
     except ValueError:  # loading reports what is missing
