@@ -153,8 +153,6 @@ class PigEncoder(Encoder):
         return encode_texts(self.model, self.processor, texts, max_tokens)
 
     def score_context(self, text_embeds: torch.Tensor, context_embeds: torch.Tensor) -> torch.Tensor:
-        if self.num_context_tokens is None:
-            return super().score_context(text_embeds, context_embeds)
         return self.model.similarity(text_embeds, context_embeds)
 
 

@@ -75,7 +75,6 @@ class ModelRecipe:
 
     __pydantic_config__ = _STRICT_KEYS
 
-    class_: Annotated[str | None, Field(alias="class")] = None
     init: Literal["clip", "clip_vip", "pig", "reference", "scratch"] = "clip"
     clip: str = "openai/clip-vit-base-patch32"
     checkpoint: str | None = None
@@ -83,6 +82,7 @@ class ModelRecipe:
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze: list[Literal["text", "video", "generator", "interaction", "clip"]] = field(default_factory=list)
     lora: LoraRecipe | None = None
+    class_: Annotated[str | None, Field(alias="class")] = None
 
 
 @dataclass
