@@ -339,9 +339,12 @@ try {
     byId("examples").append(button);
   }
   const address = new URLSearchParams(location.search);
-  byId("text").value = address.get("text") ?? "";
-  byId("where").value = address.get("where") ?? "";
-  byId("more-options").open = address.has("where");
+  // A visitor may have typed or opened the filter before the facts arrived: keep that.
+  if (address.has("text")) byId("text").value = address.get("text");
+  if (address.has("where")) {
+    byId("where").value = address.get("where");
+    byId("more-options").open = true;
+  }
   if (address.has("text")) search(enteredQuery());
 } catch (error) {
   showError(error.message);
