@@ -4,13 +4,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from modeling_pig.evaluation.compare import STUDENT_T
+
 
 METRICS = tuple(
     (direction, metric) for direction in ("text_to_video", "video_to_text") for metric in ("R@1", "R@5", "R@10", "MdR")
 )
 
-# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+MAX_SEEDS = 16
 
 
 def mean_and_interval(values: Sequence[float]) -> dict:
@@ -25,9 +26,9 @@ def mean_and_interval(values: Sequence[float]) -> dict:
     mean = statistics.fmean(values)
     if len(values) == 1:
         return {"mean": mean, "interval_95": None, "values": list(values)}
-    if len(values) > len(_T) + 1:
-        raise ValueError(f"There are {len(values)} seeds; give at most {len(_T) + 1}.")
-    half = _T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    if len(values) > MAX_SEEDS:
+        raise ValueError(f"There are {len(values)} seeds; give at most {MAX_SEEDS}.")
+    half = STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "interval_95": [mean - half, mean + half], "values": list(values)}
 
 

@@ -13,6 +13,9 @@ from ..video_torchcodec_pig import Decoder
 from .texts import encode_texts
 
 
+DEFAULT_NUM_FRAMES = 12  # of models without a number of their own; that of CLIP4Clip and of the paper
+
+
 class EncodedClips(NamedTuple):
     """Embeddings of B clips.
 
@@ -53,6 +56,7 @@ class Encoder(ABC):
 
     def __init__(self, model: torch.nn.Module):
         self.model: Any = model
+        self._decoder: Decoder = "pyav"
 
     @property
     def device(self) -> torch.device:
@@ -63,12 +67,12 @@ class Encoder(ABC):
         return self.model.dtype
 
     @property
-    @abstractmethod
-    def decoding_options(self) -> dict[str, Any]: ...
+    def decoding_options(self) -> dict[str, Any]:
+        return {"sampling": "time", "decoder": self._decoder}
 
-    @abstractmethod
     def set_decoder(self, decoder: Decoder) -> None:
         """Decode videos with this library."""
+        self._decoder = decoder
 
     @abstractmethod
     def preprocess(self, frames: np.ndarray) -> Any:
@@ -156,4 +160,4 @@ class PigEncoder(Encoder):
         return self.model.similarity(text_embeds, context_embeds)
 
 
-__all__ = ["EncodedClips", "Encoder", "PigEncoder"]
+__all__ = ["DEFAULT_NUM_FRAMES", "EncodedClips", "Encoder", "PigEncoder"]

@@ -9,12 +9,10 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 
-from ..video_torchcodec_pig import Decoder
-from .encoder import EncodedClips, Encoder
+from .encoder import DEFAULT_NUM_FRAMES, EncodedClips, Encoder
 from .text_encoder import check_sentences
 
 
-_NUM_FRAMES = 12
 _TEXTS_PER_BATCH = 32
 
 
@@ -44,19 +42,11 @@ class SentenceTransformersEncoder(Encoder):
         self.takes_video = "video" in modalities
         self.kind = "sentence-transformers, " + ("video" if self.takes_video else "mean of frames")
         self.name = name
-        self.num_frames = num_frames or _NUM_FRAMES
-        self._decoder: Decoder = "pyav"
+        self.num_frames = num_frames or DEFAULT_NUM_FRAMES
         video_processor = getattr(getattr(model[0], "processor", None), "video_processor", None)
         if video_processor is not None:
             video_processor.do_sample_frames = False  # the frames of a clip are sampled when it is decoded
         self.embedding_dim = self.encode_texts(["a video"]).shape[1]
-
-    @property
-    def decoding_options(self) -> dict[str, Any]:
-        return {"sampling": "time", "decoder": self._decoder}
-
-    def set_decoder(self, decoder: Decoder) -> None:
-        self._decoder = decoder
 
     def preprocess(self, frames: np.ndarray) -> list[Any]:
         """Return the documents of a clip: one video, or its T frames."""

@@ -8,15 +8,13 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, AutoVideoProcessor
 
-from ..video_torchcodec_pig import Decoder
-from .encoder import EncodedClips, Encoder
+from .encoder import DEFAULT_NUM_FRAMES, EncodedClips, Encoder
 from .text_encoder import check_sentences
 
 
 IMAGE_TEXT = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "tipsv2", "aimv2")
 VIDEO_TEXT = ("videoprism", "xclip", "pe_video")
 _PADDED_TO_THE_LIMIT = ("siglip", "siglip2", "tipsv2", "videoprism")  # as in training: their texts have no mask
-_NUM_FRAMES = 12  # of models without a number of their own; that of CLIP4Clip and of the paper
 _TEXTS_PER_BATCH = 256
 _UNUSED_WEIGHTS = ("logit_scale", "logit_bias")  # they do not change an embedding
 
@@ -49,17 +47,9 @@ class TransformersEncoder(Encoder):
         limits = self._tokenizer.model_max_length, getattr(text_config, "max_position_embeddings", None)
         self._max_tokens = min(limit for limit in limits if limit)
         self._padding = "max_length" if config.model_type in _PADDED_TO_THE_LIMIT else True
-        self._decoder: Decoder = "pyav"
         vision_config = getattr(config, "vision_config", None)
-        self.num_frames = num_frames or getattr(vision_config, "num_frames", None) or _NUM_FRAMES
+        self.num_frames = num_frames or getattr(vision_config, "num_frames", None) or DEFAULT_NUM_FRAMES
         self.embedding_dim = self.encode_texts(["a video"]).shape[1]  # configurations have several names for it
-
-    @property
-    def decoding_options(self) -> dict[str, Any]:
-        return {"sampling": "time", "decoder": self._decoder}
-
-    def set_decoder(self, decoder: Decoder) -> None:
-        self._decoder = decoder
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:

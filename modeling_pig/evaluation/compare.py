@@ -235,6 +235,7 @@ def format_spread(figures: Mapping[str, Any]) -> str:
 
 __all__ = [
     "RANKS_FILE",
+    "STUDENT_T",
     "Result",
     "check_same_split",
     "format_difference",
