@@ -113,9 +113,12 @@ def test_start_of_the_paper_ranks_below_clip(clip, recall_of_clip):
 def test_untrained_models_say_so_until_they_are_trained(pig, video_folder, videos):
     """`pig init`, `pig index` and the model card say that a model is untrained; training removes the mark."""
     _, printed, _ = pig("init", "--clip", GOLDEN / "tiny_clip", "--output", "start", "--num-frames", "2")
-    assert "start has the weights of CLIP and was not trained" in printed and "model.checkpoint=start" in printed
+    assert (
+        "start has the weights that it started from and was not trained" in printed
+        and "model.checkpoint=start" in printed
+    )
     status, _, errors = pig("index", video_folder, "--model", "start", "--index", "start.lance")
-    assert status == 0 and "warning: start has the weights of CLIP and was not trained" in errors
+    assert status == 0 and "warning: start has the weights that it started from and was not trained" in errors
 
     start = ["model.init=pig", "model.checkpoint=start", "model.overrides={}", "training.epochs=1"]
     train(Recipe.from_yaml(ROOT / "configuration/recipes/moving_shapes.yaml", [*tiny_run(videos), *start]), "run")

@@ -18,11 +18,11 @@ from .encoder import Encoder, PigEncoder
 from .model_files import (
     MODULES,
     PIG_MODELS,
+    all_weight_files,
     check_model_name,
     model_file,
     model_fingerprint,
     read_config,
-    weight_files,
 )
 
 
@@ -163,7 +163,7 @@ def _load_other(name: str, config: dict[str, Any], num_frames: int | None, trust
 def _require_memory(name: str) -> None:
     """Raise `ValueError` if the weights of a model are larger than the free memory."""
     try:
-        needed = sum(map(os.path.getsize, weight_files(name)))
+        needed = sum(map(os.path.getsize, all_weight_files(name)))
     except ValueError:  # loading reports what is missing
         return
     available = psutil.virtual_memory().available
@@ -179,7 +179,8 @@ def describe_untrained(config: PigConfig, name: str) -> str:
     if not config.untrained:
         return ""
     return (
-        f"{name} has the weights of CLIP and was not trained on videos: expect results of CLIP on frames, or worse. "
+        f"{name} has the weights that it started from and was not trained on videos: expect what those give on "
+        "frames, or worse. "
         f"Train it: pig train --recipe RECIPE --output RUN model.init=pig model.checkpoint={name} model.overrides={{}}"
     )
 

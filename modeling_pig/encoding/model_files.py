@@ -139,7 +139,7 @@ def model_fingerprint(name_or_folder: str) -> str:
         ValueError: the model has no safetensors files, or one of them is missing.
     """
     digest = hashlib.sha256()
-    for shard in _all_weight_files(name_or_folder):
+    for shard in all_weight_files(name_or_folder):
         size = os.path.getsize(shard)
         digest.update(str(size).encode())
         with open(shard, "rb") as file:
@@ -149,7 +149,7 @@ def model_fingerprint(name_or_folder: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _all_weight_files(name_or_folder: str) -> list[str]:
+def all_weight_files(name_or_folder: str) -> list[str]:
     """Return the paths of all safetensors files of a model; those of sentence-transformers lie in several folders."""
     modules = None
     if read_config(name_or_folder).get("model_type") not in PIG_MODELS:
@@ -170,6 +170,7 @@ def _all_weight_files(name_or_folder: str) -> list[str]:
 __all__ = [
     "MODULES",
     "PIG_MODELS",
+    "all_weight_files",
     "check_model_name",
     "model_file",
     "model_fingerprint",

@@ -1,6 +1,7 @@
 """Embed videos with image-text and video-text models of `transformers`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,15 +127,23 @@ class VideoTextEncoder(TransformersEncoder):
     def __init__(self, name: str, num_frames: int | None = None, trust_remote_code: bool = False):
         super().__init__(name, num_frames, trust_remote_code)
         if self.model.config.model_type == "xclip":  # an image processor processes its frames
-            self._processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            self._process_clip = partial(processor, return_tensors="pt")
         else:
-            self._processor = AutoVideoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            processor = AutoVideoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            self._process_clip = partial(processor, do_sample_frames=False, return_tensors="pt")
+        self._input_name = processor.model_input_names[0]
+
+    @property
+    def decoding_options(self) -> dict[str, Any]:
+        return {**super().decoding_options, "transform": self._preprocess_frame}  # see `ImageTextEncoder`
+
+    def _preprocess_frame(self, frame: np.ndarray) -> np.ndarray:
+        return self._process_clip([frame[None]])[self._input_name][0, 0].numpy()
 
     def preprocess(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the inputs of the model for a clip, each `(1, T, ...)`."""
-        if self.model.config.model_type == "xclip":
-            return dict(self._processor([list(frames)], return_tensors="pt"))
-        return dict(self._processor([frames], do_sample_frames=False, return_tensors="pt"))
+        """Return the input of the model for a clip, `(1, T, 3, height, width)`."""
+        return {self._input_name: torch.from_numpy(frames)[None]}
 
     @torch.inference_mode()
     def encode_clips(self, clips: Sequence[dict[str, torch.Tensor]]) -> EncodedClips:
