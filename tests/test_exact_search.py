@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,11 @@ def index(tmp_path) -> VideoIndex:
 def set_exact_up_to(monkeypatch, rows: int) -> None:
     for module in (lance_searcher, lance_store):
         monkeypatch.setattr(module, "EXACT_UP_TO", rows)
+
+
+def set_has_torch(monkeypatch, has_torch: bool) -> None:
+    """Choose the first pass of exact search: int8 with torch, or float32 with NumPy."""
+    monkeypatch.setattr(exact_search, "sys", SimpleNamespace(modules={"torch": None} if has_torch else {}))
 
 
 def draw(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
@@ -61,9 +67,9 @@ def count_hits(
     return found, expected
 
 
-@pytest.mark.parametrize(("exact_up_to", "min_half_rows"), [(10_000, 0), (10_000, 20_000), (100, 20_000)])
-def test_results_follow_every_update(index, monkeypatch, exact_up_to, min_half_rows):
-    monkeypatch.setattr(exact_search, "_MIN_HALF_ROWS", min_half_rows)
+@pytest.mark.parametrize(("exact_up_to", "has_torch"), [(10_000, True), (10_000, False), (100, True)])
+def test_results_follow_every_update(index, monkeypatch, exact_up_to, has_torch):
+    set_has_torch(monkeypatch, has_torch)
     set_exact_up_to(monkeypatch, exact_up_to)
     held: dict[int, np.ndarray] = {}
     other = VideoIndex(index.uri)  # as another process opens it
@@ -71,7 +77,7 @@ def test_results_follow_every_update(index, monkeypatch, exact_up_to, min_half_r
 
     def check() -> None:
         for where in CONDITIONS:
-            for batch in (queries[:2], queries):  # one float16 pass per query, and one matrix product in float32
+            for batch in (queries[:2], queries):
                 found, expected = count_hits(index, held, batch, where)
                 assert found == expected
 
@@ -182,12 +188,10 @@ def exact_cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cosine", [0.05, 0.9999])
-@pytest.mark.parametrize(("num_queries", "min_half_rows"), [(1, 0), (1, 20_000), (20, 0)])
-def test_rounding_hides_no_row(num_queries, min_half_rows, cosine, monkeypatch):
+@pytest.mark.parametrize(("num_queries", "has_torch"), [(1, True), (1, False), (20, True)])
+def test_rounding_hides_no_row(num_queries, has_torch, cosine, monkeypatch):
     """Search rows that differ only by their rounding, which is less than the rounding of the query and of scores."""
-    monkeypatch.setattr(exact_search, "_MIN_HALF_ROWS", min_half_rows)
-    if cosine == 0.05:
-        monkeypatch.setattr(exact_search, "_LENGTH_ERROR", 0)  # otherwise it would cover up too small a bound
+    set_has_torch(monkeypatch, has_torch)
     query = draw(1, seed=1, dim=512)[0]
     across = draw(3000, seed=2, dim=512)
     across -= (across @ query)[:, None] * query

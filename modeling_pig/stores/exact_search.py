@@ -1,27 +1,51 @@
-"""Search embeddings in memory exactly: find the k rows with the highest cosines, as fast as memory is read.
+"""Search embeddings in memory exactly: find the k rows with the highest cosines, faster than float32 rows are read.
 
-Stores hold float16: half the bytes take half the time. A first pass scores all rows in float16 and keeps every row
-that its rounding error could hide among the k best; these candidates are scored again in float64. If there are few
-rows, NumPy scores them in float32, because importing torch would take longer.
+Stores hold float16. A first pass scores all rows in int8, a quarter of the bytes of float32, and keeps every row that
+its rounding error could hide among the k best; these candidates are scored again in float64. If there are few rows
+and torch is not imported, NumPy makes the first pass in float32, because importing torch would take longer.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .vectors import cosine_scores
 
 
-_MAX_HALF_QUERIES = 8  # for more queries, one matrix product in float32 is faster than one float16 pass per query
-_MIN_HALF_ROWS = 20_000  # up to so many rows, NumPy takes less time than importing torch
-# Stored lengths may differ from 1 by 1e-3, see `VideoIndex.upsert`; rounding an embedding to float16 adds to that.
-_LENGTH_ERROR = 1e-3 + 2**-11
-# Size of one float32 matrix product. The scores of all rows are held for so many queries (38 MB for 150,000 rows); so
-# many rows of 512 dimensions take 16 MB in float32.
-_QUERY_BATCH, _ROW_BATCH = 64, 8192
+if TYPE_CHECKING:
+    import torch
+
+_MAX_NUMPY_ROWS = 20_000  # up to so many rows, NumPy takes less time than importing torch
+# The scores of all rows are held for so many queries (38 MB for 150,000 rows). So many rows are multiplied at a time,
+# and so many are converted to int8: 0.5 MB of float32 with 512 dimensions, which a processor's cache holds.
+_QUERY_BATCH, _ROW_BATCH, _CONVERTED_ROWS = 64, 8192, 256
+
+
+class _Int8Embeddings(NamedTuple):
+    """Rows (N, D), approximately `centre + steps * values`, but for L dimensions that stay in float32.
+
+    These have the largest ranges: in int8, most of the error of a score would come from them.
+
+    Args:
+        values (`torch.Tensor` of shape `(N, D)`): int8; 0 in the dimensions `large`.
+        centre, steps (`torch.Tensor` of shape `(D,)`): float32; the centre is 0 in the dimensions `large`.
+        large (`torch.Tensor` of shape `(L,)`): numbers of the dimensions that stay in float32.
+        large_values (`torch.Tensor` of shape `(N, L)`): the rows in these dimensions, float32.
+        max_length (`float`): largest length of a row of `values`.
+        max_error (`float`): largest distance of a row from its approximation, plus that of its length from 1.
+    """
+
+    values: "torch.Tensor"
+    centre: "torch.Tensor"
+    steps: "torch.Tensor"
+    large: "torch.Tensor"
+    large_values: "torch.Tensor"
+    max_length: float
+    max_error: float
 
 
 @dataclass(frozen=True)
@@ -38,8 +62,49 @@ class Block:
 
     @cached_property
     def float32_embeddings(self) -> np.ndarray:
-        """Embeddings in float32, which take twice the memory."""
-        return self.embeddings.astype(np.float32)
+        """Embeddings in float32 with length 1, which take twice the memory."""
+        rows = self.embeddings.astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    @cached_property
+    def int8_embeddings(self) -> _Int8Embeddings:
+        """Embeddings in int8, which take half the memory."""
+        import torch
+
+        parts = torch.from_numpy(self.embeddings).split(_CONVERTED_ROWS)
+        lowest = torch.stack([part.float().amin(dim=0) for part in parts]).amin(dim=0)  # (D,)
+        highest = torch.stack([part.float().amax(dim=0) for part in parts]).amax(dim=0)
+        large = (highest - lowest).topk(len(lowest) // 32).indices
+        highest[large] = lowest[large] = 0
+        centre, steps = (lowest + highest) / 2, ((highest - lowest) / 2 / _max_int8()).clamp(min=1e-9)
+        values, large_values = torch.empty(self.embeddings.shape, dtype=torch.int8), []
+        max_length, max_error = 0.0, 0.0
+        for part, out in zip(parts, values.split(_CONVERTED_ROWS), strict=True):
+            rows = part.float()
+            length_errors = (rows.norm(dim=1) - 1).abs()
+            large_values.append(rows[:, large])
+            rows[:, large] = 0
+            scaled = rows.sub_(centre).div_(steps)
+            rounded = scaled.round()
+            out.copy_(rounded)
+            max_length = max(max_length, rounded.norm(dim=1).max().item())
+            max_error = max(max_error, (length_errors + scaled.sub_(rounded).mul_(steps).norm(dim=1)).max().item())
+        return _Int8Embeddings(values, centre, steps, large, torch.cat(large_values), max_length, max_error)
+
+
+@cache
+def _max_int8() -> int:
+    """Return the largest int8 value whose products are exact on this processor.
+
+    Processors without VNNI add two products in 16 bits, which saturate, after adding 128 to one of the factors.
+    """
+    import torch
+
+    largest = torch.full((64, 512), 127, dtype=torch.int8)
+    products = [torch._int_mm(largest[:queries], largest.t()) for queries in (1, 64)]
+    return (
+        127 if all((product == 127 * 127 * 512).all() for product in products) else 79
+    )  # 2 * 79 * (79 + 128) < 2**15
 
 
 class RankedIds(NamedTuple):
@@ -57,6 +122,8 @@ def search_exactly(
 ) -> list[RankedIds]:
     """Find the k best rows of each query, best first, and all rows with the same score as the last of them.
 
+    The blocks keep a copy of their rows in int8 or float32 for later searches.
+
     Args:
         blocks (`Sequence[Block]`): the rows, normalised.
         query_embeddings (`np.ndarray` of shape `(Q, D)`): float32, normalised.
@@ -68,30 +135,41 @@ def search_exactly(
         masks = [is_among(block.ids, allowed) for block in blocks]
         masked = [(block, mask) for block, mask in zip(blocks, masks, strict=True) if mask.any()]
         blocks, masks = [block for block, _ in masked], [mask for _, mask in masked]
+    excluded = None if masks is None or not blocks else ~np.concatenate(masks)  # (N,)
+    use_int8 = "torch" in sys.modules or sum(len(block.ids) for block in blocks) > _MAX_NUMPY_ROWS
+    return _search(blocks, query_embeddings, k, excluded, _score_in_int8 if use_int8 else _score_in_float32)
+
+
+def _search(
+    blocks: Sequence[Block],
+    query_embeddings: np.ndarray,
+    k: int,
+    excluded: np.ndarray | None,
+    score: Callable[[Sequence[Block], np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> list[RankedIds]:
     if not blocks:
         return [_NO_RESULTS] * len(query_embeddings)
-    excluded = None if masks is None else ~np.concatenate(masks)  # (N,)
     num_rows = sum(len(block.ids) for block in blocks)
     k = min(k, num_rows - (0 if excluded is None else int(excluded.sum())))
-    use_half = len(query_embeddings) <= _MAX_HALF_QUERIES and num_rows > _MIN_HALF_ROWS
-    score = _score_in_float16 if use_half else _score_in_float32
     results = []
     for first in range(0, len(query_embeddings), _QUERY_BATCH):
         batch = query_embeddings[first : first + _QUERY_BATCH]
-        for query, (scores, max_error) in zip(batch, score(blocks, batch), strict=True):
+        for query, scores, max_error in zip(batch, *score(blocks, batch), strict=True):
             if excluded is not None:
                 scores[excluded] = -np.inf
-            # Rounding can swap two rows only if their scores differ by at most twice the error.
-            threshold = np.partition(scores, len(scores) - k)[-k] - 2 * max_error
-            results.append(_rank_candidates(blocks, np.flatnonzero(scores >= threshold), query, k))
+            # The k-th best score is at least the k-th best true score of any rows: here, of those that seem best.
+            seem_best = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[-k])
+            worst = _rank(blocks, seem_best, query, k).scores[-1]
+            results.append(_rank(blocks, np.flatnonzero(scores >= worst - max_error), query, k))
     return results
 
 
 def search_blockwise(blocks: Iterable[Block], query_embeddings: np.ndarray, k: int) -> list[RankedIds]:
-    """Run [`search_exactly`] with one block in memory at a time. The results of a query come in any order."""
+    """Run [`search_exactly`] once, with one block in memory at a time. The results of a query come in any order."""
     best = [_NO_RESULTS] * len(query_embeddings)
     for block in blocks:
-        for number, (block_ids, block_scores) in enumerate(search_exactly([block], query_embeddings, k)):
+        found = _search([block], query_embeddings, k, None, _score_in_float32)
+        for number, (block_ids, block_scores) in enumerate(found):
             ids = np.append(best[number].ids, block_ids)
             scores = np.append(best[number].scores, block_scores)
             if len(scores) > k:
@@ -101,44 +179,52 @@ def search_blockwise(blocks: Iterable[Block], query_embeddings: np.ndarray, k: i
     return best
 
 
-def _score_in_float16(blocks: Sequence[Block], query_embeddings: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield the scores (N,) float32 of each query, and the largest error that they can have."""
+def _score_in_int8(blocks: Sequence[Block], query_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores (Q, N) float32 and, per query, the largest error (Q,) that they can have."""
     import torch
 
-    lengths = [len(block.ids) for block in blocks]
-    for query in query_embeddings:
-        half = torch.from_numpy(query.astype(np.float16))
-        scores = torch.empty(sum(lengths), dtype=torch.float16)
-        for block, out in zip(blocks, scores.split(lengths), strict=True):
-            torch.mv(torch.from_numpy(block.embeddings), half, out=out)  # accumulates in float32, by default on CPUs
-        # Rounding errors of the query, of a score of at most 1 and of the sum.
-        query_error = float(np.linalg.norm(query - half.float().numpy()))
-        yield scores.float().numpy(), query_error + 2**-11 + len(query) * 2**-23 + _LENGTH_ERROR
-
-
-def _score_in_float32(blocks: Sequence[Block], query_embeddings: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield what [`_score_in_float16`] yields, from one pass over the rows for all queries."""
-    scores = np.empty((len(query_embeddings), sum(len(block.ids) for block in blocks)), np.float32)
-    keep_float32, first = scores.shape[1] <= _MIN_HALF_ROWS, 0
+    queries = torch.from_numpy(query_embeddings)
+    scores = torch.empty(len(queries), sum(len(block.ids) for block in blocks))
+    max_errors, first = torch.zeros(len(queries)), 0
     for block in blocks:
-        for start in range(0, len(block.ids), _ROW_BATCH):
-            # Few rows are kept in float32: converting them takes longer than the product with one query.
-            embeddings = block.float32_embeddings if keep_float32 else block.embeddings
-            rows = embeddings[start : start + _ROW_BATCH].astype(np.float32, copy=False)
-            np.matmul(query_embeddings, rows.T, out=scores[:, first : first + len(rows)])
-            first += len(rows)
-    for row in scores:
-        yield row, query_embeddings.shape[1] * 2**-23 + _LENGTH_ERROR
+        rows = block.int8_embeddings
+        weights = queries * rows.steps  # (Q, D): the queries in units of `rows.values`
+        scales = (weights.abs().amax(dim=1, keepdim=True) / _max_int8()).clamp(min=1e-30)  # (Q, 1)
+        rounded = (weights / scales).round()
+        errors = (weights - rounded * scales).norm(dim=1) * rows.max_length + rows.max_error
+        max_errors = torch.maximum(max_errors, errors)
+        int8_queries, offsets = rounded.to(torch.int8), (queries @ rows.centre)[:, None]
+        large_queries = queries[:, rows.large]
+        for part, large_part in zip(rows.values.split(_ROW_BATCH), rows.large_values.split(_ROW_BATCH), strict=True):
+            dots = torch._int_mm(int8_queries, part.t()) * scales
+            torch.add(dots.add_(offsets), large_queries @ large_part.t(), out=scores[:, first : first + len(part)])
+            first += len(part)
+    return scores.numpy(), max_errors.numpy() + _float32_error(query_embeddings)
 
 
-def _rank_candidates(blocks: Sequence[Block], candidates: np.ndarray, query: np.ndarray, k: int) -> RankedIds:
-    """Rank candidate rows, given as ascending positions in all blocks: the k best and those equal to the last."""
-    ends = np.cumsum([len(block.ids) for block in blocks])
-    starts = ends - [len(block.ids) for block in blocks]
-    by_block = np.split(candidates, np.searchsorted(candidates, ends[:-1]))
-    chosen = [(block, rows - start) for block, rows, start in zip(blocks, by_block, starts, strict=True) if len(rows)]
-    ids = np.concatenate([block.ids[rows] for block, rows in chosen])
-    scores = cosine_scores(np.concatenate([block.embeddings[rows] for block, rows in chosen]), query)
+def _score_in_float32(blocks: Sequence[Block], query_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what [`_score_in_int8`] returns, without torch."""
+    rows = [block.float32_embeddings for block in blocks]
+    scores = np.concatenate([query_embeddings @ part.T for part in rows], axis=1)
+    return scores, np.full(len(scores), _float32_error(query_embeddings))
+
+
+def _float32_error(query_embeddings: np.ndarray) -> float:
+    """Return the largest rounding error of a product of normalised float32 vectors, and of normalising them."""
+    return (query_embeddings.shape[1] + 8) * 2**-23
+
+
+def _rank(blocks: Sequence[Block], rows: np.ndarray, query: np.ndarray, k: int) -> RankedIds:
+    """Rank rows, given as ascending positions in all blocks: the k best and those equal to the last."""
+    starts = np.cumsum([0] + [len(block.ids) for block in blocks])
+    found = []
+    for block, start, in_block in zip(
+        blocks, starts, np.split(rows, np.searchsorted(rows, starts[1:-1])), strict=False
+    ):
+        for first in range(0, len(in_block), _ROW_BATCH):
+            part = in_block[first : first + _ROW_BATCH] - start
+            found.append((block.ids[part], cosine_scores(block.embeddings[part], query)))
+    ids, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= scores[order[k - 1]]]
     return RankedIds(ids[order], scores[order])
