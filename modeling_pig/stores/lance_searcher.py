@@ -1,10 +1,12 @@
 """Search a LanceDB table: exactly in memory while that is fast enough, with an ANN index for larger tables."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +14,11 @@ from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
 from .records import read_embeddings
 from .vectors import synthetic_queries
-from .video_store import RankedRows
+from .video_store import RESULT_COLUMNS, RankedRows
 
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # On one core with 512 dimensions, exact search of 150,000 rows takes 12 ms per query (`examples/benchmark.py search
 # --sizes 150000`), and the time grows with the rows. The ANN index takes 16 ms for a million rows.
@@ -37,11 +42,26 @@ _COLUMN = "embedding"
 _METADATA_KEY = "pig:ann"  # of the column
 
 
-class _Snapshot(NamedTuple):
-    """A version of the table and, if there are few enough rows to search them in memory, its blocks by fragment."""
+class _HeldRows(NamedTuple):
+    """All rows of a table in memory, in ascending order of their ids.
 
+    Args:
+        blocks (`dict[int, Block]`): embeddings by fragment.
+        ids (`np.ndarray`): row ids (N,).
+        results (`pa.Table`): `RESULT_COLUMNS` of the N rows.
+    """
+
+    blocks: dict[int, Block]
+    ids: np.ndarray
+    results: "pa.Table"
+
+
+class _Snapshot(NamedTuple):
+    """A version of the table, the state of its files before it was opened, and its rows if they fit in memory."""
+
+    files: tuple
     table: Any
-    blocks: dict[int, Block] | None
+    held: _HeldRows | None
 
 
 class LanceSearcher:
@@ -67,6 +87,7 @@ class LanceSearcher:
         self._table_name = table_name
         self._errors = errors
         self._check = check
+        self._versions = Path(database.uri) / f"{table_name}.lance" / "_versions"
         self._lock = threading.Lock()
         self._snapshot: _Snapshot | None = None
 
@@ -76,16 +97,18 @@ class LanceSearcher:
         """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
         condition = None if where is None else to_sql(where)
         with self._errors():
-            table, blocks = self._take_snapshot(newest)
-            parameters = ann_parameters(table) if blocks is None else None
+            _, table, held = self._take_snapshot(newest)
+            parameters = ann_parameters(table) if held is None else None
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
                 return _search_ann(table, query_embeddings, k, condition, parameters, columns)
-            allowed = None if blocks is None or condition is None else _row_ids(table, condition)
-        if blocks is None:
+            allowed = None if held is None or condition is None else _row_ids(table, condition)
+        if held is None:
             results = search_blockwise(self._scan(table, condition), query_embeddings, k)
         else:
-            results = search_exactly(list(blocks.values()), query_embeddings, k, allowed)
+            results = search_exactly(list(held.blocks.values()), query_embeddings, k, allowed)
+            if list(columns) == RESULT_COLUMNS:  # LanceDB takes 3 ms to read them
+                return _rank_rows(held.ids, held.results, results, k)
         with self._errors():
             return _read_rows(table, results, k, columns)
 
@@ -99,29 +122,48 @@ class LanceSearcher:
 
     def _take_snapshot(self, newest: Any) -> _Snapshot:
         with self._lock:
-            version, metadata, snapshot = newest.version, newest.schema.metadata, self._snapshot
+            files, snapshot = _state_of(self._versions), self._snapshot
+            if snapshot is not None and snapshot.files == files:
+                return snapshot  # LanceDB takes 1 ms to return the newest version and its metadata
+            version, metadata = newest.version, newest.schema.metadata
             self._check(metadata)
             if snapshot is not None and snapshot.table.schema.metadata != metadata:
                 snapshot = None  # a table that was deleted and rebuilt reuses numbers of versions and fragments
             if snapshot is None or snapshot.table.version != version:
-                held = (snapshot and snapshot.blocks) or {}
-                table = self.open_newest()
-                blocks = _load_blocks(table, held) if table.count_rows() <= EXACT_UP_TO else None
-                self._snapshot = snapshot = _Snapshot(table, blocks)
-            return snapshot
+                table, known = self.open_newest(), snapshot and snapshot.held
+                held = _load_rows(table, known) if table.count_rows() <= EXACT_UP_TO else None
+                snapshot = _Snapshot(files, table, held)
+            self._snapshot = snapshot._replace(files=files)
+            return self._snapshot
 
 
-def _load_blocks(table: Any, held: dict[int, Block]) -> dict[int, Block]:
-    """Return the table's embeddings by fragment; only fragments that are not in `held` are read.
+def _state_of(versions: Path) -> tuple:
+    """Return a value that every commit changes, because it adds a file with a new name to the folder `versions`.
+
+    If a table is deleted and rebuilt, the names may be the same, but the folder is another one, changed later.
+    """
+    try:
+        folder = versions.stat()
+        return folder.st_ino, folder.st_mtime_ns, *os.listdir(versions)
+    except OSError:
+        return (object(),)  # equals no other state, so that LanceDB reads the table and reports the error
+
+
+def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
+    """Return all rows of the table; only fragments that are not in `known` are read.
 
     By default LanceDB has no stable row ids: the id of a row is its address, the number of its fragment and its
     offset in that fragment. A changed row gets a new id, and a table never reuses ids.
     """
+    import pyarrow as pa
+
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
     fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
-    blocks, missing = {}, {}
+    blocks, missing, results = {}, {}, []
+    if known is not None:
+        results.append(known.results.filter(is_among(known.ids, ids)))
     for fragment, start, count in zip(fragments.tolist(), starts, counts, strict=True):
-        fragment_ids, block = ids[start : start + count], held.get(fragment)
+        fragment_ids, block = ids[start : start + count], known and known.blocks.get(fragment)
         if block is None:
             missing[fragment] = Block(fragment_ids, np.empty((len(fragment_ids), embedding_dim), np.float16))
         elif len(block.ids) == len(fragment_ids):
@@ -130,12 +172,17 @@ def _load_blocks(table: Any, held: dict[int, Block]) -> dict[int, Block]:
             blocks[fragment] = Block(fragment_ids, block.embeddings[is_among(block.ids, fragment_ids)])
     if missing:
         query = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
-        for batch in query.select([_COLUMN]).with_row_id(True).to_batches(8192):
+        read = []
+        for batch in query.select([_COLUMN, *RESULT_COLUMNS]).with_row_id(True).to_batches(8192):
             row_ids, embeddings = batch["_rowid"].to_numpy(), read_embeddings(batch)
+            read.append(batch.drop_columns([_COLUMN]))
             for fragment in missing.keys() & np.unique(row_ids >> 32).tolist():
                 block, rows = missing[fragment], np.flatnonzero(row_ids >> 32 == fragment)
                 block.embeddings[np.searchsorted(block.ids, row_ids[rows])] = embeddings[rows]
-    return blocks | missing
+        results.append(pa.Table.from_batches(read).sort_by("_rowid").select(RESULT_COLUMNS))
+    if not results:
+        results.append(table.schema.empty_table().select(RESULT_COLUMNS))
+    return _HeldRows(blocks | missing, ids, pa.concat_tables(results).combine_chunks())
 
 
 def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
@@ -150,12 +197,16 @@ def _read_rows(table: Any, results: list[RankedIds], k: int, columns: Sequence[s
     ids = np.unique(np.concatenate([result.ids for result in results]))
     rows = table.take_row_ids(ids.tolist()).select(list(columns)).with_row_id().to_arrow()
     rows = rows.take(np.argsort(rows["_rowid"].to_numpy())).drop_columns("_rowid")
-    keys = rows["key"].to_numpy()
+    return _rank_rows(ids, rows, results, k)
+
+
+def _rank_rows(ids: np.ndarray, rows: "pa.Table", results: list[RankedIds], k: int) -> list[RankedRows]:
+    """Return the rows of ranked ids as [`_read_rows`] does, from rows (N,) that hold them, in order of `ids` (N,)."""
     ranked = []
     for result_ids, scores in results:
-        positions = np.searchsorted(ids, result_ids)
-        order = np.lexsort((keys[positions], -scores))[:k]
-        ranked.append(RankedRows(scores[order], rows.take(positions[order])))
+        found = rows.take(np.searchsorted(ids, result_ids))
+        order = np.lexsort((found["key"].to_numpy(), -scores))[:k]
+        ranked.append(RankedRows(scores[order], found.take(order)))
     return ranked
 
 
@@ -178,7 +229,7 @@ def _search_ann(
         embeddings = _read_embeddings_of(table, ids)
         for candidate_ids, query in zip(candidates, batch, strict=True):
             block = Block(candidate_ids, embeddings[np.searchsorted(ids, candidate_ids)])
-            results += search_exactly([block], query[None], k)
+            results += search_blockwise([block], query[None], k)
     return _read_rows(table, results, k, columns)
 
 
