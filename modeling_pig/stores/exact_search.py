@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_NUMPY_ROWS = 20_000  # up to so many rows, NumPy takes less time than importing torch
+# Stored lengths may differ from 1 by 1e-3, see `VideoIndex.upsert`; rounding an embedding to float16 adds to that.
+_LENGTH_ERROR = 1e-3 + 2**-11
 # The scores of all rows are held for so many queries (38 MB for 150,000 rows). So many rows are multiplied at a time,
 # and so many are converted to int8: 0.5 MB of float32 with 512 dimensions, which a processor's cache holds.
 _QUERY_BATCH, _ROW_BATCH, _CONVERTED_ROWS = 64, 8192, 256
@@ -154,14 +156,27 @@ def _search(
     results = []
     for first in range(0, len(query_embeddings), _QUERY_BATCH):
         batch = query_embeddings[first : first + _QUERY_BATCH]
-        for query, scores, max_error in zip(batch, *score(blocks, batch), strict=True):
-            if excluded is not None:
-                scores[excluded] = -np.inf
-            # The k-th best score is at least the k-th best true score of any rows: here, of those that seem best.
-            seem_best = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[-k])
-            worst = _rank(blocks, seem_best, query, k).scores[-1]
-            results.append(_rank(blocks, np.flatnonzero(scores >= worst - max_error), query, k))
+        scores, max_errors = score(blocks, batch)
+        if excluded is not None:
+            scores[:, excluded] = -np.inf
+        # Rounding can swap two rows only if their scores differ by at most twice the error.
+        thresholds = _kth_best(scores, k, excluded is None) - 2 * max_errors
+        for query, row, threshold in zip(batch, scores, thresholds, strict=True):
+            ids, embeddings = _take(blocks, np.flatnonzero(row >= threshold))
+            if score is _score_in_int8:
+                best = _may_be_best(embeddings, query, k)
+                ids, embeddings = ids[best], embeddings[best]
+            results.append(_rank(ids, embeddings, query, k))
     return results
+
+
+def _kth_best(scores: np.ndarray, k: int, in_groups: bool) -> np.ndarray:
+    """Return the k-th best score of each query (Q,), or, if `in_groups`, quicker, a lower one that few rows exceed."""
+    num_groups = scores.shape[1] // 64
+    if in_groups and num_groups > 16 * k:
+        # The best scores of k groups are k scores. Neighbours, often of one video, are in different groups.
+        scores = scores[:, : 64 * num_groups].reshape(len(scores), 64, num_groups).max(axis=1)
+    return np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
 
 
 def search_blockwise(blocks: Iterable[Block], query_embeddings: np.ndarray, k: int) -> list[RankedIds]:
@@ -211,20 +226,35 @@ def _score_in_float32(blocks: Sequence[Block], query_embeddings: np.ndarray) -> 
 
 def _float32_error(query_embeddings: np.ndarray) -> float:
     """Return the largest rounding error of a product of normalised float32 vectors, and of normalising them."""
-    return (query_embeddings.shape[1] + 8) * 2**-23
+    return (query_embeddings.shape[-1] + 8) * 2**-23
 
 
-def _rank(blocks: Sequence[Block], rows: np.ndarray, query: np.ndarray, k: int) -> RankedIds:
-    """Rank rows, given as ascending positions in all blocks: the k best and those equal to the last."""
-    starts = np.cumsum([0] + [len(block.ids) for block in blocks])
-    found = []
-    for block, start, in_block in zip(
-        blocks, starts, np.split(rows, np.searchsorted(rows, starts[1:-1])), strict=False
-    ):
-        for first in range(0, len(in_block), _ROW_BATCH):
-            part = in_block[first : first + _ROW_BATCH] - start
-            found.append((block.ids[part], cosine_scores(block.embeddings[part], query)))
-    ids, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+def _take(blocks: Sequence[Block], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids (N,) and embeddings (N, D) of rows, given as ascending positions in all blocks."""
+    taken, start = [], 0
+    for block in blocks:
+        end = start + len(block.ids)
+        in_block = rows[slice(*np.searchsorted(rows, (start, end)))] - start
+        if len(in_block):
+            taken.append((block.ids[in_block], block.embeddings[in_block]))
+        start = end
+    if len(taken) == 1:
+        return taken[0]
+    return np.concatenate([ids for ids, _ in taken]), np.concatenate([embeddings for _, embeddings in taken])
+
+
+def _may_be_best(embeddings: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+    """Return positions of the embeddings (N, D) that can be among the k best by their scores in float32."""
+    import torch
+
+    scores = torch.mv(torch.from_numpy(embeddings).float(), torch.from_numpy(query)).numpy()
+    max_error = _LENGTH_ERROR + _float32_error(query)
+    return np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[-k] - 2 * max_error)
+
+
+def _rank(ids: np.ndarray, embeddings: np.ndarray, query: np.ndarray, k: int) -> RankedIds:
+    """Rank embeddings (N, D) with their ids (N,): the k best and those equal to the last."""
+    scores = cosine_scores(embeddings, query)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= scores[order[k - 1]]]
     return RankedIds(ids[order], scores[order])

@@ -376,8 +376,9 @@ def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
 
 
 def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
-    found = zip(scores, rows.drop_columns(["key"]).to_pylist(), strict=True)
-    return [SearchResult(rank, float(score), **row) for rank, (score, row) in enumerate(found, start=1)]
+    columns = [rows[name].to_pylist() for name in ("path", "duration", "start", "end")]
+    ranks = range(1, len(scores) + 1)
+    return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, strict=True)]
 
 
 def upsert_whole_files(

@@ -202,11 +202,17 @@ def _read_rows(table: Any, results: list[RankedIds], k: int, columns: Sequence[s
 
 def _rank_rows(ids: np.ndarray, rows: "pa.Table", results: list[RankedIds], k: int) -> list[RankedRows]:
     """Return the rows of ranked ids as [`_read_rows`] does, from rows (N,) that hold them, in order of `ids` (N,)."""
-    ranked = []
-    for result_ids, scores in results:
-        found = rows.take(np.searchsorted(ids, result_ids))
-        order = np.lexsort((found["key"].to_numpy(), -scores))[:k]
-        ranked.append(RankedRows(scores[order], found.take(order)))
+    positions = np.searchsorted(ids, np.concatenate([result.ids for result in results]))
+    keys, chosen, first = rows["key"].take(positions).to_numpy(), [], 0
+    for _, scores in results:
+        order = np.lexsort((keys[first : first + len(scores)], -scores))[:k]
+        chosen.append(first + order)
+        first += len(scores)
+    found = rows.take(positions[np.concatenate(chosen)])
+    all_scores, ranked, first = np.concatenate([scores for _, scores in results]), [], 0
+    for order in chosen:
+        ranked.append(RankedRows(all_scores[order], found.slice(first, len(order))))
+        first += len(order)
     return ranked
 
 
