@@ -19,12 +19,14 @@ from .vectors import cosine_scores
 if TYPE_CHECKING:
     import torch
 
+_MAX_FLOAT32_ROWS = 8_000  # up to so many rows, a pass in int8 takes more time than one in float32
 _MAX_NUMPY_ROWS = 20_000  # up to so many rows, NumPy takes less time than importing torch
 # Stored lengths may differ from 1 by 1e-3, see `VideoIndex.upsert`; rounding an embedding to float16 adds to that.
 _LENGTH_ERROR = 1e-3 + 2**-11
 # The scores of all rows are held for so many queries (38 MB for 150,000 rows). So many rows are multiplied at a time,
 # and so many are converted to int8: 0.5 MB of float32 with 512 dimensions, which a processor's cache holds.
-_QUERY_BATCH, _ROW_BATCH, _CONVERTED_ROWS = 64, 8192, 256
+_QUERY_BATCH, _ROW_BATCH, _CONVERTED_ROWS = 64, 4096, 256
+_PAIRS = 512  # of a query and a row that are scored at a time: 4 MB in float64
 
 
 class _Int8Embeddings(NamedTuple):
@@ -36,7 +38,8 @@ class _Int8Embeddings(NamedTuple):
         values (`torch.Tensor` of shape `(N, D)`): int8; 0 in the dimensions `large`.
         centre, steps (`torch.Tensor` of shape `(D,)`): float32; the centre is 0 in the dimensions `large`.
         large (`torch.Tensor` of shape `(L,)`): numbers of the dimensions that stay in float32.
-        large_values (`torch.Tensor` of shape `(N, L)`): the rows in these dimensions, float32.
+        large_values (`torch.Tensor` of shape `(N, L + 1)`): the rows in these dimensions, float32, and a 1, by which
+            the product with the centre is added.
         max_length (`float`): largest length of a row of `values`.
         max_error (`float`): largest distance of a row from its approximation, plus that of its length from 1.
     """
@@ -84,7 +87,7 @@ class Block:
         for part, out in zip(parts, values.split(_CONVERTED_ROWS), strict=True):
             rows = part.float()
             length_errors = (rows.norm(dim=1) - 1).abs()
-            large_values.append(rows[:, large])
+            large_values.append(torch.cat([rows[:, large], torch.ones(len(rows), 1)], dim=1))
             rows[:, large] = 0
             scaled = rows.sub_(centre).div_(steps)
             rounded = scaled.round()
@@ -138,7 +141,8 @@ def search_exactly(
         masked = [(block, mask) for block, mask in zip(blocks, masks, strict=True) if mask.any()]
         blocks, masks = [block for block, _ in masked], [mask for _, mask in masked]
     excluded = None if masks is None or not blocks else ~np.concatenate(masks)  # (N,)
-    use_int8 = "torch" in sys.modules or sum(len(block.ids) for block in blocks) > _MAX_NUMPY_ROWS
+    num_rows = sum(len(block.ids) for block in blocks)
+    use_int8 = num_rows > (_MAX_FLOAT32_ROWS if "torch" in sys.modules else _MAX_NUMPY_ROWS)
     return _search(blocks, query_embeddings, k, excluded, _score_in_int8 if use_int8 else _score_in_float32)
 
 
@@ -161,12 +165,8 @@ def _search(
             scores[:, excluded] = -np.inf
         # Rounding can swap two rows only if their scores differ by at most twice the error.
         thresholds = _kth_best(scores, k, excluded is None) - 2 * max_errors
-        for query, row, threshold in zip(batch, scores, thresholds, strict=True):
-            ids, embeddings = _take(blocks, np.flatnonzero(row >= threshold))
-            if score is _score_in_int8:
-                best = _may_be_best(embeddings, query, k)
-                ids, embeddings = ids[best], embeddings[best]
-            results.append(_rank(ids, embeddings, query, k))
+        candidates = scores >= thresholds[:, None]
+        results += _rank_candidates(blocks, batch, candidates, k, refine=score is _score_in_int8)
     return results
 
 
@@ -198,21 +198,30 @@ def _score_in_int8(blocks: Sequence[Block], query_embeddings: np.ndarray) -> tup
     """Return the scores (Q, N) float32 and, per query, the largest error (Q,) that they can have."""
     import torch
 
-    queries = torch.from_numpy(query_embeddings)
+    queries, largest = torch.from_numpy(query_embeddings), _max_int8()
     scores = torch.empty(len(queries), sum(len(block.ids) for block in blocks))
     max_errors, first = torch.zeros(len(queries)), 0
     for block in blocks:
         rows = block.int8_embeddings
         weights = queries * rows.steps  # (Q, D): the queries in units of `rows.values`
-        scales = (weights.abs().amax(dim=1, keepdim=True) / _max_int8()).clamp(min=1e-30)  # (Q, 1)
-        rounded = (weights / scales).round()
-        errors = (weights - rounded * scales).norm(dim=1) * rows.max_length + rows.max_error
-        max_errors = torch.maximum(max_errors, errors)
-        int8_queries, offsets = rounded.to(torch.int8), (queries @ rows.centre)[:, None]
-        large_queries = queries[:, rows.large]
+        scales = (weights.abs().amax(dim=1, keepdim=True) / largest).clamp(min=1e-30)  # (Q, 1)
+        coarse = (weights / scales).round()
+        rest = weights - coarse * scales
+        fine, fine_scales = None, scales / (2 * largest)
+        if len(queries) > 1:
+            # A second int8 vector leaves one candidate in seven. For a single query, the product takes longer than
+            # the candidates.
+            fine = (rest / fine_scales).round()
+            rest -= fine * fine_scales
+            fine = fine.to(torch.int8)
+        max_errors = torch.maximum(max_errors, rest.norm(dim=1) * rows.max_length + rows.max_error)
+        coarse = coarse.to(torch.int8)
+        large_queries = torch.cat([queries[:, rows.large], (queries @ rows.centre)[:, None]], dim=1)
         for part, large_part in zip(rows.values.split(_ROW_BATCH), rows.large_values.split(_ROW_BATCH), strict=True):
-            dots = torch._int_mm(int8_queries, part.t()) * scales
-            torch.add(dots.add_(offsets), large_queries @ large_part.t(), out=scores[:, first : first + len(part)])
+            dots = torch._int_mm(coarse, part.t()) * scales
+            if fine is not None:
+                dots.addcmul_(torch._int_mm(fine, part.t()), fine_scales)
+            torch.addmm(dots, large_queries, large_part.t(), out=scores[:, first : first + len(part)])
             first += len(part)
     return scores.numpy(), max_errors.numpy() + _float32_error(query_embeddings)
 
@@ -229,35 +238,75 @@ def _float32_error(query_embeddings: np.ndarray) -> float:
     return (query_embeddings.shape[-1] + 8) * 2**-23
 
 
-def _take(blocks: Sequence[Block], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids (N,) and embeddings (N, D) of rows, given as ascending positions in all blocks."""
-    taken, start = [], 0
-    for block in blocks:
-        end = start + len(block.ids)
-        in_block = rows[slice(*np.searchsorted(rows, (start, end)))] - start
-        if len(in_block):
-            taken.append((block.ids[in_block], block.embeddings[in_block]))
-        start = end
-    if len(taken) == 1:
-        return taken[0]
-    return np.concatenate([ids for ids, _ in taken]), np.concatenate([embeddings for _, embeddings in taken])
+def _rank_candidates(
+    blocks: Sequence[Block], query_embeddings: np.ndarray, candidates: np.ndarray, k: int, refine: bool
+) -> list[RankedIds]:
+    """Rank the candidates (Q, N) of each query, at least k, among the N rows: the k best and those equal to the last.
+
+    If `refine`, there are many: scores in float32 leave out most of them, before the others are scored in float64.
+    """
+    queries, rows = np.divmod(np.flatnonzero(candidates), candidates.shape[1])  # (C,): C pairs of a query and a row
+    if refine:
+        scores = _score_pairs(_float32_scores, blocks, query_embeddings, queries, rows)
+        best = _best_of_each(queries, scores, k, 2 * (_LENGTH_ERROR + _float32_error(query_embeddings)))
+        queries, rows = queries[best], rows[best]
+    scores = _score_pairs(cosine_scores, blocks, query_embeddings, queries, rows)
+    best = _best_of_each(queries, scores, k)
+    ids, scores = _take(blocks, rows[best])[0], scores[best]
+    ends = np.searchsorted(queries[best], range(1, len(query_embeddings)))
+    return list(map(RankedIds, np.split(ids, ends), np.split(scores, ends)))
 
 
-def _may_be_best(embeddings: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
-    """Return positions of the embeddings (N, D) that can be among the k best by their scores in float32."""
+def _best_of_each(queries: np.ndarray, scores: np.ndarray, k: int, margin: float = 0.0) -> np.ndarray:
+    """Return positions of the scores that are at most `margin` below the k-th best of their query, best first.
+
+    Args:
+        queries (`np.ndarray` of shape `(C,)`): number of the query of each score, ascending, each k times or more.
+        scores (`np.ndarray` of shape `(C,)`): the scores.
+        k (`int`): scores per query.
+        margin (`float`): distance from the k-th best.
+    """
+    order = np.lexsort((-scores, queries))
+    kth = scores[order[np.searchsorted(queries, range(queries[-1] + 1)) + k - 1]]  # (Q,)
+    return order[scores[order] >= kth[queries] - margin]
+
+
+def _score_pairs(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    blocks: Sequence[Block],
+    query_embeddings: np.ndarray,
+    queries: np.ndarray,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """Score pairs of a query and a row, given as positions (C,), a few at a time: memory and caches hold few pairs."""
+    scores = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), _PAIRS):
+        part = slice(first, first + _PAIRS)
+        partners = query_embeddings[0] if len(query_embeddings) == 1 else query_embeddings[queries[part]]
+        scores[part] = score(_take(blocks, rows[part])[1], partners)
+    return scores
+
+
+def _float32_scores(embeddings: np.ndarray, query_embeddings: np.ndarray) -> np.ndarray:
+    """Return the products that [`cosine_scores`] divides by the lengths, in float32."""
     import torch
 
-    scores = torch.mv(torch.from_numpy(embeddings).float(), torch.from_numpy(query)).numpy()
-    max_error = _LENGTH_ERROR + _float32_error(query)
-    return np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[-k] - 2 * max_error)
+    rows = torch.from_numpy(embeddings).float().numpy()  # faster than NumPy converts them
+    return rows @ query_embeddings if query_embeddings.ndim == 1 else np.einsum("ij,ij->i", rows, query_embeddings)
 
 
-def _rank(ids: np.ndarray, embeddings: np.ndarray, query: np.ndarray, k: int) -> RankedIds:
-    """Rank embeddings (N, D) with their ids (N,): the k best and those equal to the last."""
-    scores = cosine_scores(embeddings, query)
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= scores[order[k - 1]]]
-    return RankedIds(ids[order], scores[order])
+def _take(blocks: Sequence[Block], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids (C,) and embeddings (C, D) of rows (C,), given as positions in all blocks."""
+    if len(blocks) == 1:
+        return blocks[0].ids[rows], blocks[0].embeddings[rows]
+    ids = np.empty(len(rows), blocks[0].ids.dtype)
+    embeddings = np.empty((len(rows), blocks[0].embeddings.shape[1]), np.float16)
+    start = 0
+    for block in blocks:
+        places = np.flatnonzero((rows >= start) & (rows < start + len(block.ids)))
+        ids[places], embeddings[places] = block.ids[rows[places] - start], block.embeddings[rows[places] - start]
+        start += len(block.ids)
+    return ids, embeddings
 
 
 def is_among(ids: np.ndarray, sorted_ids: np.ndarray) -> np.ndarray:

@@ -3,14 +3,14 @@
 import numpy as np
 
 
-def cosine_scores(embeddings: np.ndarray, query_embedding: np.ndarray) -> np.ndarray:
-    """Return the cosines (N,) float32 of embeddings (N, D) with a query embedding (D,).
+def cosine_scores(embeddings: np.ndarray, query_embeddings: np.ndarray) -> np.ndarray:
+    """Return the cosines (N,) float32 of embeddings (N, D) with one query embedding (D,), or with one each (N, D).
 
     Each score is computed in float64 and independently of the other rows: equal embeddings get equal scores.
     """
-    rows, query = embeddings.astype(np.float64), query_embedding.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.linalg.norm(query)
-    return (np.einsum("ij,j->i", rows, query) / lengths).astype(np.float32)
+    rows, queries = embeddings.astype(np.float64), query_embeddings.astype(np.float64)
+    squares = np.einsum("ij,ij->i", rows, rows) * np.einsum("...j,...j->...", queries, queries)
+    return (np.einsum("...j,...j->...", rows, queries) / np.sqrt(squares)).astype(np.float32)
 
 
 def synthetic_queries(embeddings: np.ndarray, gap: float = 2.0) -> np.ndarray:
