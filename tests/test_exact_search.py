@@ -36,6 +36,7 @@ def set_exact_up_to(monkeypatch, rows: int) -> None:
 def set_has_torch(monkeypatch, has_torch: bool) -> None:
     """Choose the first pass of exact search: int8 with torch, or float32 with NumPy."""
     monkeypatch.setattr(exact_search, "sys", SimpleNamespace(modules={"torch": None} if has_torch else {}))
+    monkeypatch.setattr(exact_search, "_MAX_FLOAT32_ROWS", 0)
 
 
 def draw(rows: int, seed: int, dim: int = DIM) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Search embeddings in memory exactly: find the k rows with the highest cosines, faster than float32 rows are read.
 
 Stores hold float16. A first pass scores all rows in int8, a quarter of the bytes of float32, and keeps every row that
-its rounding error could hide among the k best; these candidates are scored again in float64. If there are few rows
-and torch is not imported, NumPy makes the first pass in float32, because importing torch would take longer.
+its rounding error could hide among the k best; these candidates are scored again in float64. If there are few rows,
+NumPy makes the first pass in float32; if torch is not imported, also for more, because importing it would take longer.
 """
 
 import sys
