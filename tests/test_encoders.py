@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel
 
@@ -301,6 +302,100 @@ def test_sentence_transformers_models(folder_of, shape_videos, pig, tmp_path, mo
     searcher = VideoSearcher.from_pretrained(None, "v.lance")
     expected = clip.encode_texts([f"search: {text}" for text in TEXTS]).numpy()
     np.testing.assert_allclose(searcher.text_encoder(TEXTS), expected, atol=1e-5)
+
+
+VISION_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% for part in message.content %}"
+    "{% if part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def qwen(tmp_path) -> Path:
+    """Return a tiny model of the kind of Qwen3-VL-Embedding: the last state of Qwen3-VL, with prompts."""
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="an optional extra")
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    letters = sorted(ByteLevel.alphabet())
+    tokenizer = transformers.Qwen2TokenizerFast(vocab={letter: n for n, letter in enumerate(letters)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *VISION_TOKENS]})
+    start, image, video, end = tokenizer.convert_tokens_to_ids(VISION_TOKENS)
+    layers = {"hidden_size": 32, "intermediate_size": 64}
+    config = transformers.Qwen3VLConfig(
+        text_config={
+            **layers,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]},
+        },
+        vision_config={
+            **layers,
+            "depth": 2,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    torch.manual_seed(0)
+    transformers.Qwen3VLModel(config).save_pretrained(tmp_path / "qwen")
+    size = {"shortest_edge": 32 * 32 * 2, "longest_edge": 64 * 64 * 16}
+    transformers.Qwen3VLProcessor(
+        transformers.Qwen2VLImageProcessor(patch_size=16),
+        tokenizer,
+        transformers.Qwen3VLVideoProcessor(size=size, cap_pixels_per_frame=False),
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(tmp_path / "qwen")
+    model = sentence_transformers.SentenceTransformer(
+        modules=[Transformer(str(tmp_path / "qwen")), Pooling(32, pooling_mode="lasttoken"), Normalize()],
+        prompts={"query": "Find: ", "document": ""},
+        device="cpu",
+    )
+    model.save(str(tmp_path / "qwen_embedding"))
+    return tmp_path / "qwen_embedding"
+
+
+def test_sentence_transformers_models_that_take_video(qwen, shape_videos, pig):
+    """A video is one document with the times of its frames, as `transformers` called directly computes it."""
+    status, _, error = pig("index", shape_videos[0].parent, "--model", qwen, "--index", "v.lance")
+    assert status == 0, error
+    index = VideoIndex("v.lance")
+    assert index.info.kind == "sentence-transformers, video"
+    model = transformers.Qwen3VLModel.from_pretrained(qwen).eval()
+    processor = transformers.Qwen3VLProcessor.from_pretrained(qwen)
+
+    def embed(*messages: tuple[str, dict], **inputs) -> np.ndarray:
+        prompt = processor.apply_chat_template([{"role": role, "content": [part]} for role, part in messages])
+        with torch.inference_mode():
+            states = model(**processor(text=[prompt], return_tensors="pt", **inputs)).last_hidden_state
+        return normalize(states[:, -1], dim=-1).numpy()
+
+    for batch in index.batches():
+        for found in batch.embedded():
+            frames, metadata = decode_video(found.entry.path, 12)
+            metadata.frames_indices = [int(n) - int(metadata.frames_indices[0]) for n in metadata.frames_indices]
+            [expected] = embed(
+                ("user", {"type": "video"}), videos=[frames], video_metadata=[metadata], do_sample_frames=False
+            )
+            np.testing.assert_allclose(found.embedding, expected, atol=1e-3)  # stored in float16
+    searcher = VideoSearcher.from_pretrained(None, "v.lance")
+    system = ("system", {"type": "text", "text": "Find: "})
+    expected = np.concatenate([embed(system, ("user", {"type": "text", "text": text})) for text in TEXTS])
+    np.testing.assert_allclose(searcher.text_encoder(TEXTS), expected, atol=1e-5)
+    status, output, error = pig("search", TEXTS[0], "--index", "v.lance", "--json")
+    assert status == 0 and len(json.loads(output)["results"]) == 5, error
+    rows = [{"video_id": str(n), "video": str(path), "captions": TEXTS} for n, path in enumerate(shape_videos)]
+    assert evaluate(load_encoder(str(qwen)), rows, progress=False).num_queries == 15
 
 
 def test_devices_and_precisions(monkeypatch):

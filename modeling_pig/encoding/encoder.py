@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.video_utils import VideoMetadata
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
 
@@ -75,10 +76,13 @@ class Encoder(ABC):
         self._decoder = decoder
 
     @abstractmethod
-    def preprocess(self, frames: np.ndarray) -> Any:
-        """Convert the frames of a clip, `(T, ...)`, decoded with `decoding_options`, into inputs of the model.
+    def preprocess(self, frames: np.ndarray, metadata: VideoMetadata | None = None) -> Any:
+        """Convert the frames of a clip into inputs of the model. Threads may call this method at the same time.
 
-        Threads may call this method at the same time.
+        Args:
+            frames (`np.ndarray` of shape `(T, ...)`): frames, decoded with `decoding_options`.
+            metadata (`VideoMetadata`, *optional*): of the file, with the numbers of the frames, for models that read
+                the times of the frames.
         """
 
     @abstractmethod
@@ -142,7 +146,7 @@ class PigEncoder(Encoder):
     def set_decoder(self, decoder: Decoder) -> None:
         self.processor.video_processor.decoder = decoder
 
-    def preprocess(self, frames: np.ndarray) -> torch.Tensor:
+    def preprocess(self, frames: np.ndarray, metadata: VideoMetadata | None = None) -> torch.Tensor:
         """Convert frames, `(T, height, width, 3)` uint8, into `pixel_values_videos`, `(1, T, 3, height, width)`."""
         return self.processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
+from transformers.video_utils import VideoMetadata
 
 from .encoder import DEFAULT_NUM_FRAMES, EncodedClips, Encoder
 from .text_encoder import check_sentences
@@ -48,10 +49,20 @@ class SentenceTransformersEncoder(Encoder):
             video_processor.do_sample_frames = False  # the frames of a clip are sampled when it is decoded
         self.embedding_dim = self.encode_texts(["a video"]).shape[1]
 
-    def preprocess(self, frames: np.ndarray) -> list[Any]:
+    def preprocess(self, frames: np.ndarray, metadata: VideoMetadata | None = None) -> list[Any]:
         """Return the documents of a clip: one video, or its T frames."""
-        images = [Image.fromarray(frame) for frame in frames]
-        return [{"video": images}] if self.takes_video else images
+        if not self.takes_video:
+            return [Image.fromarray(frame) for frame in frames]
+        video: dict[str, Any] = {"array": frames, "video_metadata": None}
+        if metadata is not None and metadata.fps and metadata.frames_indices is not None:
+            # Qwen3-VL writes the time of each frame into its prompt: that after the start of the clip.
+            numbers = [int(number) - int(metadata.frames_indices[0]) for number in metadata.frames_indices]
+            video["video_metadata"] = {
+                "total_num_frames": numbers[-1] + 1,
+                "fps": metadata.fps,
+                "frames_indices": numbers,
+            }
+        return [{"video": video}]
 
     @torch.inference_mode()
     def encode_clips(self, clips: Sequence[list[Any]]) -> EncodedClips:

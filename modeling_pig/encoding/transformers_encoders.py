@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, AutoVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from .encoder import DEFAULT_NUM_FRAMES, EncodedClips, Encoder
 from .text_encoder import check_sentences
@@ -105,7 +106,7 @@ class ImageTextEncoder(TransformersEncoder):
     def _preprocess_frame(self, frame: np.ndarray) -> np.ndarray:
         return self._image_processor(images=frame, return_tensors="pt")["pixel_values"][0].numpy()
 
-    def preprocess(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def preprocess(self, frames: np.ndarray, metadata: VideoMetadata | None = None) -> dict[str, torch.Tensor]:
         """Return the inputs of the model for the T frames of a clip."""
         if self._has_masks:
             return dict(self._image_processor(images=list(frames), return_tensors="pt"))
@@ -141,7 +142,7 @@ class VideoTextEncoder(TransformersEncoder):
     def _preprocess_frame(self, frame: np.ndarray) -> np.ndarray:
         return self._process_clip([frame[None]])[self._input_name][0, 0].numpy()
 
-    def preprocess(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def preprocess(self, frames: np.ndarray, metadata: VideoMetadata | None = None) -> dict[str, torch.Tensor]:
         """Return the input of the model for a clip, `(1, T, 3, height, width)`."""
         return {self._input_name: torch.from_numpy(frames)[None]}
 

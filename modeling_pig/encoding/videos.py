@@ -126,7 +126,7 @@ def _decode_in_order(
             frames, metadata = decode_video(path, encoder.num_frames, start=start, end=end, **encoder.decoding_options)
         except VideoDecodingError as error:
             return error
-        return _DecodedVideo(position, path, encoder.preprocess(frames), metadata.duration)
+        return _DecodedVideo(position, path, encoder.preprocess(frames, metadata), metadata.duration)
 
     remaining = enumerate(videos)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -254,7 +254,7 @@ def _read_file(
         duration = content_hash = None
         try:
             for frames, metadata in decode_segments(path, encoder.num_frames, split, **encoder.decoding_options):
-                yield reading, _Clip(encoder.preprocess(frames))
+                yield reading, _Clip(encoder.preprocess(frames, metadata))
                 duration = metadata.duration
             content_hash = _hash(path) if with_hash else None
         except VideoDecodingError as error:
