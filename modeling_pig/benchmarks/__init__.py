@@ -1,10 +1,13 @@
 """Load benchmarks of text-to-video retrieval as Hugging Face datasets: one row per video, with its captions."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.constants import HF_HOME
 
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ _BUILDERS = {
     "msvd": ("msvd", "Msvd"),
     "vatex": ("vatex", "Vatex"),
     "didemo": ("didemo", "Didemo"),
+    "videofolder": ("videofolder", "VideoFolder"),
 }
 # Fields that `datasets` adds to every config, and arguments of `load_benchmark`.
 _NOT_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "annotations", "videos"}
@@ -34,16 +38,19 @@ def load_benchmark(
     """Load a benchmark.
 
     Args:
-        name (`str`): `"msrvtt_1k"`, `"msrvtt_3k"`, `"msvd"`, `"vatex"`, `"didemo"`, or `"moving_shapes"`, which the
-            package draws itself.
-        videos (`str` or `os.PathLike`): folder of the video files.
+        name (`str`): `"msrvtt_1k"`, `"msrvtt_3k"`, `"msvd"`, `"vatex"`, `"didemo"`; `"moving_shapes"`, which the
+            package draws itself; or `"videofolder"`, your own videos with captions, see [`VideoFolderConfig`].
+        videos (`str` or `os.PathLike`): folder of the video files; for videofolder also a data set, as a folder that
+            `datasets` saved, or as `hf://org/name`.
         annotations (`str` or `os.PathLike`, *optional*): folder of the annotation files, in any format in which they
-            circulate; required by all benchmarks except moving_shapes.
+            circulate; required by all benchmarks except moving_shapes and videofolder. For videofolder, a table of
+            captions or a data set.
         cache_dir (`str` or `os.PathLike`, *optional*): folder for the table, and for the list of the videos that are
             missing or do not open (`NAME-videos.csv`). By default `.datasets` in `videos`.
         **options: other options of the benchmark's config: `strict`, `splits` and `lists` for all benchmarks with
             annotations; `train`, `validation` and `seed` for msrvtt_1k; `merge` for didemo; the sizes, `seed`,
-            `shapes`, `scale`, `named`, `still` and `in_turn` for moving_shapes.
+            `shapes`, `scale`, `named`, `still` and `in_turn` for moving_shapes; for videofolder see
+            [`VideoFolderConfig`].
 
     Returns:
         `datasets.DatasetDict` with the splits `"train"`, `"validation"` and `"test"`. Each row is a video:
@@ -70,6 +77,18 @@ def load_benchmark(
     return builder.as_dataset()
 
 
+def benchmark_title(data: Mapping[str, Any]) -> str:
+    """Return the name of the data of a recipe, for records and cards: the benchmark, or the title of one's own videos.
+
+    Args:
+        data (`Mapping`): the recipe's section `data`.
+    """
+    if data["benchmark"] != "videofolder":
+        return data["benchmark"]
+    own = (data.get("options") or {}).get("title")
+    return own or os.path.basename(os.path.normpath(data["videos"]))
+
+
 def create_builder(
     name: str,
     *,
@@ -88,7 +107,11 @@ def create_builder(
     module, builder_name = _BUILDERS[name]
     builder_class = getattr(import_module(f".{module}", __name__), builder_name)
     folders = {"videos": os.path.expanduser(videos)}
-    if name != "moving_shapes":
+    if name == "videofolder":
+        folders["annotations"] = os.path.expanduser(annotations or "")
+        if str(videos).startswith("hf://"):
+            cache_dir = cache_dir or os.path.join(HF_HOME, "modeling_pig")
+    elif name != "moving_shapes":
         folders["annotations"] = os.path.expanduser(annotations or "")
     elif annotations is not None:
         raise ValueError("moving_shapes takes no `annotations`: leave them out, the package draws the videos")

@@ -1,4 +1,4 @@
-"""Base builder of the benchmarks with annotation files: ids and captions of each split, checks, and the table."""
+"""Base builders: the table of videos with captions, and the benchmarks with annotation files."""
 
 import csv
 import hashlib
@@ -26,23 +26,19 @@ NO_FILE = "no file"  # reason in the report for a missing video
 
 
 @dataclass
-class BenchmarkConfig(datasets.BuilderConfig):
-    """Configuration of a benchmark.
+class TableConfig(datasets.BuilderConfig):
+    """Configuration of a table of videos with captions.
 
     Args:
         annotations (`str`): folder of the annotation files, in any format in which they circulate.
         videos (`str`): folder of the video files.
         splits (`tuple[str, ...]`, *optional*): splits to load; by default all.
-        lists (`dict[str, str]`, *optional*): file of ids for a split, which replaces the list that would be found,
-            such as `{"test": "my_list.txt"}`. A path relative to the folder of the annotations or to the working
-            directory; or the name of a file in a subfolder of the annotations, if only one file has the name.
         strict (`bool`, *optional*, defaults to `False`): whether a video that is missing or does not open is an error.
     """
 
     annotations: str = ""
     videos: str = ""
     splits: tuple[str, ...] = SPLITS
-    lists: dict[str, str] = field(default_factory=dict)
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -51,12 +47,27 @@ class BenchmarkConfig(datasets.BuilderConfig):
         if not isinstance(self.splits, Iterable) or not all(isinstance(split, str) for split in self.splits):
             raise ValueError(f"`splits` is {self.splits!r}; it is a list of {', '.join(SPLITS)}")
         self.splits = tuple(dict.fromkeys(self.splits))
-        _check_lists(self.lists)
-        for option in ("splits", "lists"):
-            if wrong := sorted(set(getattr(self, option)) - set(SPLITS)):
-                raise ValueError(f"`{option}` names {wrong[0]!r}; the splits are {', '.join(SPLITS)}")
+        _check_splits("splits", self.splits)
         if not self.splits:
             raise ValueError(f"`splits` is empty; choose from {', '.join(SPLITS)}")
+
+
+@dataclass
+class BenchmarkConfig(TableConfig):
+    """Configuration of a benchmark: the arguments of `TableConfig`, and `lists`.
+
+    Args:
+        lists (`dict[str, str]`, *optional*): file of ids for a split, which replaces the list that would be found,
+            such as `{"test": "my_list.txt"}`. A path relative to the folder of the annotations or to the working
+            directory; or the name of a file in a subfolder of the annotations, if only one file has the name.
+    """
+
+    lists: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_lists(self.lists)
+        _check_splits("lists", self.lists)
 
 
 @dataclass
@@ -69,7 +80,109 @@ class SplitIds:
     note: str = ""
 
 
-class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
+class TableBuilder(datasets.GeneratorBasedBuilder):
+    """
+    Builder of a table of videos with captions: one row per video; see [`load_benchmark`].
+
+    A subclass sets `video_files`, which finds the file of a video by its id, and implements `_split_generators`.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    TITLE: str
+    video_files: Any
+
+    def __init__(self, cache_dir: str | None, inputs: Iterable[str], **kwargs: Any) -> None:
+        self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+        _refuse_unwritable(self._report_folder)
+        super().__init__(cache_dir, hash=hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16], **kwargs)
+
+    def segment_of(self, video_id: str, path: str) -> tuple[float | None, float | None]:
+        """Return the segment of a file to read, as start and end in seconds; (None, None): the whole file."""
+        return None, None
+
+    def _info(self) -> datasets.DatasetInfo:
+        features = {
+            "video_id": datasets.Value("string"),
+            "video": datasets.Value("string"),
+            "captions": [datasets.Value("string")],
+            "start": datasets.Value("float64"),
+            "end": datasets.Value("float64"),
+        }
+        return datasets.DatasetInfo(features=datasets.Features(features))
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Build the table unless it is cached; warn about differences from the published benchmark."""
+        self._is_cached = True  # `_split_generators` resets it if the table is built now
+        super().download_and_prepare(*args, **kwargs)
+        if self._is_cached:  # The report may have been deleted, or list other videos.
+            missing = {
+                split: [row["video_id"] for row in rows.select_columns(["video_id", "video"]) if not row["video"]]
+                for split, rows in self.as_dataset().items()
+            }
+            found = {video_id: self.video_files.find(video_id) for ids in missing.values() for video_id in ids}
+            problems = find_unreadable([path for path in found.values() if path], progress=False)
+            self._write_report(
+                [
+                    (split, video_id, problems.get(path, "did not open") if (path := found[video_id]) else NO_FILE)
+                    for split, ids in missing.items()
+                    for video_id in ids
+                ]
+            )
+        _, _, notes = self.info.description.partition("\n")
+        if notes:
+            logger.warning(f"{self.TITLE}: {notes.replace(chr(10), ' ')}")
+
+    def _generate_examples(
+        self, captions: dict[str, list[str]], paths: dict[str, str]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (video_id, of_video) in enumerate(captions.items()):
+            path = paths.get(video_id, "")
+            start, end = self.segment_of(video_id, path)
+            yield number, {"video_id": video_id, "video": path, "captions": of_video, "start": start, "end": end}
+
+    def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
+        """Return the paths of the videos that open, by id; write the report of the other videos."""
+        found = {video_id: self.video_files.find(video_id) for ids in splits.values() for video_id in ids}
+        shows_progress = not datasets.are_progress_bars_disabled()
+        problems = find_unreadable([path for path in found.values() if path], progress=shows_progress)
+        paths = {video_id: path for video_id, path in found.items() if path and path not in problems}
+        rows = [
+            (split, video_id, problems.get(found[video_id] or "", NO_FILE))
+            for split, ids in splits.items()
+            for video_id in ids
+            if video_id not in paths
+        ]
+        report = self._write_report(rows)
+        for split, ids in splits.items():
+            num_found = sum(video_id in paths for video_id in ids)
+            if num_found < len(ids):
+                counted = f"{num_found:,} of {len(ids):,} videos of {split} were found and open"
+                notes.append(f"{counted}; the others are listed in {report}.")
+        if rows and self.config.strict:
+            first = ", ".join(f"{video_id} ({reason})" for _, video_id, reason in rows[:3])
+            raise ValueError(
+                f"{self.TITLE}: {len(rows):,} videos are missing or do not open: {first}{', ...' * (len(rows) > 3)}; "
+                f"all are listed in {report}; add them to {self.config.videos!r}, or load with strict=False"
+            )
+        return paths
+
+    def _write_report(self, rows: list[tuple[str, str, str]]) -> Path:
+        """Write the report of missing and unreadable videos, with rows of (split, id, reason); return its path.
+
+        Rows of splits that are not loaded now are kept.
+        """
+        report = self._report_folder / f"{self.config.name}-videos.csv"
+        kept: list[list[str]] = []
+        if report.exists():
+            with open(report, encoding="utf-8", newline="") as file:
+                kept = [row for row in csv.reader(file) if row[0] in SPLITS and row[0] not in self.config.splits]
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([("split", "video_id", "reason"), *kept, *rows])
+        write_text(report, table.getvalue())
+        return report
+
+
+class AnnotatedBenchmark(TableBuilder):
     """
     Builder of a benchmark from annotation files. Each row is a video; see [`load_benchmark`].
 
@@ -82,10 +195,8 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             each other; or a video would be in two splits.
     """
 
-    VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = BenchmarkConfig
 
-    TITLE: ClassVar[str]
     ID_PATTERN: ClassVar[str]
     EXAMPLE: ClassVar[str]  # of a video id
     # Published number of videos and of captions (None: not compared) of each split.
@@ -103,20 +214,12 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
                 raise ValueError(f"{self.TITLE} needs `{name}`: the folder of its {name.removesuffix('s')} files")
         self.annotations = Annotations(annotations, self.TITLE, self.ID_PATTERN, self.EXAMPLE)
         self.video_files = VideoFiles(videos, self.annotations.file_names)
-        self._report_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
-        _refuse_unwritable(self._report_folder)
         lists = kwargs.get("lists", {})
         _check_lists(lists)  # The lists are read before the config is created.
         self.lists = {split: self.annotations.open(lists[split], split) for split in SPLITS if split in lists}
         # The table holds absolute paths, so that its hash includes the folder.
         inputs = (self.annotations.fingerprint, self.video_files.fingerprint, self.video_files.folder)
-        super().__init__(
-            cache_dir,
-            hash=hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16],
-            annotations=os.fspath(annotations),
-            videos=os.fspath(videos),
-            **kwargs,
-        )
+        super().__init__(cache_dir, inputs, annotations=os.fspath(annotations), videos=os.fspath(videos), **kwargs)
 
     # Methods for subclasses to override
 
@@ -155,10 +258,6 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
     def video_key(self, video_id: str) -> str:
         """Return a key that is equal for two ids of the same video."""
         return video_id
-
-    def segment_of(self, path: str) -> tuple[float | None, float | None]:
-        """Return the segment of a file to read, as start and end in seconds; (None, None): the whole file."""
-        return None, None
 
     # Ids and captions
 
@@ -230,40 +329,6 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
         """Return a likely cause of shared videos, as the end of a sentence."""
         return ""
 
-    # The table
-
-    def _info(self) -> datasets.DatasetInfo:
-        features = {
-            "video_id": datasets.Value("string"),
-            "video": datasets.Value("string"),
-            "captions": [datasets.Value("string")],
-            "start": datasets.Value("float64"),
-            "end": datasets.Value("float64"),
-        }
-        return datasets.DatasetInfo(features=datasets.Features(features))
-
-    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Build the table unless it is cached; warn about differences from the published benchmark."""
-        self._is_cached = True  # `_split_generators` resets it if the table is built now
-        super().download_and_prepare(*args, **kwargs)
-        if self._is_cached:  # The report may have been deleted, or list other videos.
-            missing = {
-                split: [row["video_id"] for row in rows.select_columns(["video_id", "video"]) if not row["video"]]
-                for split, rows in self.as_dataset().items()
-            }
-            found = {video_id: self.video_files.find(video_id) for ids in missing.values() for video_id in ids}
-            problems = find_unreadable([path for path in found.values() if path], progress=False)
-            self._write_report(
-                [
-                    (split, video_id, problems.get(path, "did not open") if (path := found[video_id]) else NO_FILE)
-                    for split, ids in missing.items()
-                    for video_id in ids
-                ]
-            )
-        _, _, notes = self.info.description.partition("\n")
-        if notes:
-            logger.warning(f"{self.TITLE}: {notes.replace(chr(10), ' ')}")
-
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         self._is_cached = False
         self._caption_files: dict[str, None] = {}
@@ -287,14 +352,6 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             datasets.SplitGenerator(split, gen_kwargs={"captions": captions[split], "paths": paths})
             for split in self.config.splits
         ]
-
-    def _generate_examples(
-        self, captions: dict[str, list[str]], paths: dict[str, str]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (video_id, of_video) in enumerate(captions.items()):
-            path = paths.get(video_id, "")
-            start, end = self.segment_of(path)
-            yield number, {"video_id": video_id, "video": path, "captions": of_video, "start": start, "end": end}
 
     def _clean_captions(self, split: str, found: SplitIds, notes: list[str]) -> dict[str, list[str]]:
         if found.repeated:
@@ -329,46 +386,11 @@ class AnnotatedBenchmark(datasets.GeneratorBasedBuilder):
             return f", which are those of {self.KNOWN_TEST[1]}"
         return ""
 
-    def _find_videos(self, splits: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
-        """Return the paths of the videos that open, by id; write the report of the other videos."""
-        found = {video_id: self.video_files.find(video_id) for ids in splits.values() for video_id in ids}
-        shows_progress = not datasets.are_progress_bars_disabled()
-        problems = find_unreadable([path for path in found.values() if path], progress=shows_progress)
-        paths = {video_id: path for video_id, path in found.items() if path and path not in problems}
-        rows = [
-            (split, video_id, problems.get(found[video_id] or "", NO_FILE))
-            for split, ids in splits.items()
-            for video_id in ids
-            if video_id not in paths
-        ]
-        report = self._write_report(rows)
-        for split, ids in splits.items():
-            num_found = sum(video_id in paths for video_id in ids)
-            if num_found < len(ids):
-                counted = f"{num_found:,} of {len(ids):,} videos of {split} were found and open"
-                notes.append(f"{counted}; the others are listed in {report}.")
-        if rows and self.config.strict:
-            first = ", ".join(f"{video_id} ({reason})" for _, video_id, reason in rows[:3])
-            raise ValueError(
-                f"{self.TITLE}: {len(rows):,} videos are missing or do not open: {first}{', ...' * (len(rows) > 3)}; "
-                f"all are listed in {report}; add them to {self.config.videos!r}, or load with strict=False"
-            )
-        return paths
 
-    def _write_report(self, rows: list[tuple[str, str, str]]) -> Path:
-        """Write the report of missing and unreadable videos, with rows of (split, id, reason); return its path.
-
-        Rows of splits that are not loaded now are kept.
-        """
-        report = self._report_folder / f"{self.config.name}-videos.csv"
-        kept: list[list[str]] = []
-        if report.exists():
-            with open(report, encoding="utf-8", newline="") as file:
-                kept = [row for row in csv.reader(file) if row[0] in SPLITS and row[0] not in self.config.splits]
-        table = io.StringIO(newline="")
-        csv.writer(table).writerows([("split", "video_id", "reason"), *kept, *rows])
-        write_text(report, table.getvalue())
-        return report
+def _check_splits(option: str, names: Iterable[str]) -> None:
+    """Raise a `ValueError` if the value of an option names something else than splits."""
+    if wrong := sorted(set(names) - set(SPLITS)):
+        raise ValueError(f"`{option}` names {wrong[0]!r}; the splits are {', '.join(SPLITS)}")
 
 
 def _check_lists(lists: Any) -> None:

@@ -63,7 +63,8 @@ def find_annotated_videos(
     for split, rows in builder.as_dataset().items():
         nothing = [None] * len(rows)
         starts, ends = (rows[column] if column in rows.column_names else nothing for column in ("start", "end"))
-        for video_id, path, start, end in zip(rows["video_id"], rows["video"], starts, ends, strict=True):
+        for row_id, path, start, end in zip(rows["video_id"], rows["video"], starts, ends, strict=True):
+            video_id = row_id.partition("#t=")[0]  # segments of one file are one video
             # A benchmark has no path for files that do not open: here they are checked too, to report the reason.
             source = path or files.find(video_id)
             video = annotated.setdefault(video_id, AnnotatedVideo(video_id, source and os.path.abspath(source)))

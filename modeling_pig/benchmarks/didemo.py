@@ -88,7 +88,7 @@ class Didemo(AnnotatedBenchmark):
                 notes.append(f"{split}: {counted} of frames, of which all are read.")
         return paths
 
-    def segment_of(self, path: str) -> tuple[float | None, float | None]:
+    def segment_of(self, video_id: str, path: str) -> tuple[float | None, float | None]:
         # A folder of frames has no frame rate, so that a time in seconds cannot be found in it.
         return (None, None) if os.path.isdir(path) else (0.0, CLIP_SECONDS)
 

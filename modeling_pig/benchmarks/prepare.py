@@ -276,10 +276,10 @@ def _prepare_video(
 
 def _reencode(source: str, video_id: str, settings: EncodingSettings, output: str) -> str:
     """Re-encode a video file or a folder of frames; return the path of the result relative to `output`."""
-    if video_id.startswith(".") or os.path.basename(video_id) != video_id:
+    if os.path.isabs(video_id) or any(part.startswith(".") or not part for part in video_id.split("/")):
         raise VideoDecodingError(source, f"the id {video_id!r} cannot be the name of a file")
-    os.makedirs(os.path.join(output, "videos"), exist_ok=True)
     path = os.path.join("videos", video_id)
+    os.makedirs(os.path.join(output, os.path.dirname(path)), exist_ok=True)
     if os.path.isdir(source):
         shrink_frames(source, os.path.join(output, path), settings.short_side)
         return path
@@ -319,7 +319,7 @@ def _ensure_apart(output: str, videos: str) -> None:
 
 def _remove_partial_videos(output: str) -> None:
     """Remove the unfinished videos of a killed run."""
-    for path in Path(output, "videos").glob(f".*{PARTIAL_SUFFIX}"):
+    for path in list(Path(output, "videos").rglob(f".*{PARTIAL_SUFFIX}")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -127,10 +127,10 @@ def evaluate(
         )
         benchmark = load_data(data)
         if split not in benchmark:
-            raise ValueError(f"{data.benchmark} has no split {split}: give one of {', '.join(benchmark)}.")
+            raise ValueError(f"{data.title} has no split {split}: give one of {', '.join(benchmark)}.")
         if qb_norm and bank is None:
             if "train" not in benchmark:
-                raise ValueError(f"{data.benchmark} has no split train for --qb-norm: load it, or give --querybank.")
+                raise ValueError(f"{data.title} has no split train for --qb-norm: load it, or give --querybank.")
             bank = [caption for captions in benchmark["train"]["captions"] for caption in captions]
         rows = benchmark[split]
         evaluation = evaluate_model(

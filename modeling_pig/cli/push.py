@@ -62,8 +62,8 @@ def push_model(
 @push.command("benchmark")
 def push_benchmark(
     benchmark: Annotated[str, typer.Argument(help="Name of the benchmark, such as msvd.")],
-    videos: Annotated[Path, typer.Option(help="Folder of the videos.")],
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the annotation files.")] = None,
+    videos: Annotated[str, typer.Option(help="Folder of the videos.")],
+    annotations: Annotated[str | None, typer.Option(help="Folder of the annotation files.")] = None,
     option: YamlOption = None,
     with_videos: Annotated[
         bool, typer.Option("--with-videos", help="Put the bytes of the videos into the table.")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import modeling_pig
 
+from ..benchmarks import benchmark_title
 from ..encoding.encoder import Encoder
 from .records import DIRECTIONS, Evaluation, EvaluationRecord, MtebRecord, MtebResult
 
@@ -40,7 +41,7 @@ def result_record(
         ValueError: `recipe` lacks a field that [`EvaluationRecord`] requires.
     """
     fields = {
-        "benchmark": recipe["data"]["benchmark"],
+        "benchmark": benchmark_title(recipe["data"]),
         "options": recipe["data"]["options"],
         "split": split,
         "protocol": protocol,

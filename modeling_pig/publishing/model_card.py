@@ -11,6 +11,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from modeling_pig import PigForRetrieval
 
+from ..benchmarks import benchmark_title
 from ..evaluation.records import DIRECTIONS, EvaluationRecord, MtebRecord
 from ..evaluation.report import MTEB_RECALLS, mteb_rows
 from ..training.loop import recall_sum
@@ -98,7 +99,7 @@ def make_model_card(
     }
     data = ModelCardData(
         base_model=base_model,
-        datasets=[one_line(dataset or recipe["data"]["benchmark"])],
+        datasets=[one_line(dataset or benchmark_title(recipe["data"]))],
         eval_results=[
             *(_list_eval_results(test, dataset) if test else ()),
             *(_list_mteb_results(mteb) if mteb else ()),
@@ -183,7 +184,7 @@ def _list_facts(model: PigForRetrieval, base_model: str | None) -> list[list[str
 
 
 def _describe_origin(recipe: dict[str, Any], base_model: str | None) -> str:
-    benchmark = recipe["data"]["benchmark"]
+    benchmark = benchmark_title(recipe["data"])
     if recipe["model"]["init"] == "scratch":
         return f"The model was trained from random weights on {benchmark} only: it knows no other videos and words."
     start = base_model or "its initial checkpoint"

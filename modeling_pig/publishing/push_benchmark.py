@@ -123,7 +123,7 @@ def write_benchmark(
         ValueError: `output` holds other files or lies in a file; a video is a folder of frames although `with_videos`
             is set; or see [`load_benchmark`]. Nothing is written then.
     """
-    videos, output = Path(videos).expanduser(), Path(output).expanduser()
+    videos, output = os.path.expanduser(videos), Path(output).expanduser()
     taken = f"The output {output} is neither an empty folder nor this dataset: give another --output, or remove it."
     is_written = output.exists() and (not output.is_dir() or any(output.iterdir()))
     if is_written and not (output / "README.md").is_file():
@@ -166,7 +166,7 @@ def _features(rows: datasets.Dataset, with_videos: bool) -> datasets.Features:
     return datasets.Features({**rows.features, "video": video})
 
 
-def _write_split(rows: datasets.Dataset, split: str, folder: Path, videos: Path, with_videos: bool) -> None:
+def _write_split(rows: datasets.Dataset, split: str, folder: Path, videos: str, with_videos: bool) -> None:
     paths = [path for path in rows["video"] if path]
     num_shards = 1
     if with_videos:
@@ -179,7 +179,9 @@ def _write_split(rows: datasets.Dataset, split: str, folder: Path, videos: Path,
 
     def with_relative_path(row: dict[str, Any]) -> dict[str, Any]:
         path = row["video"]
-        file = Path(os.path.relpath(path, videos.absolute())).as_posix() if path else ""
+        file = Path(os.path.relpath(path, os.path.abspath(videos))).as_posix() if path else ""
+        if file.startswith("../"):  # of a data set, whose videos are in a cache
+            file = os.path.basename(path)
         if not with_videos:
             return {"video": file}
         return {"video": {"path": file, "bytes": Path(path).read_bytes()} if path else None}
@@ -241,7 +243,7 @@ def _make_card(
     ]
     if annotations is not None:
         root = Path(annotations).expanduser()
-        files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
+        files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()] or [Path(root.name)]
         shown = [path for path in files if not any(part.startswith(".") for part in path.parts)]
         lines.append(f"- From the annotation files {', '.join(escape(path.as_posix()) for path in shown)}")
     for split, ids in missing.items():

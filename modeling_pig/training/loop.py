@@ -28,16 +28,18 @@ from transformers import get_cosine_schedule_with_warmup
 
 from modeling_pig import PigForRetrieval
 
-from ..encoding.encoder import PigEncoder
+from ..encoding.encoder import Encoder, PigEncoder
 from ..encoding.loading import load_encoder
+from ..evaluation.compare import read_results
 from ..evaluation.evaluator import evaluate
-from ..evaluation.records import DIRECTIONS
+from ..evaluation.records import DIRECTIONS, Evaluation, EvaluationRecord
 from ..evaluation.report import print_evaluation, result_record
 from ..files import replace_file
 from ..visualization.ranks import draw_ranks
 from .checkpoint import Checkpoints, Progress
 from .data import FailureLog, GlobalBatchSampler, TrainingCollator, VideoTextDataset, normalise_frames
 from .frame_cache import FrameCache
+from .gain import describe_gain, start_name
 from .gradient_cache import cached_backward
 from .own_code import import_model_class, import_object, load_data
 from .recipe import Recipe
@@ -83,7 +85,11 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False) -> Validatio
         if recipe.evaluation.select == "last":
             return found[-1] if found else None
         return max(found, key=lambda metrics: recall_sum(metrics.text_to_video))
-    run = _Run(recipe, folder, resume)
+    try:
+        run = _Run(recipe, folder, resume)
+    except BaseException:
+        folder.remove_unused()
+        raise
     try:
         return run.train()
     finally:
@@ -124,12 +130,12 @@ class _Run:
         self.evaluated_split = "test" if select == "test" else "validation"
         if select != "last" and select not in self.benchmark:
             raise ValueError(
-                f"{data.benchmark} has no split {select}, and evaluation.select is {select}: load this split "
+                f"{data.title} has no split {select}, and evaluation.select is {select}: load this split "
                 "(data.options), or set evaluation.select to last or test."
             )
         if recipe.evaluation.test and "test" not in self.benchmark:
             raise ValueError(
-                f"{data.benchmark} has no split test, and evaluation.test is true: load this split (data.options), or "
+                f"{data.title} has no split test, and evaluation.test is true: load this split (data.options), or "
                 "set evaluation.test to false."
             )
         self._check_chunks()
@@ -140,7 +146,7 @@ class _Run:
         self.processor.video_processor.decoder = recipe.data.decoder
         self.config = model.config
         self.config.untrained = False  # the first model that is saved has been trained
-        self.config.selected_on = None if select == "last" else f"{data.benchmark}/{select}"
+        self.config.selected_on = None if select == "last" else f"{data.title}/{select}"
         self.loader = self._make_loader()
         self._prepare(model)
 
@@ -268,6 +274,7 @@ class _Run:
             ValueError: too many videos are unreadable, or too many steps in a row have no finite loss.
         """
         progress, recipe = self.progress, self.recipe
+        self._evaluate_start()
         bar = tqdm(
             total=self.total_steps,
             initial=progress.step,
@@ -285,6 +292,29 @@ class _Run:
                 self.checkpoints.save(progress)
         self._test()
         return None if progress.best is None else ValidationMetrics(**progress.best)
+
+    def _evaluate_start(self) -> None:
+        """Evaluate the model on the test split before the first step, unless its weights are random."""
+        name = start_name(vars(self.recipe.model))
+        asked = self.recipe.evaluation.test and self.recipe.evaluation.zero_shot
+        if not asked or name is None or self.progress.step or self.folder.zero_shot_file.exists():
+            return
+        model = self._unshard_model()
+        if self.accelerator.is_main_process:
+            tqdm.write("evaluating the start of the run on the test split (evaluation.zero_shot)")
+            encoder = PigEncoder(model, self.processor, name)
+            evaluation = evaluate(
+                encoder,
+                self.benchmark["test"],
+                batch_size=self.recipe.evaluation.batch_size,
+                max_text_tokens=self.recipe.data.max_text_tokens,
+            )
+            self.folder.write_zero_shot(self._record(evaluation, encoder), evaluation.details)
+        self.accelerator.wait_for_everyone()
+
+    def _record(self, evaluation: Evaluation, encoder: Encoder) -> EvaluationRecord:
+        protocol = self.benchmark["test"].info.description
+        return result_record(evaluation, encoder, "test", self.recipe.to_dict(), protocol)
 
     def _profile(self) -> AbstractContextManager[profile | None]:
         """Trace steps of the main process to the run folder, after one step of waiting and one of warming up."""
@@ -490,18 +520,21 @@ class _Run:
                 encoder = load_encoder(
                     folder, device=str(self.accelerator.device), dtype="float32", model_class=self._model_class
                 )
-                split = self.benchmark["test"]
                 evaluation = evaluate(
                     encoder,
-                    split,
+                    self.benchmark["test"],
                     batch_size=self.recipe.evaluation.batch_size,
                     max_text_tokens=self.recipe.data.max_text_tokens,
                     num_bootstrap=1000,
                 )
-                record = result_record(evaluation, encoder, "test", self.recipe.to_dict(), split.info.description)
+                record = self._record(evaluation, encoder)
                 self.folder.write_test(record, evaluation.details)
                 draw_ranks(record.to_dict(), self.folder.path / "ranks.png")
                 print_evaluation(record)
+                if self.folder.zero_shot_file.exists():
+                    results = map(read_results, (self.folder.zero_shot_file, self.folder.test_ranks_file))
+                    [start], [trained] = results
+                    print(describe_gain(start, trained))
             self.folder.finished_file.touch()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

@@ -12,6 +12,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..benchmarks import benchmark_title
 from ..files import write_text
 
 
@@ -43,6 +44,11 @@ class DataRecipe:
     frame_cache: str | None = None  # folder for decoded frames: only the first epoch decodes videos
     frame_cache_gigabytes: Annotated[float, Gt(0)] = 50.0
     max_unreadable_share: Share = 0.05  # share of training videos that may fail; a larger share ends the run
+
+    @property
+    def title(self) -> str:
+        """Name of the data, see [`benchmark_title`]."""
+        return benchmark_title(vars(self))
 
 
 @dataclass
@@ -147,7 +153,8 @@ class EvaluationRecipe:
     `validation`, or `test`, as published code does (records, results and model card say so). With `last`, the model
     of the last epoch is kept. `test` and `last` need no validation split.
 
-    The test split is evaluated at the end, with the kept model.
+    The test split is evaluated at the end, with the kept model; with `zero_shot`, also before the first step, with
+    the start of the run, so that the run can say what training gained. Random weights are not evaluated.
     """
 
     __pydantic_config__ = _STRICT_KEYS
@@ -157,6 +164,7 @@ class EvaluationRecipe:
     batch_size: Positive = 16
     patience: Positive | None = None  # evaluations without a better result that end a run
     test: bool = True
+    zero_shot: bool = True
 
 
 @dataclass

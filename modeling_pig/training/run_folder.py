@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 import modeling_pig
 from modeling_pig import PigForRetrieval, PigProcessor
 
+from ..evaluation.compare import RANKS_FILE
 from ..evaluation.details import EvaluationDetails, save_ranks
 from ..evaluation.records import EvaluationRecord
 from ..files import PARTIAL_SUFFIX, replace_file, replace_folder, restore_folder, write_text
@@ -37,6 +39,7 @@ FREE_TO_CHANGE = {
     "training.trackers",
     "training.checkpoint_every_steps",
     "evaluation.test",
+    "evaluation.zero_shot",
 }
 
 
@@ -52,6 +55,7 @@ class RunFolder:
     - `model/`: the model that `evaluation.select` keeps, with its processor.
     - `test.json` and `ranks.png`: evaluation on the test split.
     - `test_ranks.json`: the same evaluation with the rank of each query, for `pig compare`.
+    - `zero_shot_ranks.json`: evaluation of the start of the run in the same form.
     - `checkpoints/`: states to resume from, see [`Checkpoints`].
     - `profile.json`: trace of the first steps, if `training.profile_steps` is set.
     - `nonfinite/`: videos of batches without a finite loss.
@@ -66,6 +70,10 @@ class RunFolder:
         self.unreadable_file = self.path / "unreadable.csv"
         self.profile_file = self.path / "profile.json"
         self.finished_file = self.path / ".finished"
+        self.test_ranks_file = self.path / RANKS_FILE
+        self.zero_shot_file = self.path / "zero_shot_ranks.json"
+        self._created: list[Path] = []  # folders
+        self._lock: IO | None = None
 
     def start(self, recipe: Recipe, resume: bool) -> None:
         """Check that a run can use the folder.
@@ -91,6 +99,7 @@ class RunFolder:
         Raises:
             ValueError: another process trains in the folder.
         """
+        self._created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -99,6 +108,17 @@ class RunFolder:
             raise ValueError(f"{self.path} is being trained by another process: wait for it, or stop it.") from error
         except OSError:  # some network file systems have no locks
             pass
+
+    def remove_unused(self) -> None:
+        """Remove the folder, and those above it that were created for it, if a run ended before it wrote anything."""
+        if self._lock is None:
+            return
+        self._lock.close()
+        if self.path.is_dir() and os.listdir(self.path) == [".lock"]:
+            (self.path / ".lock").unlink()
+            with suppress(OSError):  # another run is in a folder above
+                for folder in self._created:
+                    folder.rmdir()
 
     def restore_model(self) -> None:
         """Restore the best model if the process was killed while replacing it, and remove incomplete models."""
@@ -190,7 +210,11 @@ class RunFolder:
     def write_test(self, record: EvaluationRecord, details: EvaluationDetails) -> None:
         """Write `test.json` and `test_ranks.json`."""
         write_text(self.path / "test.json", json.dumps(record.to_dict(), indent=2) + "\n")
-        save_ranks(self.path / "test_ranks.json", record, details)
+        save_ranks(self.test_ranks_file, record, details)
+
+    def write_zero_shot(self, record: EvaluationRecord, details: EvaluationDetails) -> None:
+        """Write `zero_shot_ranks.json`."""
+        save_ranks(self.zero_shot_file, record, details)
 
 
 def is_evaluation(record: Mapping[str, Any]) -> bool:
