@@ -15,6 +15,7 @@ _EXPORTS = {
     "PigConfig": ".configuration_pig",
     "PigTextConfig": ".configuration_pig",
     "PigVisionConfig": ".configuration_pig",
+    "PigDataCollator": ".training.data_collator",
     "PigForRetrieval": ".modeling_pig",
     "PigPreTrainedModel": ".modeling_pig",
     "PigTextModel": ".modeling_pig",

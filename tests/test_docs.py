@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from modeling_pig.benchmarks.moving_shapes import make_scene
+from modeling_pig.benchmarks.moving_shapes import make_captions, make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video
 from tests.benchmark_stand_ins import write_msrvtt_1k
 from tests.hub_server import LocalHub
@@ -27,6 +27,7 @@ PAGES = [
     "docs/search.md",
     "docs/videos.md",
     "docs/models.md",
+    "docs/own_videos.md",
     "docs/train.md",
     "docs/reproduction.md",
     "docs/publish.md",
@@ -39,6 +40,8 @@ SMALL = " ".join(f"'{override}'" for override in tiny_run("data/moving_shapes", 
 # What a page says -> what runs here: less work, no GPU, no network.
 STAND_INS = {
     "training.epochs=12": SMALL,
+    "--recipe videofolder": "--recipe videofolder model.clip=tiny_clip 'model.overrides={num_frames: 2}' "
+    "training.batch_size=4 training.epochs=1 data.num_workers=0",
     "--recipe configuration/recipes/msrvtt_1k.yaml": "--recipe msrvtt_1k_tiny.yaml",
     "configuration/accelerate/multi_gpu.yaml": "configuration/accelerate/cpu.yaml",
     "ORIGINALS": "originals",
@@ -127,6 +130,13 @@ def workspace(model_folder, tmp_path) -> Path:
     images.save_pretrained(folder / "tiny_clip")
     (folder / "msrvtt_1k_tiny.yaml").write_text(MSRVTT_1K_TINY)
     shutil.copy(ROOT / "tests/golden/model_best.pt", folder)
+    own = folder / "data/own/videos"
+    own.mkdir(parents=True)
+    rows = ["file_name,caption"]
+    for index in range(12):
+        write_video(make_scene("test", index), own / f"{index}.mp4")
+        rows += [f'{index}.mp4,"{caption}"' for caption in make_captions("test", index)[:2]]
+    (own.parent / "captions.csv").write_text("\n".join(rows))
     programs = folder / "bin"
     programs.mkdir()
     for name, text in {"pip": PIP, "make": MAKE, "briefly": BRIEFLY}.items():

@@ -8,8 +8,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
+from transformers import Trainer, TrainingArguments
 
-from modeling_pig import PigForRetrieval
+from modeling_pig import PigDataCollator, PigForRetrieval
 from modeling_pig.benchmarks import load_benchmark
 from modeling_pig.benchmarks.moving_shapes import make_captions, make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video as draw_video
@@ -354,3 +356,30 @@ def test_prepare_and_push_benchmark(pig, drawn):
     again = load_benchmark("videofolder", videos="set", cache_dir="cache")
     assert {split: len(rows) for split, rows in again.items()} == {split: len(rows) for split, rows in splits.items()}
     assert np.sum([len(rows) for rows in again.values()]) == 40
+
+
+def test_transformers_trainer_trains_with_the_collator(drawn, make_model, processor, tmp_path):
+    """The loss falls on a few videos; a broken video is left out; evaluation gives a loss."""
+    rows = load_benchmark("videofolder", videos=drawn, annotations=drawn / "captions.csv", validation=4, test=4)
+    (drawn / "00.mp4").write_bytes(b"broken meanwhile")
+    torch.manual_seed(0)
+    arguments = TrainingArguments(
+        str(tmp_path / "run"),
+        remove_unused_columns=False,
+        per_device_train_batch_size=8,
+        max_steps=12,
+        learning_rate=1e-2,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=0,
+    )
+    model = make_model()
+    trainer = Trainer(model, arguments, PigDataCollator(processor), rows["train"], rows["validation"])
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert trainer.evaluate()["eval_loss"] > 0
+    trainer.save_model(str(tmp_path / "saved"))
+    assert PigForRetrieval.from_pretrained(tmp_path / "saved").config.projection_dim == model.config.projection_dim
