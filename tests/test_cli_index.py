@@ -149,6 +149,25 @@ def test_delete_removes_the_entries_of_files(pig, index, video_folder, tmp_path)
     assert len(stored_embeddings(index)) == 2
 
 
+def test_delete_by_pattern_condition_and_absence(pig, index, video_folder):
+    names = sorted(path.name for path in video_folder.iterdir())
+    status, output, _ = pig("delete", "videos/video_[01]*", "--index", index, "--dry-run")
+    assert (status, output.splitlines()[-1]) == (0, "would delete 2 files")
+    assert len(stored_embeddings(index)) == 5
+    assert_one_line_error(pig("delete", "none/*.mp4", "--index", index), "none/*.mp4 is not in the index")
+    assert_one_line_error(pig("delete", "--index", index), "Nothing to delete is named")
+    assert_one_line_error(pig("delete", "--index", index, "--where", "duration <"), "is not a valid condition")
+
+    (video_folder / names[0]).unlink()
+    status, output, _ = pig("delete", "--index", index, "--missing")
+    assert (status, output.splitlines()[0]) == (0, "deleted 1 entries of 1 files")
+    status, output, _ = pig("delete", "videos/*", "--index", index, "--where", f"name in ('{names[1]}', '{names[2]}')")
+    assert (status, output.splitlines()[0]) == (0, "deleted 2 entries of 2 files")
+    assert sorted(stored_embeddings(index)) == [str(video_folder / name) for name in names[3:]]
+    with pytest.raises(ValueError, match="does not hold 'videos/.*', a relative path: give absolute paths"):
+        VideoIndex(index).delete([f"videos/{names[3]}"])
+
+
 # failed files
 
 

@@ -55,6 +55,36 @@ def update(model_and_processor, index, folder):
     return run
 
 
+@pytest.mark.parametrize("by_hash", [False, True])
+def test_moved_files_keep_their_embeddings(update, index, folder, by_hash):
+    """Renamed, moved and moved with another time: only a file of other content is encoded."""
+    segmentation = Segmentation(1.0)
+    update(by_hash=by_hash, segmentation=segmentation)
+    first, second, third, *_ = sorted(folder.glob("*.mp4"))
+    before = {path.name: [found.embedding for found in index.get(str(path))] for path in (first, second, third)}
+    (folder / "other").mkdir()
+    first.rename(folder / "other/renamed.mp4")
+    second.rename(folder / "other" / second.name)
+    new_time = third.rename(folder / "touched.mp4")
+    os.utime(new_time, (1, 1))
+    report = update(by_hash=by_hash, segmentation=segmentation, prune=True)
+    assert (report.moved, report.new, report.removed) == ((3, 0, 0) if by_hash else (2, 1, 1))
+    for old, new in ((first, "other/renamed.mp4"), (second, f"other/{second.name}"), (third, "touched.mp4")):
+        found = index.get(str(folder / new))
+        assert len(found) == len(before[old.name]) > 1 and not index.get(str(old))
+        np.testing.assert_array_equal([entry.embedding for entry in found], before[old.name])
+        assert found[0].entry.modified == (folder / new).stat().st_mtime_ns
+    assert counts(update(by_hash=by_hash, prune=True)) == (0, 0, 5)
+
+
+def test_copies_are_no_moves(update, index, folder):
+    update(by_hash=True)
+    path = min(folder.glob("*.mp4"))
+    shutil.copy2(path, folder / "copy.mp4")
+    report = update(by_hash=True)
+    assert (report.moved, report.new, report.unchanged) == (0, 1, 5) and index.get(str(path))
+
+
 def counts(report: IndexingReport) -> tuple[int, int, int]:
     return report.new, report.changed, report.unchanged
 

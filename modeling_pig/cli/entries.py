@@ -1,6 +1,8 @@
 """`pig list` and `pig delete`: show and remove the files of an index."""
 
 import json
+import os
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,30 +41,70 @@ def list_files(
 
 
 def delete(
-    paths: Annotated[list[str], typer.Argument(help="Files to remove from the index. The files stay on the disk.")],
     index: IndexOption,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files to remove from the index, or patterns in quotes such as '/videos/2019/*'."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="Remove the files with an entry that meets a condition.")
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Remove the files that no longer exist. Mount all disks first.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files, and remove nothing.")] = False,
 ) -> None:
-    """Delete the entries of files from an index.
+    """Delete the entries of files from an index. The files stay on the disk.
 
-    The exit status is 0 if the index held all the files, 3 if it held some of them, and 1 if it held none of them.
+    In a pattern, * matches any characters, also /. With several of PATHS, --where and --missing, a file must be meant
+    by each of them. The exit status is 0 if the index held all that was named, 3 if it held some of it, and 1 if it
+    held none of it.
     """
     with one_line_errors():
-        from ..files import candidate_paths
         from ..stores.index import VideoIndex
+        from ..visualization.text import printable
 
+        if not (paths or where or missing):
+            raise ValueError("Nothing to delete is named: give paths, --where or --missing.")
         store = VideoIndex(index)
-        candidates = {path: candidate_paths(path) for path in paths}
-        entries = store.entries([candidate for found in candidates.values() for candidate in found]).entries
-        held = {entry.path for entry in entries}
-        missing = [path for path, found in candidates.items() if held.isdisjoint(found)]
-        for path in missing:
-            print_error(f"{path} is not in the index {index}: `pig list` prints its files")
-        if not held:
+        chosen = set(store.files(where))
+        unknown = []
+        if paths:
+            named: set[str] = set()
+            for path in paths:
+                found = _held_under(path, chosen)
+                named |= found
+                if not found:
+                    unknown.append(path)
+            chosen = named
+        if missing:
+            chosen = {path for path in chosen if not os.path.lexists(path)}
+        for path in unknown:
+            reason = f"is not in the index {index}" if where is None else f"is not in the index {index}, where {where}"
+            print_error(f"{path} {reason}: `pig list` prints its files")
+        if not chosen and unknown:
             raise typer.Exit(EXIT_ERROR)
-        typer.echo(f"deleted {store.delete(sorted(held))} entries of {len(held)} files")
-        print_contents(store, index)
-    if missing:
+        if dry_run:
+            for path in sorted(chosen):
+                typer.echo(printable(path))
+            typer.echo(f"would delete {len(chosen)} files")
+        else:
+            typer.echo(f"deleted {store.delete(sorted(chosen))} entries of {len(chosen)} files")
+            print_contents(store, index)
+    if unknown:
         raise typer.Exit(EXIT_WITH_FAILURES)
+
+
+def _held_under(path: str, held: set[str]) -> set[str]:
+    """Return the files of an index that a path or a pattern names, seen from the working directory."""
+    from ..files import candidate_paths
+
+    found = held.intersection(candidate_paths(path))
+    if not found and any(character in path for character in "*?["):
+        folder, pattern = os.path.split(os.path.abspath(path))
+        patterns = (f"{folder}/{pattern}", f"{os.path.realpath(folder)}/{pattern}")
+        found = {name for name in held if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return found
 
 
 def print_contents(store: "VideoIndex", index: str) -> None:

@@ -136,7 +136,7 @@ def index(
         )
         if report:
             _write_report(report, result.failures)
-        if not (result.new or result.changed or result.unchanged or result.interrupted):
+        if not (result.new or result.changed or result.unchanged or result.moved or result.interrupted):
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
         _print_result(result, world_size)
@@ -247,6 +247,7 @@ def _print_result(result: "IndexingReport", world_size: int) -> None:
     from ..retrieval.find_videos import describe_passed_over
 
     counts = f"{result.new} new, {result.changed} changed, {result.unchanged} unchanged"
+    counts += f", {result.moved} moved" if result.moved else ""
     share = f" (only the first of {world_size} processes)" if result.interrupted and world_size > 1 else ""
     typer.echo(f"indexed {counts}, {len(result.failures)} failed, {result.removed} removed{share}")
     if result.passed_over:

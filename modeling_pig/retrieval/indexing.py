@@ -34,6 +34,7 @@ class IndexingReport:
 
     Attributes:
         new, changed, unchanged (`int`): files encoded for the first time, encoded again, and not encoded.
+        moved (`int`): files that were moved or renamed, and keep their embeddings.
         removed (`int`): deleted files whose entries were removed from the index.
         deleted (`int`): deleted files whose entries are still in the index.
         failures (`list[VideoDecodingError]`): files that failed, with the reasons.
@@ -46,6 +47,7 @@ class IndexingReport:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    moved: int = 0
     removed: int = 0
     deleted: int = 0
     failures: list[VideoDecodingError] = field(default_factory=list)
@@ -67,6 +69,9 @@ def index_videos(
     progress: bool = False,
 ) -> IndexingReport:
     """Encode the videos that are not in an index or have changed, in bounded memory.
+
+    A file that was moved or renamed keeps its embeddings: a new file with the content of an indexed one that is gone.
+    The content is known by its hash, or, if the index holds none, by size and time.
 
     However a run ends, all files written so far stay in the index, and the next run encodes the others. If
     `torch.distributed` is initialised, each process encodes its share of the files and writes it into the same index;
@@ -102,6 +107,11 @@ def index_videos(
     try:
         outdated = _find_outdated(index, share, known, by_hash, progress)
         report.unchanged = len(share) - len(outdated)
+        moved = _find_moved([video for video in share if video.path not in known], known)
+        _move(index, known, moved)
+        report.moved = len(moved)
+        new_paths = set(moved.values())
+        outdated = [path for path in outdated if path not in new_paths]
         encoded = encode_files(
             encoder,
             outdated,
@@ -134,7 +144,8 @@ def index_videos(
         report.passed_over = found.passed_over
         report.kept = sum(failure.path in known for failure in report.failures)
         existing = {video.path for video in found.videos}
-        deleted = [path for path in known if path not in existing and found.covers(path)]
+        gone = set(known) if world_size == 1 else set(index.files())  # another process may have moved files
+        deleted = [path for path in gone - moved.keys() if path not in existing and found.covers(path)]
         _finish(index, deleted, prune, report)
     return report
 
@@ -177,6 +188,43 @@ def _find_outdated(
     if updates:
         _update_entries(index, known, updates)
     return outdated
+
+
+def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str, str]:
+    """Return the files that were moved: path in the index -> new path.
+
+    Size and time are read first; only files whose index holds a hash, and whose size fits, are hashed.
+    """
+    sizes = {video.size for video in new}
+    gone: dict[int, list[str]] = {}  # size -> paths in the index whose files are gone
+    for path, state in known.items():
+        if state.size is not None and state.size in sizes and not os.path.lexists(path):
+            gone.setdefault(state.size, []).append(path)
+    moved: dict[str, str] = {}
+    for video in new:
+        candidates = [path for path in gone.get(video.size, ()) if path not in moved]
+        content_hash = None
+        if any(known[path].content_hash for path in candidates):
+            content_hash = _hash_or_none(video.path)
+        for path in candidates:
+            if _is_same(known[path], video, content_hash or ""):
+                moved[path] = video.path
+                break
+    return moved
+
+
+def _move(index: VideoIndex, known: dict[str, FileState], moved: dict[str, str]) -> None:
+    """Write the entries of moved files under their new paths, then remove the old ones."""
+    paths = list(moved)
+    for start in range(0, len(paths), FILES_PER_WRITE):
+        old = paths[start : start + FILES_PER_WRITE]
+        batch = index.entries(old)
+        states = {path: os.stat(moved[path]) for path in old}
+        entries = [
+            replace(entry, path=moved[entry.path], modified=states[entry.path].st_mtime_ns) for entry in batch.entries
+        ]
+        index.upsert(entries, batch.embeddings, batch.context_embeds)
+        index.delete(old)
 
 
 def _update_entries(index: VideoIndex, known: dict[str, FileState], updates: dict[str, dict]) -> None:
@@ -298,7 +346,7 @@ def _gather(report: IndexingReport, problem: OSError | None) -> OSError | None:
     except RuntimeError as error:  # the connection is closed
         return problem or OSError(f"Another process has stopped ({str(error).splitlines()[0]})")
     for other, message in gathered[1:] if rank == 0 else []:
-        for name in ("new", "changed", "unchanged"):
+        for name in ("new", "changed", "unchanged", "moved"):
             setattr(report, name, getattr(report, name) + getattr(other, name))
         report.failures += other.failures
         if message and problem is None:

@@ -237,12 +237,24 @@ class VideoIndex:
     def delete(self, paths: Sequence[str]) -> int:
         """Remove all entries of the files at `paths`. Files that are not in the index are ignored.
 
+        Args:
+            paths (`Sequence[str]`): paths as in the index. The index holds absolute paths; a relative path that it
+                does not hold is refused.
+
         Returns:
             `int`: number of removed entries.
 
         Raises:
+            ValueError: a relative path is not in the index.
             OSError: the index cannot be written.
         """
+        if relative := [path for path in paths if not os.path.isabs(path)]:
+            held = {entry.path for entry in self.entries(relative).entries}
+            if unknown := [path for path in relative if path not in held]:
+                raise ValueError(
+                    f"The index {self.uri} does not hold {unknown[0]!r}, a relative path: give absolute paths, such "
+                    f"as {os.path.abspath(unknown[0])!r}."
+                )
         return self._store.delete(paths) if paths else 0
 
     def search(
@@ -313,11 +325,20 @@ class VideoIndex:
         found = batch._replace(embeddings=batch.embeddings.astype(np.float32)).embedded()
         return sorted(found, key=lambda embedded: embedded.entry.start or 0.0)
 
-    def files(self) -> dict[str, FileState]:
-        """Return the state of each file in the index, by path. Reads no embeddings."""
+    def files(self, where: str | Condition | None = None) -> dict[str, FileState]:
+        """Return the state of each file in the index, by path. Reads no embeddings.
+
+        Args:
+            where (`str` or `Condition`, *optional*): only entries that meet this condition, see [`search`].
+
+        Raises:
+            ValueError: `where` is not a valid condition.
+            OSError: the index cannot be read.
+        """
         names = ["path", "size", "modified", "content_hash"]
+        condition = parse_where(where) if isinstance(where, str) else where
         states: dict[str, FileState] = {}
-        for batch in self._store.scan(names, 100_000):
+        for batch in self._store.scan(names, 100_000, condition):
             for path, size, modified, content_hash in zip(*(batch[name].to_pylist() for name in names), strict=True):
                 known = states.get(path)
                 if known is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .conditions import Condition
+from .conditions import Condition, to_sql
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
 from .records import IndexInfo, row_schema
 from .video_store import RESULT_COLUMNS, RankedRows
@@ -152,9 +152,12 @@ class LanceStore:
         with self._one_line_errors("read"):
             return self._table.search().where(_has_path(paths)).to_arrow()
 
-    def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
+    def scan(
+        self, columns: Sequence[str], batch_size: int, where: Condition | None = None
+    ) -> Iterator["pa.RecordBatch"]:
         with self._one_line_errors("read"):
-            yield from self._table.search().select(list(columns)).to_batches(batch_size)
+            query = self._table.search() if where is None else self._table.search().where(to_sql(where))
+            yield from query.select(list(columns)).to_batches(batch_size)
 
     def search(
         self,

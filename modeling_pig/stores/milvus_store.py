@@ -114,9 +114,11 @@ class MilvusStore:
         with self._one_line_errors("read"):
             return self._to_table(list(self._select("path", paths, self._schema.names)), self._schema.names)
 
-    def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
+    def scan(
+        self, columns: Sequence[str], batch_size: int, where: Condition | None = None
+    ) -> Iterator["pa.RecordBatch"]:
         with self._one_line_errors("read"):
-            for rows in self._pages(None, columns, batch_size):
+            for rows in self._pages(None if where is None else to_milvus(where), columns, batch_size):
                 yield from self._to_table(rows, columns).to_batches()
 
     def search(

@@ -55,8 +55,10 @@ class VideoStore(Protocol):
     def rows(self, paths: Sequence[str]) -> "pa.Table":
         """Return all rows of the files at `paths`, in any order."""
 
-    def scan(self, columns: Sequence[str], batch_size: int) -> Iterator["pa.RecordBatch"]:
-        """Yield `columns` of all rows, in batches of at most `batch_size` rows."""
+    def scan(
+        self, columns: Sequence[str], batch_size: int, where: "Condition | None" = None
+    ) -> Iterator["pa.RecordBatch"]:
+        """Yield `columns` of all rows that meet a condition, in batches of at most `batch_size` rows."""
 
     def search(
         self,
