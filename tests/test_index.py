@@ -113,7 +113,7 @@ def test_empty_index_returns_no_results(index):
     assert len(index) == 0
     assert index.search(random_embeddings(2)) == [[], []]
     assert index.search(np.empty((0, 8))) == []
-    assert (index.files(), index.get("a"), list(index.batches()), index.delete(["a"])) == ({}, [], [], 0)
+    assert (index.files(), index.get("a"), list(index.batches()), index.delete(["/a"])) == ({}, [], [], 0)
     index.upsert([], torch.empty(0, 8))
     index.optimize()
     assert len(index) == 0

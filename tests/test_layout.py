@@ -19,8 +19,8 @@ PACKAGES = {
     "benchmarks": set(),
     "visualization": {"encoding", "stores"},
     "retrieval": {"encoding", "stores"},
-    "evaluation": {"encoding", "visualization"},
-    "training": {"encoding", "evaluation", "visualization"},
+    "evaluation": {"encoding", "benchmarks", "visualization"},
+    "training": {"encoding", "benchmarks", "evaluation", "visualization"},
     "publishing": {"encoding", "stores", "retrieval", "benchmarks", "evaluation", "training", "visualization"},
     "app": {"encoding", "stores", "retrieval", "visualization"},
 }
