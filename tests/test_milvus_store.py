@@ -20,7 +20,7 @@ from modeling_pig.stores import milvus_store
 from modeling_pig.stores.index import VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
 
-from . import test_index
+from . import test_columns, test_index
 from .test_conditions import CONDITIONS, ROWS, find_paths_with_sqlite
 from .test_index import (
     FILES,
@@ -102,6 +102,10 @@ for _test in (
     test_index.test_batches_yield_all_entries,
     test_index.test_index_of_another_model_is_refused,
     test_index.test_drop_if_new_deletes_only_empty_indexes,
+    test_columns.test_columns_are_filtered_by_and_returned,
+    test_columns.test_values_change_without_new_embeddings,
+    test_columns.test_invalid_columns_change_nothing,
+    test_columns.test_columns_survive_export_and_import,
 ):
     globals()[_test.__name__] = _test
 

@@ -36,7 +36,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..encoding.video_segment import VideoSegment
-from ..stores.conditions import And, Condition, Not, Or, parse_where
+from ..stores.conditions import And, Condition, Not, Or
 from ..stores.index import SearchResult
 from .service import SearchService
 
@@ -286,7 +286,12 @@ class AppServer:
         if not where:
             return None
         try:
-            fields = set(_fields(parse_where(where)))
+            fields = {
+                field
+                for index in self.service.searcher.indexes
+                if (condition := index.parse_where(where)) is not None
+                for field in _fields(condition)
+            }
         except ValueError as error:
             raise _http_error(error) from error
         if self.is_public and "path" in fields:  # `like` would reveal the path letter by letter

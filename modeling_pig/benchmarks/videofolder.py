@@ -14,9 +14,10 @@ import datasets
 from datasets.exceptions import DatasetsError
 
 from ..files import hash_file, replace_file
+from ..tables import TABLE_SUFFIXES, Row, read_rows
 from . import benchmark_title
 from .builder import SPLITS, TableBuilder, TableConfig
-from .caption_tables import TABLE_SUFFIXES, CaptionedVideo, Columns, Row, join_captions, read_rows, split_named
+from .caption_tables import CaptionedVideo, Columns, join_captions, split_named
 from .video_files import VideoFiles
 
 

@@ -57,6 +57,18 @@ def index(
         bool, typer.Option("--hash", help="Detect changed files by content instead of size and time.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove deleted files from the index.")] = False,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="Table with a row per video (CSV, JSON, JSONL, Parquet): its columns can be filtered by."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TYPE",
+            help="Type of a column of --metadata: text, integer, float, bool, time or texts (in a CSV separated by "
+            ";). May be repeated.",
+        ),
+    ] = None,
     rerank_tokens: Annotated[
         bool,
         typer.Option(
@@ -95,6 +107,7 @@ def index(
                 from ..encoding.loading import load_encoder
                 from ..retrieval.find_videos import find_videos
                 from ..retrieval.indexing import index_videos
+                from ..retrieval.metadata import parse_types, read_metadata
                 from ..retrieval.segments import Segmentation
                 from ..video_torchcodec_pig import find_torchcodec
 
@@ -115,6 +128,11 @@ def index(
                     _warn(encoder, rerank_tokens)
                 info = _describe(encoder, rerank_tokens)
                 store = _open_index(index, info, rank, world_size)
+                kinds, values = {}, {}
+                if metadata:  # fail before the work if a value is not valid
+                    known = {video.path for video in found.videos} | set(store.files())
+                    types = parse_types(column or [])
+                    kinds, values = read_metadata(metadata, videos, known, store.columns, types)
                 result = index_videos(
                     encoder,
                     store,
@@ -136,6 +154,10 @@ def index(
         )
         if report:
             _write_report(report, result.failures)
+        if values and not result.interrupted:
+            held = store.files()
+            store.add_columns(kinds)
+            store.set_metadata({path: of_file for path, of_file in values.items() if path in held})
         if not (result.new or result.changed or result.unchanged or result.moved or result.interrupted):
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -170,7 +170,17 @@ def print_results(
 def print_json(ranked: RankedQueries, kind: str) -> None:
     """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters."""
     for query, results in ranked:
-        print(json.dumps({kind: query, "results": [asdict(result) for result in results]}))
+        print(json.dumps({kind: query, "results": [_to_record(asdict(result)) for result in results]}))
+
+
+def _to_record(result: dict[str, Any]) -> dict[str, Any]:
+    """Convert a result to plain data; without values of the owner's columns, it has no `metadata`."""
+    from ..stores.columns import describe_value
+
+    metadata = {name: describe_value(value) for name, value in result.pop("metadata").items()}
+    if "others" in result:
+        result["others"] = [_to_record(other) for other in result["others"]]
+    return {**result, "metadata": metadata} if metadata else result
 
 
 def write_csv(ranked: RankedQueries, output: Path) -> None:
@@ -179,13 +189,18 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     Values are written unchanged, for programs. A spreadsheet may take a query that starts with = for a formula; paths
     are absolute and start with a slash.
     """
+    from ..stores.columns import describe_value
+
+    own = list(dict.fromkeys(name for _, results in ranked for result in results for name in result.metadata))
     stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration"])
+        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
-                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration])
+                values = (describe_value(r.metadata.get(name)) for name in own)
+                cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
+                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *cells])
 
 
 def _with_segments(results: "Sequence[SearchResult]") -> "Iterator[tuple[int, SearchResult]]":

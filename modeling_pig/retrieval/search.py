@@ -5,7 +5,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
@@ -17,7 +17,7 @@ from ..encoding.model_files import PIG_MODELS, check_model_name, model_fingerpri
 from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
-from ..stores.conditions import And, Comparison, Condition, parse_where
+from ..stores.conditions import And, Comparison, Condition
 from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
 from .segments import Segmentation
 
@@ -49,7 +49,6 @@ class SearchOptions:
             default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
 
     Attributes:
-        condition (`Condition`, *optional*): `where`, parsed.
 
     Raises:
         ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, or `rerank` is
@@ -61,7 +60,6 @@ class SearchOptions:
     min_score: float | None = None
     group: bool = False
     rerank: int | None = None
-    condition: Condition | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
@@ -70,8 +68,6 @@ class SearchOptions:
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
         if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
             raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
-        condition = parse_where(self.where) if isinstance(self.where, str) else self.where
-        object.__setattr__(self, "condition", condition)  # the class is frozen
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -192,6 +188,7 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
+        self._conditions(checked)  # before the model is loaded
         embeddings = self.text_encoder([queries] if isinstance(queries, str) else queries)
         ranked = self.search_embeddings(embeddings, checked)
         return ranked[0] if isinstance(queries, str) else ranked
@@ -216,6 +213,7 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
+        self._conditions(checked)
         path = os.fspath(video)
         if stored := self._find_stored(path):
             embeddings, exclude = np.stack([found.embedding for found in stored]), stored[0].entry.path
@@ -259,15 +257,22 @@ class VideoSearcher:
             options = replace(options, rerank=min(max(options.k, RERANKED_BY_DEFAULT), MAX_FETCHED))
         if options.rerank is not None:
             return [self._search_and_rerank(query, options.rerank, options) for query in query_embeddings]
-        condition = _exclude(options.condition, exclude)
+        conditions = self._conditions(options, exclude)
         fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
         while True:
-            by_index = [index.search(query_embeddings, fetch, condition) for index in self.indexes]
+            by_index = [
+                index.search(query_embeddings, fetch, condition)
+                for index, condition in zip(self.indexes, conditions, strict=True)
+            ]
             by_query = [list(chain(*by_index))] if merge_queries else list(zip(*by_index, strict=True))
             ranked = [_rank(lists, fetch, options) for lists in by_query]
             if fetch == max_fetch or all(is_complete for _, is_complete in ranked):
                 return [results for results, _ in ranked]
             fetch = min(4 * fetch, max_fetch)
+
+    def _conditions(self, options: SearchOptions, exclude: str | None = None) -> list[Condition | None]:
+        """Return the condition of each index, which may have columns that the others lack."""
+        return [_exclude(index.parse_where(options.where), exclude) for index in self.indexes]
 
     @cached_property
     def is_single_tower(self) -> bool:
@@ -283,10 +288,8 @@ class VideoSearcher:
             self._reranker = Reranker(self.name)
         context_of = {
             (result.path, result.start, result.end): (result, context)
-            for index in self.indexes
-            for result, context in zip(
-                *index.search_with_context(query_embedding, count, options.condition), strict=True
-            )
+            for index, condition in zip(self.indexes, self._conditions(options), strict=True)
+            for result, context in zip(*index.search_with_context(query_embedding, count, condition), strict=True)
         }
         best = _merge(result for result, _ in context_of.values())[:count]
         results = []

@@ -7,7 +7,7 @@ No text of the user is pasted into a query: fields and operators come from fixed
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 # Types of fields, as error messages name the expected value.
 STRING, NUMBER, WHOLE, TIME = "a string in '...'", "a number", "a whole number", "a time, '2026-01-31 12:00'"
+TRUTH, STRINGS, INSTANT = "true or false", "has and a string in '...'", "a time such as '2026-01-31 12:00'"
 FIELDS = {
     "path": STRING,
     "name": STRING,
@@ -25,9 +26,28 @@ FIELDS = {
     "modified": TIME,
 }
 _COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
-_KEYWORDS = {"and", "or", "not", "in", "like", "between", "is", "null"}
+KEYWORDS = {"and", "or", "not", "in", "like", "between", "is", "null", "has", "true", "false"}
+# Types of the owner's columns, see `columns` -> types of fields.
+_COLUMN_TYPES = {
+    "text": STRING,
+    "integer": WHOLE,
+    "float": NUMBER,
+    "bool": TRUTH,
+    "time": INSTANT,
+    "texts": STRINGS,
+}
 _MAX_NESTING = 20  # the parsers of databases have a limit, too
 _MAX_LENGTH = 50_000  # characters; much longer conditions overflow the stack of LanceDB's parser
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A time of one of the owner's columns, in microseconds since 1970."""
+
+    microseconds: int
+
+
+Value = str | int | float | bool | Instant
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,7 @@ class Comparison:
 
     field: str
     operator: str
-    value: str | int | float
+    value: Value
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,15 @@ class In:
     """`field in (value, ...)`."""
 
     field: str
-    values: tuple[str | int | float, ...]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Has:
+    """`field has value`: a list of texts holds a text."""
+
+    field: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -83,10 +111,10 @@ class Or:
     conditions: tuple["Condition", ...]
 
 
-Condition = Comparison | Like | In | IsNull | Not | And | Or
+Condition = Comparison | Like | In | Has | IsNull | Not | And | Or
 
 
-def parse_where(text: str) -> Condition:
+def parse_where(text: str, columns: Mapping[str, str] | None = None) -> Condition:
     """Parse a condition on the entries of an index.
 
     Fields: `path`, `name` (of the file), `duration`, `start`, `end` (seconds), `size` (bytes), `modified` (local time,
@@ -94,8 +122,13 @@ def parse_where(text: str) -> Condition:
     any characters, `_` one character), `[not] in (..., ...)`, `[not] between ... and ...`, `is [not] null`; `and`,
     `or`, `not`, parentheses. Strings are enclosed in '...'; a quote in a string is written twice.
 
+    The owner's columns are fields too: texts, numbers, times (`published >= '2026-01-01'`), `true` and `false`
+    (`reviewed = true`), and lists of texts (`tags has 'sport'`).
+
     Args:
         text (`str`): condition, such as `"duration < 60 and path like '%holiday%'"`.
+        columns (`Mapping[str, str]`, *optional*): the owner's columns of the index, name -> type, see
+            `VideoIndex.columns`.
 
     Returns:
         `Condition`: syntax tree of the condition.
@@ -103,7 +136,7 @@ def parse_where(text: str) -> Condition:
     Raises:
         ValueError: the condition is not valid. The message names the column of the mistake, from 1.
     """
-    return _Parser(text).parse()
+    return _Parser(text, {name: _COLUMN_TYPES[kind] for name, kind in (columns or {}).items()}).parse()
 
 
 class _Token(NamedTuple):
@@ -121,8 +154,9 @@ _TOKEN = re.compile(
 class _Parser:
     """Recursive descent parser. Each `parse_*` method reads one construct and moves `self.token` behind it."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, own_fields: Mapping[str, str]):
         self.text = text
+        self.fields = {**FIELDS, **own_fields}
         if len(text) > _MAX_LENGTH:
             raise ValueError(f"The condition has {len(text)} characters: expected at most {_MAX_LENGTH}. Shorten it.")
         self.tokens = self._tokenize()
@@ -150,7 +184,7 @@ class _Parser:
                 yield _Token(kind, int(value) if is_whole else float(value), column)
             elif kind == "word":
                 word = value.lower()
-                yield _Token(word if word in _KEYWORDS else kind, word, column)
+                yield _Token(word if word in KEYWORDS else kind, word, column)
             elif kind == "symbol":
                 symbol = "!=" if value == "<>" else value
                 yield _Token(symbol, symbol, column)
@@ -207,7 +241,8 @@ class _Parser:
 
     def parse_predicate(self) -> Condition:
         field = self.parse_field()
-        if operator := self.accept(*_COMPARISONS):
+        is_list = self.fields[field] == STRINGS
+        if not is_list and (operator := self.accept(*_COMPARISONS)):
             return Comparison(field, operator.kind, self.parse_value(field))
         if self.accept("is"):
             is_negated = self.accept("not")
@@ -215,24 +250,33 @@ class _Parser:
             return Not(IsNull(field)) if is_negated else IsNull(field)
         is_negated = self.accept("not")
         condition = self.parse_like(field) or self.parse_in(field) or self.parse_between(field)
+        condition = condition or self.parse_has(field)
         if condition is None:
-            operators = "like, in or between"
-            self.fail_expecting(operators if is_negated else "= != < <= > >=, like, in, between, is or not")
+            operators = "has" if self.fields[field] == STRINGS else "like, in or between"
+            if not is_negated:
+                is_list = self.fields[field] == STRINGS
+                operators = "has, is or not" if is_list else "= != < <= > >=, like, in, between, is or not"
+            self.fail_expecting(operators)
         return Not(condition) if is_negated else condition
 
     def parse_field(self) -> str:
-        expected = "a field: " + ", ".join(FIELDS)
-        if self.token.kind == "word" and self.token.value not in FIELDS:
+        expected = "a field: " + ", ".join(self.fields)
+        if self.token.kind == "word" and self.token.value not in self.fields:
             self.fail_expecting(expected)
         return self.expect("word", expected).value
 
     def parse_like(self, field: str) -> Condition | None:
-        if self.token.kind == "like" and FIELDS[field] != STRING:
-            self.fail(self.token.column, f"like is for path and name, not for {field}")
+        if self.token.kind == "like" and self.fields[field] != STRING:
+            self.fail(self.token.column, f"like is for path, name and columns of text, not for {field}")
         return Like(field, self.expect("string", STRING).value) if self.accept("like") else None
 
+    def parse_has(self, field: str) -> Condition | None:
+        if self.token.kind == "has" and self.fields[field] != STRINGS:
+            self.fail(self.token.column, f"has is for lists of texts, not for {field}")
+        return Has(field, self.expect("string", STRING).value) if self.accept("has") else None
+
     def parse_in(self, field: str) -> Condition | None:
-        if not self.accept("in"):
+        if self.fields[field] == STRINGS or not self.accept("in"):
             return None
         self.expect("(", "an opening parenthesis")
         values = [self.parse_value(field)]
@@ -242,26 +286,35 @@ class _Parser:
         return In(field, tuple(values))
 
     def parse_between(self, field: str) -> Condition | None:
-        if not self.accept("between"):
+        if self.fields[field] == STRINGS or not self.accept("between"):
             return None
         low = self.parse_value(field)
         self.expect("and", "and")
         return And((Comparison(field, ">=", low), Comparison(field, "<=", self.parse_value(field))))
 
-    def parse_value(self, field: str) -> str | int | float:
-        expected = FIELDS[field]
+    def parse_value(self, field: str) -> Value:
+        expected = self.fields[field]
         token = self.token
-        value = _convert_value(token.value, expected) if token.kind in ("string", "number") else None
+        value: Value | None = None
+        if expected == TRUTH:
+            value = {"true": True, "false": False}.get(token.kind)
+        elif token.kind in ("string", "number"):
+            value = _convert_value(token.value, expected)
         if value is None:
             self.fail_expecting(f"{expected} for {field}")
         self.accept(token.kind)
         return value
 
 
-def _convert_value(value: str | int | float, expected: str) -> str | int | float | None:
+def _convert_value(value: str | int | float, expected: str) -> Value | None:
     """Convert a value to the type of a field; return `None` if the value has another type or is out of range."""
     if expected == STRING:
         return value if isinstance(value, str) else None
+    if expected == INSTANT:
+        try:
+            return Instant(round(datetime.fromisoformat(str(value)).timestamp() * 1e6))
+        except (ValueError, OverflowError, OSError):
+            return None
     if expected == TIME and isinstance(value, str):
         try:
             value = int(datetime.fromisoformat(value).timestamp()) * 10**9
@@ -276,6 +329,8 @@ def _convert_value(value: str | int | float, expected: str) -> str | int | float
 
 class _Dialect(NamedTuple):
     equal: str
+    instant: str  # a time around {}
+    has: str  # a list around {0} that holds {1}
     list_format: str  # brackets of a list around {}
     field: Callable[[str], str]
     string: Callable[[str], str]
@@ -284,12 +339,14 @@ class _Dialect(NamedTuple):
 
 def to_sql(condition: Condition) -> str:
     """Render a condition in LanceDB's SQL."""
-    return _render(condition, _Dialect("=", "({})", "`{}`".format, _sql_string))
+    dialect = _Dialect("=", "to_timestamp_micros({})", "array_has({}, {})", "({})", "`{}`".format, _sql_string)
+    return _render(condition, dialect)
 
 
 def to_milvus(condition: Condition) -> str:
     """Render a condition in Milvus' expression language."""
-    return _render(condition, _Dialect("==", "[{}]", str, milvus_string, null_not_in_list=True))
+    dialect = _Dialect("==", "{}", "array_contains({}, {})", "[{}]", str, milvus_string, null_not_in_list=True)
+    return _render(condition, dialect)
 
 
 def _sql_string(value: str) -> str:
@@ -305,7 +362,11 @@ def milvus_string(value: str) -> str:
 
 
 def _render(condition: Condition, dialect: _Dialect) -> str:
-    def literal(value: str | int | float) -> str:
+    def literal(value: Value) -> str:
+        if isinstance(value, Instant):
+            return dialect.instant.format(value.microseconds)
+        if isinstance(value, bool):
+            return str(value).lower()
         return dialect.string(value) if isinstance(value, str) else repr(value)
 
     match condition:
@@ -315,9 +376,11 @@ def _render(condition: Condition, dialect: _Dialect) -> str:
             return f"{dialect.field(field)} like {literal(pattern)}"
         case In(field, values):
             rendered = f"{dialect.field(field)} in {dialect.list_format.format(', '.join(map(literal, values)))}"
-            if dialect.null_not_in_list and FIELDS.get(field, STRING) != STRING:
+            if dialect.null_not_in_list and not isinstance(values[0], str):
                 rendered += f" or ({field} is null and {field} == 0)"  # null if the field is null, otherwise false
             return rendered
+        case Has(field, value):
+            return dialect.has.format(dialect.field(field), literal(value))
         case IsNull(field):
             return f"{dialect.field(field)} is null"
         case Not(negated):
@@ -329,10 +392,13 @@ def _render(condition: Condition, dialect: _Dialect) -> str:
 
 __all__ = [
     "FIELDS",
+    "KEYWORDS",
     "And",
     "Comparison",
     "Condition",
+    "Has",
     "In",
+    "Instant",
     "IsNull",
     "Like",
     "Not",

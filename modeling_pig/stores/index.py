@@ -9,7 +9,7 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,8 @@ import numpy as np
 
 from modeling_pig import __version__
 
-from .conditions import Condition, parse_where
+from .columns import check_columns, convert, infer_type
+from .conditions import Condition, In, parse_where
 from .records import (
     CONTEXT_COLUMN,
     ENTRY_COLUMNS,
@@ -28,6 +29,7 @@ from .records import (
     IndexInfo,
     VideoEntry,
     make_rows,
+    make_update,
     read_context,
     read_embeddings,
     read_entries,
@@ -39,6 +41,9 @@ from .video_store import RESULT_COLUMNS, VideoStore
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+
+
+_FILES_PER_UPDATE = 1000  # whose metadata are read and written at a time
 
 
 class EmbeddedEntry(NamedTuple):
@@ -98,6 +103,7 @@ class SearchResult:
         duration (`float`, *optional*): duration of the file in seconds.
         start (`float`, *optional*): start of the segment in seconds; `None` for a whole file.
         end (`float`, *optional*): end of the segment in seconds; `None` for a whole file.
+        metadata (`Mapping[str, Any]`): values of the owner's columns that are known; times in UTC.
     """
 
     rank: int
@@ -106,6 +112,7 @@ class SearchResult:
     duration: float | None
     start: float | None = None
     end: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class VideoIndex:
@@ -148,7 +155,6 @@ class VideoIndex:
         self._store = _open_store(self.uri, new_info)
         self.is_new = self._store.is_new
         self.info = self._store.info
-        self._schema = row_schema(self.info.embedding_dim, self.info.storage, self.info.num_context_tokens)
         if info is not None:
             self.refuse_other_model(info)
 
@@ -174,6 +180,74 @@ class VideoIndex:
         """Current search method: `{"method": "exact"}`, or name, parameters and measured recall of the ANN index."""
         return self._store.search_method
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The owner's columns, name -> type: "text", "integer", "float", "bool", "time" or "texts"."""
+        return self._store.columns
+
+    def add_columns(self, columns: Mapping[str, str]) -> None:
+        """Add columns of one's own, without values: [`set_metadata`] and [`upsert`] write them.
+
+        Args:
+            columns (`Mapping[str, str]`): name -> type, see [`columns`]. A column that exists with this type stays.
+
+        Raises:
+            ValueError: a name is not valid or reserved, a type is unknown, or a column exists with another type.
+            OSError: the index cannot be written.
+        """
+        check_columns(columns)
+        known = self.columns
+        for name, kind in columns.items():
+            if known.get(name, kind) != kind:
+                raise ValueError(f"The index {self.uri} has the column {name} of type {known[name]}, not {kind}.")
+        if new := {name: kind for name, kind in columns.items() if name not in known}:
+            self._store.add_columns(new)
+
+    def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set values of the owner's columns, without encoding videos again.
+
+        Args:
+            metadata (`Mapping[str, Mapping[str, Any]]`): path in the index -> values by column. A new column is added
+                with the type of its values. Columns that are not named keep their values; `None` removes a value.
+
+        Raises:
+            ValueError: the index does not hold a path; a column or a value is not valid.
+            OSError: the index cannot be written.
+        """
+        converted = self._convert_metadata(metadata)
+        paths = list(metadata)
+        for start in range(0, len(paths), _FILES_PER_UPDATE):
+            part = paths[start : start + _FILES_PER_UPDATE]
+            own = self.columns
+            rows = self._rows_of(part, ["key", "path", *own])
+            if missing := sorted(set(part) - set(rows["path"].to_pylist())):
+                raise ValueError(f"The index {self.uri} does not hold {missing[0]!r}: index the file first.")
+            records = [{**row, **converted[row["path"]]} for row in rows.to_pylist()]
+            self._store.update(make_update(records, own))
+
+    def _convert_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the values in the types of their columns; add the columns that are new."""
+        known, values = self.columns, {}
+        for of_file in metadata.values():
+            for name, value in of_file.items():
+                if name not in known:
+                    values.setdefault(name, []).append(value)
+        new = {name: infer_type(found) for name, found in values.items()}
+        check_columns(new)
+        kinds = known | new
+        converted = {
+            path: {name: convert(value, kinds[name], f"{path}: {name}") for name, value in of_file.items()}
+            for path, of_file in metadata.items()
+        }
+        self.add_columns(new)
+        return converted
+
+    def _rows_of(self, paths: Sequence[str], columns: Sequence[str]) -> "pa.Table":
+        import pyarrow as pa
+
+        batches = list(self._store.scan(columns, 10_000, In("path", tuple(paths))))
+        return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
+
     def __len__(self) -> int:
         """Return the number of entries."""
         return self._store.count()
@@ -183,6 +257,7 @@ class VideoIndex:
         entries: Sequence[VideoEntry],
         embeddings: "torch.Tensor | np.ndarray",
         context_embeds: "torch.Tensor | np.ndarray | None" = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Add entries and remove all other entries of the same files.
 
@@ -194,11 +269,14 @@ class VideoIndex:
             embeddings (`torch.Tensor` or `np.ndarray` of shape `(N, D)`): normalised embeddings.
             context_embeds (`torch.Tensor` or `np.ndarray` of shape `(N, S, D)`, *optional*): context tokens, if the
                 index stores them (`info.num_context_tokens`). They are stored in float16.
+            metadata (`Sequence[Mapping[str, Any]]`, *optional*): values of the owner's columns of each entry; a new
+                column is added with the type of its values. By default those of the entries; the index keeps the
+                values that it holds for a file whose entries have none.
 
         Raises:
             ValueError: embeddings or context tokens have another shape or are not finite; embeddings are not
                 normalised; context tokens are missing, or not stored; an entry occurs twice; a path is not valid
-                Unicode.
+                Unicode; a column or a value of the metadata is not valid.
             OSError: the index cannot be written; it is unchanged.
         """
         values = self._check_shape(embeddings, len(entries))
@@ -206,8 +284,26 @@ class VideoIndex:
         if not np.all(np.abs(np.linalg.norm(values, axis=1) - 1) < 1e-3):
             raise ValueError("Embeddings must be finite and normalised (length 1): use torch.nn.functional.normalize.")
         context = self._check_context(context_embeds, len(entries))
+        if metadata is not None:
+            if len(metadata) != len(entries):
+                raise ValueError(f"Expected metadata of {len(entries)} entries, found {len(metadata)}.")
+            entries = [replace(entry, metadata=of_entry) for entry, of_entry in zip(entries, metadata, strict=True)]
         if entries:
-            self._store.upsert(make_rows(entries, values, self._schema, context))
+            entries = self._with_metadata(entries)
+            schema = row_schema(self.info.embedding_dim, self.info.storage, self.info.num_context_tokens, self.columns)
+            self._store.upsert(make_rows(entries, values, schema, context))
+
+    def _with_metadata(self, entries: Sequence[VideoEntry]) -> Sequence[VideoEntry]:
+        """Convert the metadata of entries, and fill in what the index holds for files whose entries have none."""
+        given = {entry.path: entry.metadata for entry in entries if entry.metadata}
+        converted = self._convert_metadata(given) if given else {}
+        if not (own := self.columns):
+            return entries
+        silent = list(dict.fromkeys(entry.path for entry in entries if entry.metadata is None))
+        for start in range(0, len(silent), _FILES_PER_UPDATE):
+            for row in self._rows_of(silent[start : start + _FILES_PER_UPDATE], ["path", *own]).to_pylist():
+                converted[row.pop("path")] = row
+        return [replace(entry, metadata=converted.get(entry.path, {})) for entry in entries]
 
     def _check_context(self, context_embeds: "torch.Tensor | np.ndarray | None", count: int) -> np.ndarray | None:
         num_tokens = self.info.num_context_tokens
@@ -284,11 +380,19 @@ class VideoIndex:
         if (k := operator.index(k)) < 1:
             raise ValueError(f"k is {k}: expected 1 or more.")
         queries = self._check_queries(query_embeddings)
-        condition = parse_where(where) if isinstance(where, str) else where
+        condition = self.parse_where(where)
         if not len(queries):
             return []
         ranked = self._store.search(queries, k, condition)
         return [_make_results(*rows) for rows in ranked]
+
+    def parse_where(self, where: str | Condition | None) -> Condition | None:
+        """Parse a condition on the entries of this index, with the owner's columns, see [`parse_where`].
+
+        Raises:
+            ValueError: the condition is not valid.
+        """
+        return parse_where(where, self.columns) if isinstance(where, str) else where
 
     def _check_queries(self, query_embeddings: "torch.Tensor | np.ndarray") -> np.ndarray:
         """Return query embeddings with length 1, float32."""
@@ -313,8 +417,7 @@ class VideoIndex:
                 f"The index {self.uri} stores no context tokens to re-rank by: build an index with them: "
                 f"pig index FOLDER --model {self.info.model} --index NEW --rerank-tokens"
             )
-        columns = [*RESULT_COLUMNS, CONTEXT_COLUMN]
-        (ranked,) = self._store.search(self._check_queries(query_embedding[None]), k, where, columns)
+        (ranked,) = self._store.search(self._check_queries(query_embedding[None]), k, where, with_context=True)
         context = read_context(ranked.rows, self.info.embedding_dim)
         assert context is not None
         return ContextResults(_make_results(ranked.scores, ranked.rows.drop_columns([CONTEXT_COLUMN])), context)
@@ -336,7 +439,7 @@ class VideoIndex:
             OSError: the index cannot be read.
         """
         names = ["path", "size", "modified", "content_hash"]
-        condition = parse_where(where) if isinstance(where, str) else where
+        condition = self.parse_where(where)
         states: dict[str, FileState] = {}
         for batch in self._store.scan(names, 100_000, condition):
             for path, size, modified, content_hash in zip(*(batch[name].to_pylist() for name in names), strict=True):
@@ -355,7 +458,7 @@ class VideoIndex:
 
     def batches(self, size: int = 10_000) -> Iterator[EntryBatch]:
         """Yield all entries of the index in batches of at most `size` entries."""
-        columns = [*ENTRY_COLUMNS, "embedding"]
+        columns = [*ENTRY_COLUMNS, "embedding", *self.columns]
         if self.info.num_context_tokens is not None:
             columns.append(CONTEXT_COLUMN)
         for rows in self._store.scan(columns, size):
@@ -399,7 +502,10 @@ def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
 def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
     columns = [rows[name].to_pylist() for name in ("path", "duration", "start", "end")]
     ranks = range(1, len(scores) + 1)
-    return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, strict=True)]
+    if not (own := [name for name in rows.column_names if name not in RESULT_COLUMNS]):
+        return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, strict=True)]
+    known = ({k: value for k, value in row.items() if value is not None} for row in rows.select(own).to_pylist())
+    return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, known, strict=True)]
 
 
 def upsert_whole_files(

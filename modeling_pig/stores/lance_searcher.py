@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .columns import columns_of
 from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
-from .records import read_embeddings
+from .records import CONTEXT_COLUMN, read_embeddings
 from .vectors import synthetic_queries
 from .video_store import RESULT_COLUMNS, RankedRows
 
@@ -48,7 +49,7 @@ class _HeldRows(NamedTuple):
     Args:
         blocks (`dict[int, Block]`): embeddings by fragment.
         ids (`np.ndarray`): row ids (N,).
-        results (`pa.Table`): `RESULT_COLUMNS` of the N rows.
+        results (`pa.Table`): `RESULT_COLUMNS` and the owner's columns of the N rows.
     """
 
     blocks: dict[int, Block]
@@ -92,12 +93,13 @@ class LanceSearcher:
         self._snapshot: _Snapshot | None = None
 
     def search(
-        self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None, columns: Sequence[str]
+        self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None, with_context: bool
     ) -> list[RankedRows]:
         """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
         condition = None if where is None else to_sql(where)
         with self._errors():
             _, table, held = self._take_snapshot(newest)
+            columns = [*_result_columns(table), *([CONTEXT_COLUMN] if with_context else [])]
             parameters = ann_parameters(table) if held is None else None
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
@@ -107,7 +109,7 @@ class LanceSearcher:
             results = search_blockwise(self._scan(table, condition), query_embeddings, k)
         else:
             results = search_exactly(list(held.blocks.values()), query_embeddings, k, allowed)
-            if list(columns) == RESULT_COLUMNS:  # LanceDB takes 3 ms to read them
+            if not with_context:  # LanceDB takes 3 ms to read the results
                 return _rank_rows(held.ids, held.results, results, k)
         with self._errors():
             return _read_rows(table, results, k, columns)
@@ -157,6 +159,9 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     """
     import pyarrow as pa
 
+    columns = _result_columns(table)
+    if known is not None and known.results.column_names != columns:
+        known = None  # the owner has added a column
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
     fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
     blocks, missing, results = {}, {}, []
@@ -173,16 +178,20 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     if missing:
         query = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
         read = []
-        for batch in query.select([_COLUMN, *RESULT_COLUMNS]).with_row_id(True).to_batches(8192):
+        for batch in query.select([_COLUMN, *columns]).with_row_id(True).to_batches(8192):
             row_ids, embeddings = batch["_rowid"].to_numpy(), read_embeddings(batch)
             read.append(batch.drop_columns([_COLUMN]))
             for fragment in missing.keys() & np.unique(row_ids >> 32).tolist():
                 block, rows = missing[fragment], np.flatnonzero(row_ids >> 32 == fragment)
                 block.embeddings[np.searchsorted(block.ids, row_ids[rows])] = embeddings[rows]
-        results.append(pa.Table.from_batches(read).sort_by("_rowid").select(RESULT_COLUMNS))
+        results.append(pa.Table.from_batches(read).sort_by("_rowid").select(columns))
     if not results:
-        results.append(table.schema.empty_table().select(RESULT_COLUMNS))
+        results.append(table.schema.empty_table().select(columns))
     return _HeldRows(blocks | missing, ids, pa.concat_tables(results).combine_chunks())
+
+
+def _result_columns(table: Any) -> list[str]:
+    return [*RESULT_COLUMNS, *columns_of(table.schema)]
 
 
 def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:

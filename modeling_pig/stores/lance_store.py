@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
 from .records import IndexInfo, row_schema
-from .video_store import RESULT_COLUMNS, RankedRows
+from .video_store import RankedRows
 
 
 if TYPE_CHECKING:
@@ -98,6 +99,28 @@ class LanceStore:
             is_exact = self._table.count_rows() <= EXACT_UP_TO
             return {"method": "exact"} if is_exact else ann_parameters(self._table) or {"method": "exact"}
 
+    @property
+    def columns(self) -> dict[str, str]:
+        with self._one_line_errors("read"):
+            return columns_of(self._table.schema)
+
+    def add_columns(self, columns: Mapping[str, str]) -> None:
+        import pyarrow as pa
+
+        def add() -> None:
+            new = {name: kind for name, kind in columns.items() if name not in columns_of(self._table.schema)}
+            if new:
+                self._table.add_columns(pa.schema(arrow_fields(new)))
+
+        with self._one_line_errors("written"):
+            self._retry_conflicts(add)
+
+    def update(self, rows: "pa.Table") -> None:
+        with self._one_line_errors("written"):
+            merge = self._table.merge_insert("key").when_matched_update_all()
+            self._retry_conflicts(lambda: merge.execute(rows))
+        self._compact_if_due()
+
     def count(self) -> int:
         with self._one_line_errors("read"):
             return self._table.count_rows()
@@ -164,9 +187,9 @@ class LanceStore:
         query_embeddings: np.ndarray,
         k: int,
         where: Condition | None,
-        columns: Sequence[str] = RESULT_COLUMNS,
+        with_context: bool = False,
     ) -> list[RankedRows]:
-        return self._searcher.search(self._table, query_embeddings, k, where, columns)
+        return self._searcher.search(self._table, query_embeddings, k, where, with_context)
 
     def optimize(self) -> None:
         with self._one_line_errors("written"):

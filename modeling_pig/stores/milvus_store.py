@@ -6,14 +6,16 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from .columns import columns_of
 from .conditions import Condition, In, milvus_string, to_milvus
 from .records import IndexInfo, read_embeddings, row_schema
 from .vectors import cosine_scores, synthetic_queries
@@ -28,7 +30,8 @@ TOKEN_VARIABLE = "MILVUS_TOKEN"
 # Milvus Lite, one core, 512 dimensions: with so many rows, exact search takes 87 ms per query and HNSW 16 ms.
 EXACT_UP_TO = 20_000
 
-_METADATA_KEY, _ANN_KEY = "pig", "pig.ann"  # properties of the collection
+_METADATA_KEY, _ANN_KEY, _COLUMNS_KEY = "pig", "pig.ann", "pig.columns"  # properties of the collection
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMN = "embedding"
 _HNSW = {"M": 16, "efConstruction": 200}
 _EF = 256  # candidates per search
@@ -78,7 +81,8 @@ class MilvusStore:
             raise ValueError(f"{uri} is a Milvus collection that is not an index: choose another name.")
         self.info = IndexInfo.from_record(json.loads(properties[_METADATA_KEY]), f"The index {uri}")
         self._dtype = np.float16 if self.info.storage == "float16" else np.float32
-        self._schema = row_schema(self.info.embedding_dim, self.info.storage)
+        self._is_dynamic = bool(description.get("enable_dynamic_field"))
+        self._columns = json.loads(properties.get(_COLUMNS_KEY, "{}"))
         with self._one_line_errors("opened"):
             self._make_searchable()
 
@@ -90,6 +94,37 @@ class MilvusStore:
                 return {"method": "exact"}
             measured = json.loads(self._request("describe_collection")["properties"].get(_ANN_KEY, "{}"))
         return {"method": index_type, **measured}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        with self._one_line_errors("read"):
+            properties = self._request("describe_collection")["properties"]
+        self._columns = json.loads(properties.get(_COLUMNS_KEY, "{}"))
+        return dict(self._columns)
+
+    def add_columns(self, columns: Mapping[str, str]) -> None:
+        if not self._is_dynamic:
+            raise ValueError(
+                f"The index {self.uri} was made by an earlier modeling-pig, without columns of the owner: build a new "
+                "one, or export and import it."
+            )
+        known = self.columns | dict(columns)
+        with self._one_line_errors("written"):
+            self._request("alter_collection_properties", properties={_COLUMNS_KEY: json.dumps(known)})
+        self._columns = known
+
+    def update(self, rows: "pa.Table") -> None:
+        values = {row["key"]: row for row in rows.to_pylist()}
+        with self._one_line_errors("written"):
+            held = list(self._select("key", list(values), self._schema.names))
+            if held:
+                table = self._to_table([{**row, **values[row["key"]]} for row in held], self._schema.names)
+                for batch in _split_rows(table):
+                    self._request("upsert", data=_to_records(batch))
+
+    @property
+    def _schema(self) -> "pa.Schema":
+        return row_schema(self.info.embedding_dim, self.info.storage, columns=self._columns)
 
     def count(self) -> int:
         with self._one_line_errors("read"):
@@ -112,7 +147,8 @@ class MilvusStore:
 
     def rows(self, paths: Sequence[str]) -> "pa.Table":
         with self._one_line_errors("read"):
-            return self._to_table(list(self._select("path", paths, self._schema.names)), self._schema.names)
+            names = self._schema.names
+            return self._to_table(list(self._select("path", paths, names)), names)
 
     def scan(
         self, columns: Sequence[str], batch_size: int, where: Condition | None = None
@@ -126,7 +162,7 @@ class MilvusStore:
         query_embeddings: np.ndarray,
         k: int,
         where: Condition | None,
-        columns: Sequence[str] = RESULT_COLUMNS,
+        with_context: bool = False,
     ) -> list[RankedRows]:
         if k > _MAX_ROWS:
             raise ValueError(f"k is {k}: expected at most {_MAX_ROWS}, the limit of Milvus.")
@@ -227,7 +263,8 @@ class MilvusStore:
     def _to_table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> "pa.Table":
         import pyarrow as pa
 
-        schema = pa.schema([self._schema.field(name) for name in columns])
+        whole = self._schema
+        schema = pa.schema([whole.field(name) for name in columns])
         arrays = {name: [row.get(name) for row in rows] for name in columns if name != _COLUMN}
         if _COLUMN in columns:
             values = np.concatenate([np.empty(0, self._dtype), *(_to_array(row[_COLUMN]) for row in rows)])
@@ -323,7 +360,7 @@ class MilvusStore:
         """Return the k best hits, scored by their stored embeddings."""
         rounding = 1e-3 if self._dtype == np.float16 else 1e-5  # of the query that the server receives
         while True:
-            rows = self._to_table(hits, [*RESULT_COLUMNS, _COLUMN])
+            rows = self._to_table(hits, [*RESULT_COLUMNS, *self._columns, _COLUMN])
             scores = cosine_scores(read_embeddings(rows), query)
             order = np.lexsort((rows["key"].to_numpy(), -scores))
             is_complete = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
@@ -341,7 +378,7 @@ class MilvusStore:
             anns_field=_COLUMN,
             filter=expression,
             limit=limit,
-            output_fields=[*RESULT_COLUMNS, _COLUMN],
+            output_fields=[*RESULT_COLUMNS, *self._columns, _COLUMN],
             search_params={"metric_type": "COSINE", "params": {"ef": max(_EF, limit)}},
         )
         return [[hit["entity"] for hit in hits] for hits in found]
@@ -379,7 +416,7 @@ def _collection_schema(pymilvus: Any, embedding_dim: int, storage: str) -> Any:
     import pyarrow as pa
 
     types = {pa.string(): "VARCHAR", pa.float64(): "DOUBLE", pa.int64(): "INT64"}
-    schema = pymilvus.MilvusClient.create_schema(enable_dynamic_field=False)
+    schema = pymilvus.MilvusClient.create_schema(enable_dynamic_field=True)  # for the owner's columns
     for field in row_schema(embedding_dim, storage):
         if field.name == _COLUMN:
             vector_type = "FLOAT16_VECTOR" if storage == "float16" else "FLOAT_VECTOR"
@@ -414,9 +451,18 @@ def _split_rows(rows: "pa.Table") -> Iterator["pa.Table"]:
 
 def _to_records(rows: "pa.Table") -> list[dict[str, Any]]:
     records = rows.drop_columns([_COLUMN]).to_pylist()
+    own = columns_of(rows.schema)
     for record, embedding in zip(records, read_embeddings(rows), strict=True):
+        for name in own:
+            value = record.pop(name)
+            if value is not None:  # a dynamic field without a value is null
+                record[name] = _to_microseconds(value) if isinstance(value, datetime) else value
         record[_COLUMN] = embedding
     return records
+
+
+def _to_microseconds(value: datetime) -> int:
+    return (value - _EPOCH) // timedelta(microseconds=1)
 
 
 def _to_array(value: Any) -> np.ndarray:

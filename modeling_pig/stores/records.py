@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modeling_pig import __version__
+
+from .columns import arrow_fields, columns_of
 
 
 if TYPE_CHECKING:
@@ -64,12 +66,12 @@ class IndexInfo:
 
     def to_record(self) -> dict[str, Any]:
         """Return the record that stores and Parquet files hold as JSON. `embedding_dim` is stored as `width`."""
-        fields = asdict(self)
+        record = asdict(self)
         if self.num_context_tokens is None:  # earlier versions read such an index too
-            del fields["num_context_tokens"]
+            del record["num_context_tokens"]
         if self.format < FORMAT_OF_ENCODERS:
-            del fields["kind"], fields["dtype"]
-        return {"width" if name == "embedding_dim" else name: value for name, value in fields.items()}
+            del record["kind"], record["dtype"]
+        return {"width" if name == "embedding_dim" else name: value for name, value in record.items()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], source: str) -> "IndexInfo":
@@ -108,6 +110,8 @@ class VideoEntry:
         size (`int`, *optional*): size of the file in bytes.
         modified (`int`, *optional*): time of the file's last change, in ns since 1970.
         content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal.
+        metadata (`Mapping[str, Any]`, *optional*): values of the owner's columns, see [`VideoIndex.add_columns`]; all
+            entries of a file have the same. `None` in a write: the index keeps the values that it holds for the file.
     """
 
     path: str
@@ -117,6 +121,7 @@ class VideoEntry:
     size: int | None = None
     modified: int | None = None
     content_hash: str | None = None
+    metadata: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def key(self) -> str:
@@ -131,16 +136,23 @@ def _format_seconds(value: float | None) -> str:
 
 
 CONTEXT_COLUMN = "context"
-ENTRY_COLUMNS = [field.name for field in fields(VideoEntry)]
+ENTRY_COLUMNS = [entry_field.name for entry_field in fields(VideoEntry) if entry_field.name != "metadata"]
+_BUILT_IN = {*ENTRY_COLUMNS, "key", "name", "embedding", CONTEXT_COLUMN}
 
 
-def row_schema(embedding_dim: int, storage: str, num_context_tokens: int | None = None) -> "pa.Schema":
+def row_schema(
+    embedding_dim: int,
+    storage: str,
+    num_context_tokens: int | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> "pa.Schema":
     """Return the columns of a row: key, path, name, start, end, duration, size, modified, content_hash, embedding.
 
     Args:
         embedding_dim (`int`): dimensions of an embedding, D.
         storage (`str`): "float16" for embeddings in half precision; otherwise they are float32.
         num_context_tokens (`int`, *optional*): adds the column context, with S tokens of D numbers in half precision.
+        columns (`Mapping[str, str]`, *optional*): the owner's columns, name -> type.
     """
     import pyarrow as pa
 
@@ -162,6 +174,7 @@ def row_schema(embedding_dim: int, storage: str, num_context_tokens: int | None 
             pa.field("content_hash", pa.string()),
             pa.field("embedding", embedding, nullable=False),
             *context,
+            *arrow_fields(columns or {}),
         ]
     )
 
@@ -186,12 +199,22 @@ def make_rows(
     columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in ENTRY_COLUMNS}
     columns |= {"key": keys, "name": [os.path.basename(entry.path) for entry in entries]}
     columns["embedding"] = _make_lists(embeddings, schema.field("embedding").type)
+    for name in columns_of(schema):
+        columns[name] = [(entry.metadata or {}).get(name) for entry in entries]
     if context_embeds is not None:
         columns[CONTEXT_COLUMN] = _make_lists(context_embeds, schema.field(CONTEXT_COLUMN).type)
     try:
         return pa.table(columns, schema=schema)
     except UnicodeEncodeError as error:
         raise ValueError(f"The path {error.object!r} is not valid Unicode: rename the file.") from error
+
+
+def make_update(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> "pa.Table":
+    """Build rows that replace the owner's columns (name -> type) of stored rows, by `key`."""
+    import pyarrow as pa
+
+    schema = pa.schema([pa.field("key", pa.string(), nullable=False), *arrow_fields(columns)])
+    return pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema)
 
 
 def _make_lists(arrays: np.ndarray, list_type: "pa.FixedSizeListType") -> "pa.FixedSizeListArray":
@@ -202,8 +225,17 @@ def _make_lists(arrays: np.ndarray, list_type: "pa.FixedSizeListType") -> "pa.Fi
 
 
 def read_entries(rows: "pa.Table | pa.RecordBatch") -> list[VideoEntry]:
-    """Return the entries of rows."""
-    return [VideoEntry(**row) for row in rows.select(ENTRY_COLUMNS).to_pylist()]
+    """Return the entries of rows, with their metadata if the rows have columns of the owner."""
+    found = rows.select(ENTRY_COLUMNS).to_pylist()
+    if not (own := own_columns(rows)):
+        return [VideoEntry(**row) for row in found]
+    values = rows.select(own).to_pylist()
+    return [VideoEntry(**row, metadata=metadata) for row, metadata in zip(found, values, strict=True)]
+
+
+def own_columns(rows: "pa.Table | pa.RecordBatch") -> list[str]:
+    """Return the names of the owner's columns of rows."""
+    return [name for name in rows.schema.names if name not in _BUILT_IN]
 
 
 def read_embeddings(rows: "pa.Table | pa.RecordBatch") -> np.ndarray:
@@ -237,6 +269,8 @@ __all__ = [
     "IndexInfo",
     "VideoEntry",
     "make_rows",
+    "make_update",
+    "own_columns",
     "read_context",
     "read_embeddings",
     "read_entries",

@@ -3,12 +3,13 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import replace_file
+from .columns import columns_of
 from .index import EmbeddedEntry, EntryBatch, VideoIndex, upsert_whole_files
 from .records import IndexInfo, make_rows, read_context, read_embeddings, read_entries, row_schema
 
@@ -34,20 +35,26 @@ def export_index(index: VideoIndex, path: str | os.PathLike) -> int:
     Raises:
         OSError: the index cannot be read, or the file cannot be written.
     """
-    return write_export(path, index.info, index.batches(_BATCH_SIZE))
+    return write_export(path, index.info, index.batches(_BATCH_SIZE), index.columns)
 
 
-def write_export(path: str | os.PathLike, info: IndexInfo, batches: Iterable[EntryBatch]) -> int:
+def write_export(
+    path: str | os.PathLike,
+    info: IndexInfo,
+    batches: Iterable[EntryBatch],
+    columns: Mapping[str, str] | None = None,
+) -> int:
     """Write entries with their embeddings to a Parquet file: one row per entry, one row group per batch.
 
-    The columns are those of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads, and
-    `context` (S * D) in float16 if the index stores context tokens. The metadata of the file hold `info` as JSON under
-    the key `pig`. An existing file is replaced when the new file is complete.
+    The columns are those of [`VideoEntry`], `key`, `name` and `embedding` (D) in float32, which every tool reads,
+    `context` (S * D) in float16 if the index stores context tokens, and the owner's columns. The metadata of the file
+    hold `info` as JSON under the key `pig`. An existing file is replaced when the new file is complete.
 
     Args:
         path (`str` or `os.PathLike`): file to write or replace.
         info (`IndexInfo`): the model of the embeddings.
         batches (`Iterable[EntryBatch]`): batches of entries with their embeddings.
+        columns (`Mapping[str, str]`, *optional*): the owner's columns, name -> type.
 
     Returns:
         `int`: number of rows.
@@ -57,7 +64,7 @@ def write_export(path: str | os.PathLike, info: IndexInfo, batches: Iterable[Ent
     """
     import pyarrow.parquet as pq
 
-    schema = row_schema(info.embedding_dim, "float32", info.num_context_tokens)
+    schema = row_schema(info.embedding_dim, "float32", info.num_context_tokens, columns)
     schema = schema.with_metadata({_METADATA_KEY: json.dumps(info.to_record())})
     count = 0
     with replace_file(path) as partial:
@@ -107,6 +114,7 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
         with pq.ParquetFile(path) as file:
             index = VideoIndex(uri, _read_info(file, path))
             try:
+                index.add_columns(columns_of(file.schema_arrow))
                 counts: Counter[str] = Counter()
                 for rows in file.iter_batches(_BATCH_SIZE, columns=["path"]):
                     counts.update(rows["path"].to_pylist())

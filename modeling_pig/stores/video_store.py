@@ -1,6 +1,6 @@
 """Define what an index requires of the database behind it: the operations of a store."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .conditions import Condition
 
 
-RESULT_COLUMNS = ["key", "path", "start", "end", "duration"]  # no others: each column takes time to read
+RESULT_COLUMNS = ["key", "path", "start", "end", "duration"]  # and the owner's: each column takes time to read
 
 
 class RankedRows(NamedTuple):
-    """Results of one query, best first: scores (N,) float32 and N rows with the columns that the search asked for."""
+    """Results of a query, best first: scores (N,) float32, N rows with `RESULT_COLUMNS` and the owner's columns."""
 
     scores: np.ndarray
     rows: "pa.Table"
@@ -43,6 +43,16 @@ class VideoStore(Protocol):
     def search_method(self) -> dict[str, Any]:
         """Current search method: `{"method": "exact"}`, or name, parameters and measured recall of the ANN index."""
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The owner's columns, name -> type, as they are now."""
+
+    def add_columns(self, columns: Mapping[str, str]) -> None:
+        """Add columns of the owner, without values. Columns that exist with the same type stay."""
+
+    def update(self, rows: "pa.Table") -> None:
+        """Replace values of the owner's columns: rows with `key` and these. Rows with unknown keys are ignored."""
+
     def count(self) -> int:
         """Return the number of rows."""
 
@@ -65,7 +75,7 @@ class VideoStore(Protocol):
         query_embeddings: np.ndarray,
         k: int,
         where: "Condition | None",
-        columns: Sequence[str] = RESULT_COLUMNS,
+        with_context: bool = False,
     ) -> list[RankedRows]:
         """Return the results of each query: at most `k` rows, those with equal scores in order of key.
 
@@ -75,7 +85,7 @@ class VideoStore(Protocol):
             query_embeddings (`np.ndarray` of shape `(Q, D)`): float32, normalised, Q at least 1.
             k (`int`): results per query, at least 1.
             where (`Condition`, *optional*): condition that all results meet.
-            columns (`Sequence[str]`): columns of the rows.
+            with_context (`bool`): rows also have their context tokens.
         """
 
     def optimize(self) -> None:
