@@ -109,7 +109,7 @@ def test_times_are_in_the_local_time_zone(table):
         ("path = 'abc", 8, "a string without its closing quote"),
         ("path = name", 8, "expected a string in '...' for path, found 'name'"),
         ("path = 'a'; drop table videos", 11, "unexpected ';'"),
-        ("duration like '1%'", 10, "like is for path and name"),
+        ("duration like '1%'", 10, "like is for path, name and columns of text, not for duration"),
         ("path in ('a'", 13, "expected a comma or a closing parenthesis, found the end"),
         ("path in 'a'", 9, "expected an opening parenthesis"),
         ("duration between 1 or 2", 20, "expected and, found 'or'"),

@@ -119,6 +119,9 @@ def workspace(model_folder, tmp_path) -> Path:
     for index in range(3):
         write_video(make_scene("train", index), videos / f"holiday_{index}.mp4")
     write_video(make_scene("train", 3), folder / "clip.mp4")
+    (folder / "metadata.csv").write_text(
+        "file_name,category,published,tags\nholiday_0.mp4,family,2026-01-31,beach; dogs\n"
+    )
     for name in ("queries.txt", "captions.txt"):
         (folder / name).write_text("a red circle moves left\na blue star spins\n")
     write_msrvtt_1k(folder / "msrvtt")

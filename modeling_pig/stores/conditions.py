@@ -345,7 +345,9 @@ def to_sql(condition: Condition) -> str:
 
 def to_milvus(condition: Condition) -> str:
     """Render a condition in Milvus' expression language."""
-    dialect = _Dialect("==", "{}", "array_contains({}, {})", "[{}]", str, milvus_string, null_not_in_list=True)
+    # Null if the list is null, as in SQL.
+    has = "(array_contains({0}, {1}) or ({0} is null and {0} == ''))"
+    dialect = _Dialect("==", "{}", has, "[{}]", str, milvus_string, null_not_in_list=True)
     return _render(condition, dialect)
 
 

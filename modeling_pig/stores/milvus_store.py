@@ -451,12 +451,11 @@ def _split_rows(rows: "pa.Table") -> Iterator["pa.Table"]:
 
 def _to_records(rows: "pa.Table") -> list[dict[str, Any]]:
     records = rows.drop_columns([_COLUMN]).to_pylist()
-    own = columns_of(rows.schema)
+    own = columns_of(rows.schema)  # a value that is left out would stay as it is
     for record, embedding in zip(records, read_embeddings(rows), strict=True):
         for name in own:
-            value = record.pop(name)
-            if value is not None:  # a dynamic field without a value is null
-                record[name] = _to_microseconds(value) if isinstance(value, datetime) else value
+            if isinstance(record[name], datetime):
+                record[name] = _to_microseconds(record[name])
         record[_COLUMN] = embedding
     return records
 
