@@ -124,7 +124,7 @@ def test_a_missing_picture_shows_its_reason(shape_videos, tmp_path):
 def test_other_segments_of_a_file_are_listed_on_its_card(shape_videos, tmp_path):
     path = str(shape_videos[0])
     others = (SearchResult(4, 0.3, path, 2.0, 1.0, 1.5), SearchResult(9, 0.2, path, 2.0, 0.0, 0.5))
-    results = [FileResult(1, 0.5, path, 2.0, 0.5, 1.0, others), FileResult(2, 0.4, str(shape_videos[1]), 2.0)]
+    results = [FileResult(1, 0.5, path, 2.0, 0.5, 1.0, others=others), FileResult(2, 0.4, str(shape_videos[1]), 2.0)]
     write_results_page([("a", results)], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert len(page.all("details")) == 1 and "2 more here" in page.texts
