@@ -256,8 +256,8 @@ class VideoFolder(TableBuilder):
         """Draw the splits: segments of a file, copies of it and videos of a recording stay together."""
         parts = _connected([_keys(video, copies) for video in videos])
         members: dict[int, list[CaptionedVideo]] = {}
-        for video, part in zip(videos, parts, strict=True):
-            members.setdefault(part, []).append(video)
+        for video, number in zip(videos, parts, strict=True):
+            members.setdefault(number, []).append(video)
         order = sorted(members.values(), key=lambda part: min(video.video_id for video in part))
         random.Random(self.config.seed).shuffle(order)
         wanted = {}

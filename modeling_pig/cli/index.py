@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -128,7 +128,8 @@ def index(
                     _warn(encoder, rerank_tokens)
                 info = _describe(encoder, rerank_tokens)
                 store = _open_index(index, info, rank, world_size)
-                kinds, values = {}, {}
+                kinds: dict[str, str] = {}
+                values: dict[str, dict[str, Any]] = {}
                 if metadata:  # fail before the work if a value is not valid
                     known = {video.path for video in found.videos} | set(store.files())
                     types = parse_types(column or [])

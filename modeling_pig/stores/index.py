@@ -227,7 +227,8 @@ class VideoIndex:
 
     def _convert_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return the values in the types of their columns; add the columns that are new."""
-        known, values = self.columns, {}
+        known = self.columns
+        values: dict[str, list[Any]] = {}
         for of_file in metadata.values():
             for name, value in of_file.items():
                 if name not in known:

@@ -99,10 +99,10 @@ class LanceSearcher:
         condition = None if where is None else to_sql(where)
         with self._errors():
             _, table, held = self._take_snapshot(newest)
-            columns = [*_result_columns(table), *([CONTEXT_COLUMN] if with_context else [])]
             parameters = ann_parameters(table) if held is None else None
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
+                columns = _result_columns(table, with_context)
                 return _search_ann(table, query_embeddings, k, condition, parameters, columns)
             allowed = None if held is None or condition is None else _row_ids(table, condition)
         if held is None:
@@ -112,7 +112,7 @@ class LanceSearcher:
             if not with_context:  # LanceDB takes 3 ms to read the results
                 return _rank_rows(held.ids, held.results, results, k)
         with self._errors():
-            return _read_rows(table, results, k, columns)
+            return _read_rows(table, results, k, _result_columns(table, with_context))
 
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
@@ -190,8 +190,8 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     return _HeldRows(blocks | missing, ids, pa.concat_tables(results).combine_chunks())
 
 
-def _result_columns(table: Any) -> list[str]:
-    return [*RESULT_COLUMNS, *columns_of(table.schema)]
+def _result_columns(table: Any, with_context: bool = False) -> list[str]:
+    return [*RESULT_COLUMNS, *columns_of(table.schema), *([CONTEXT_COLUMN] if with_context else [])]
 
 
 def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
