@@ -106,11 +106,15 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     seeds = args.seeds or settings.seeds
     chosen, mechanisms = choice["chosen"], _selected(MECHANISMS, args.variants)
     report: dict[str, Any] = {"seeds": seeds, "clip_seeds": settings.clip_seeds, "regimes": {}}
-    for regime, others in ((chosen, {**CONTROLS, **mechanisms}), (choice["control"], {})):
+    for regime, others, of_regime in (
+        (chosen, {**CONTROLS, **mechanisms}, seeds),
+        (choice["control"], {}, args.control_seeds or seeds),
+    ):
         rates, variants = _learning_rates(workspace, regime), {**FRAMEWORKS, **others}
-        runs = workspace.run_all(regime, variants, seeds, rates, ("validation", "test"))
+        runs = workspace.run_all(regime, variants, of_regime, rates, ("validation", "test"))
         report["regimes"][regime] = {
             "options": settings.regimes[regime]["options"],
+            "seeds": of_regime,
             "learning_rates": rates,
             "ceiling": {split: workspace.ceiling(regime, split) for split in runs},
             **{split: _summarise(by_variant) for split, by_variant in runs.items()},
@@ -141,7 +145,7 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     draw_curves(report, workspace.output / "curves.png")
     for regime, found in report["regimes"].items():
         for split in ("validation", "test"):
-            _print_summary(f"{regime}, {split}, {_describe(seeds)}", found[split])
+            _print_summary(f"{regime}, {split}, {_describe(found['seeds'])}", found[split])
     rows = [
         {
             "search": name,
@@ -241,6 +245,7 @@ def main() -> None:
     parser.add_argument("--output", help="folder of all runs (by default runs/comparison, or runs/comparison_quick)")
     parser.add_argument("--data", default="data/comparison", help="folder into which the videos are drawn")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds, instead of those of the settings")
+    parser.add_argument("--control-seeds", type=int, nargs="+", help="seeds of the control, instead of --seeds")
     parser.add_argument("--variants", nargs="*", help="mechanisms to train, instead of all")
     args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
