@@ -226,7 +226,7 @@ def test_missing_and_broken_videos_are_reported(own):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"file_name,caption\nclip_00.mp4,caf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
+        (b"file_name,caption\nclip_00.mp4,\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
         ("file_name,caption\nclip_00.mp4,a\n".encode("utf-16"), "UTF-16, save it as UTF-8"),
         (b"file_name,caption\nclip_00.mp4,a,b\n", "line 2: 3 values for 2 columns"),
         (
