@@ -130,12 +130,12 @@ def test_decoded_segments_in_memory_are_bounded(model_and_processor, tmp_path, m
     lock = threading.Lock()
     preprocess, encode_clips = PigEncoder.preprocess, PigEncoder.encode_clips
 
-    def count_decoded(encoder, frames):
+    def count_decoded(encoder, frames, metadata=None):
         nonlocal num_decoded, most
         with lock:
             num_decoded += 1
             most = max(most, num_decoded - num_encoded)
-        return preprocess(encoder, frames)
+        return preprocess(encoder, frames, metadata)
 
     def count_encoded(encoder, clips):
         nonlocal num_encoded
