@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -17,6 +19,7 @@ from modeling_pig.benchmarks.moving_shapes import make_captions, make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video as draw_video
 from modeling_pig.publishing.model_card import make_model_card
 from modeling_pig.publishing.run_records import read_run
+from modeling_pig.training.run_folder import RunFolder
 
 from .cli_helpers import assert_one_line_error
 from .video_files import numbered_frames, write_video
@@ -383,3 +386,16 @@ def test_transformers_trainer_trains_with_the_collator(drawn, make_model, proces
     assert trainer.evaluate()["eval_loss"] > 0
     trainer.save_model(str(tmp_path / "saved"))
     assert PigForRetrieval.from_pretrained(tmp_path / "saved").config.projection_dim == model.config.projection_dim
+
+
+def test_run_that_is_refused_keeps_the_lock_of_the_run_that_has_it(tmp_path):
+    running = RunFolder(tmp_path / "run")
+    running.lock()
+    code = (
+        "import sys; from modeling_pig.training.run_folder import RunFolder\nrefused = RunFolder(sys.argv[1])\n"
+        "try:\n    refused.lock()\nexcept ValueError:\n    refused.remove_unused()\n    print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, running.path], capture_output=True, text=True)
+    assert done.stdout == "refused\n" and (running.path / ".lock").exists(), done.stderr
+    running.remove_unused()
+    assert not running.path.exists()

@@ -105,6 +105,8 @@ class RunFolder:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by forked data workers
         except (BlockingIOError, PermissionError) as error:
+            self._lock.close()
+            self._lock = None  # it is the other process's: `remove_unused` must leave it
             raise ValueError(f"{self.path} is being trained by another process: wait for it, or stop it.") from error
         except OSError:  # some network file systems have no locks
             pass
