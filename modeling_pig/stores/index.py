@@ -30,12 +30,13 @@ from .records import (
     VideoEntry,
     make_rows,
     make_update,
+    own_columns,
     read_context,
     read_embeddings,
     read_entries,
     row_schema,
 )
-from .video_store import RESULT_COLUMNS, VideoStore
+from .video_store import VideoStore
 
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
 def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
     columns = [rows[name].to_pylist() for name in ("path", "duration", "start", "end")]
     ranks = range(1, len(scores) + 1)
-    if not (own := [name for name in rows.column_names if name not in RESULT_COLUMNS]):
+    if not (own := own_columns(rows)):
         return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, strict=True)]
     known = ({k: value for k, value in row.items() if value is not None} for row in rows.select(own).to_pylist())
     return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, known, strict=True)]
