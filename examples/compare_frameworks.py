@@ -3,6 +3,7 @@ same schedule and seeds. Run the phases separately, in this order; each resumes 
 
     python examples/compare_frameworks.py --phase choose     # data and learning rates, without any hybrid
     python examples/compare_frameworks.py --phase explore    # ways to make the mechanism work, on validation
+    python examples/compare_frameworks.py --phase lengthen   # the frameworks trained for longer, on validation
     python examples/compare_frameworks.py --phase compare    # frameworks and controls: tables, costs, pictures
 
 `--quick` runs each phase in a few minutes, with meaningless figures. docs/evidence/README.md describes the runs, the
@@ -97,6 +98,50 @@ def explore(workspace: Workspace, args: argparse.Namespace) -> None:
     _print_summary(f"{regime}, validation, {_describe(seeds)}", report["validation"])
 
 
+def lengthen(workspace: Workspace, args: argparse.Namespace) -> None:
+    """Train the frameworks for `longer_epochs` in the chosen regime: do more steps change how they compare?"""
+    settings = workspace.settings
+    regime, seed, epochs = _choice(workspace)["chosen"], settings.choice_seed, settings.longer_epochs
+    rates = _learning_rates(workspace, regime)
+    runs = {
+        name: {
+            count: workspace.run(regime, variant, seed, rates[name], ("validation",), count)["validation"]
+            for count in (None, epochs)
+        }
+        for name, variant in FRAMEWORKS.items()
+    }
+    rows = {
+        f"{name}, {max(map(int, found['curve'])):,} steps": found
+        for name, by_epochs in runs.items()
+        for found in by_epochs.values()
+    }
+    report = {
+        "regime": regime,
+        "seed": seed,
+        "learning_rates": rates,
+        "ceiling": workspace.ceiling(regime, "validation"),
+        "validation": {
+            name: {key: found[key] for key in found if key == "text_to_video" or key.startswith("reranked_")}
+            for name, found in rows.items()
+        },
+        "curves": {
+            name: {step: recall_sum(metrics) for step, metrics in found["curve"].items()}
+            for name, found in rows.items()
+        },
+        "environment": environment().to_dict(),
+    }
+    write_json(workspace.output / "longer.json", report)
+    table = [
+        {
+            "": name,
+            **{metric: f"{found['text_to_video'][metric]:.1f}" for metric in ("R@1", "R@5", "R@10")},
+            "sum by step": " ".join(f"{value:.0f}" for value in report["curves"][name].values()),
+        }
+        for name, found in rows.items()
+    ]
+    print_table(f"{regime}, text-to-video on validation, seed {seed}", table)
+
+
 def compare(workspace: Workspace, args: argparse.Namespace) -> None:
     """Train and evaluate the frameworks in the chosen regime and in the control, and measure their costs.
 
@@ -166,6 +211,7 @@ def compare(workspace: Workspace, args: argparse.Namespace) -> None:
 PHASES: dict[str, Callable[[Workspace, argparse.Namespace], None]] = {
     "choose": choose,
     "explore": explore,
+    "lengthen": lengthen,
     "compare": compare,
 }
 

@@ -62,6 +62,7 @@ def settings(tmp_path_factory) -> Path:
         "learning_rates": [1e-3, 2e-3],
         "choice_seed": 7,
         "exploration_seeds": [8],
+        "longer_epochs": 3,
         "clip_seeds": [0, 1],
         "seeds": [0, 1],
         "rerank": [3],
@@ -128,6 +129,14 @@ def test_the_phases(run_phase, settings, tmp_path, monkeypatch, capsys):
     hybrid = ["hybrid", "hybrid, best 3 re-ranked"]
     assert list(found) == ["two_tower", *single_tower, *hybrid, "four_pseudo_queries"]
     assert not [path for path in regime.glob("*-seed8/figures.json") if "test" in read_json(path)]
+
+    run_phase("lengthen")
+    longer = read_json(output / "longer.json")
+    assert list(longer["validation"]) == [f"{name}, {steps} steps" for name in FRAMEWORKS for steps in (2, 6)]
+    assert longer["curves"]["hybrid, 6 steps"].keys() == {"2", "4", "6"}
+    rate = longer["learning_rates"]["hybrid"]
+    found = read_json(regime / f"hybrid-rate{rate:g}-seed7-epochs3/figures.json")["validation"]
+    assert longer["validation"]["hybrid, 6 steps"]["text_to_video"] == found["text_to_video"]
 
     run_phase("compare", "--variants", "hybrid_that_reranks")
     report = read_json(output / "comparison.json")

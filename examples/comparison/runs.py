@@ -40,6 +40,7 @@ class Settings:
     learning_rates: list[float]
     choice_seed: int
     exploration_seeds: list[int]
+    longer_epochs: int
     clip_seeds: list[int]
     seeds: list[int]
     rerank: list[int]
@@ -142,16 +143,24 @@ class Workspace:
                 save_as_clip(model, processor, partial)
         return folder
 
-    def run(self, regime: str, variant: Variant, seed: int, learning_rate: float, splits: tuple[str, ...]) -> Found:
+    def run(
+        self,
+        regime: str,
+        variant: Variant,
+        seed: int,
+        learning_rate: float,
+        splits: tuple[str, ...],
+        epochs: int | None = None,
+    ) -> Found:
         """Train a variant from one of the regime's CLIPs unless it is trained.
 
-        The seeds alternate between the CLIPs.
+        The seeds alternate between the CLIPs. `epochs` replaces the number of epochs of the settings.
 
         Returns:
             `dict[str, dict]`: split -> metrics; the validation split also has `curve`, the text-to-video metrics by
             step.
         """
-        folder = self.run_folder(regime, variant, seed, learning_rate)
+        folder = self.run_folder(regime, variant, seed, learning_rate, epochs)
         clips = self.settings.clip_seeds
         overrides = [
             f"training.seed={seed}",
@@ -159,6 +168,7 @@ class Workspace:
             "evaluation.test=false",
             f"model.clip={self.clip(regime, clips[seed % len(clips)])}",
         ]
+        overrides += [] if epochs is None else [f"training.epochs={epochs}"]
         recipe = self.recipe(regime, still=False, overrides=overrides)
         recipe.model.overrides = {**recipe.model.overrides, **variant.fields}
         print(f"--- {folder}", flush=True)
@@ -232,9 +242,12 @@ class Workspace:
             for rate in self.settings.learning_rates
         }
 
-    def run_folder(self, regime: str, variant: Variant, seed: int, learning_rate: float) -> Path:
+    def run_folder(
+        self, regime: str, variant: Variant, seed: int, learning_rate: float, epochs: int | None = None
+    ) -> Path:
         """Return the folder of a run."""
-        return self.output / "regimes" / regime / f"{variant.name}-rate{learning_rate:g}-seed{seed}"
+        longer = "" if epochs is None else f"-epochs{epochs}"
+        return self.output / "regimes" / regime / f"{variant.name}-rate{learning_rate:g}-seed{seed}{longer}"
 
     def load(self, regime: str, variant: Variant, seed: int, learning_rate: float) -> LoadedRun:
         """Load a finished run.
