@@ -1,6 +1,6 @@
 """Write files and folders atomically, hash files, and tell videos and hidden files by their names.
 
-Every package may import this module. It imports `video_decoding_pig` only to hash a folder of frames.
+Every package may import this module. It imports `video_decoding_pig` only to hash folders of frames.
 """
 
 import hashlib
@@ -34,6 +34,9 @@ SYSTEM_FOLDERS = {
     "system volume information",
     "~snapshot",
 }
+
+CONTENT_ID_PREFIX = "content-"
+_NUM_SAMPLES, _SAMPLE_BYTES = 16, 65_536
 
 PARTIAL_SUFFIX = ".part"  # suffix of unfinished files and folders; their names start with a dot
 
@@ -162,6 +165,32 @@ def hash_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_content_id(path: str | os.PathLike) -> str:
+    """Return an identifier made from the content of a video file: "content-" and 32 hexadecimal digits.
+
+    It hashes the size and 16 samples of 64 KiB at equal distances, so that a large file is not read completely; of a
+    folder of frames, the sizes and the samples of about 16 frames. Equal files have equal identifiers. Unlike with
+    [`hash_file`], different files may have equal ones too, if someone made them so.
+
+    Raises:
+        OSError: the file cannot be read.
+        VideoDecodingError: the folder cannot be read.
+    """
+    files = [os.fspath(path)]
+    if os.path.isdir(path):
+        from .video_decoding_pig import list_frames  # imports transformers
+
+        files = [os.path.join(path, name) for name in list_frames(os.fspath(path))]
+    digest = hashlib.sha256(repr([os.path.getsize(file) for file in files]).encode())
+    for file in files[:: max(len(files) // _NUM_SAMPLES, 1)]:
+        last = max(os.path.getsize(file) - _SAMPLE_BYTES, 0)
+        with open(file, "rb") as opened:
+            for number in range(_NUM_SAMPLES if last else 1):
+                opened.seek(last * number // (_NUM_SAMPLES - 1))
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return CONTENT_ID_PREFIX + digest.hexdigest()[:32]
+
+
 def _partial_path(path: Path) -> Path:
     # The random name keeps two processes that write the same file apart.
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
@@ -172,12 +201,14 @@ def _previous_path(path: Path) -> Path:
 
 
 __all__ = [
+    "CONTENT_ID_PREFIX",
     "PARTIAL_SUFFIX",
     "SYSTEM_FOLDERS",
     "VIDEO_EXTENSIONS",
     "candidate_paths",
     "hash_file",
     "is_hidden",
+    "make_content_id",
     "replace_file",
     "replace_folder",
     "resolve_replaceable",

@@ -58,7 +58,7 @@ def _run_pig(arguments: list[str], log: Path, environment: dict[str, str], disk_
     app(arguments)
 
 
-def _fail(*arguments: object) -> None:
+def _fail(*arguments: object, **options: object) -> None:
     raise OSError("no space left")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from modeling_pig import PigConfig, PigForRetrieval, VideoIndex
+from modeling_pig.files import make_content_id
 
 from .cli_helpers import assert_one_line_error
 
@@ -130,7 +131,32 @@ def test_list_prints_the_files_of_an_index(pig, index, video_folder, model_folde
     assert [file["path"] for file in listed] == paths and status == 0
     for file in listed:
         size, modified = os.stat(file["path"]).st_size, os.stat(file["path"]).st_mtime_ns
-        assert file == {"path": file["path"], "entries": 1, "size": size, "modified": modified}
+        expected = {"path": file["path"], "id": make_content_id(file["path"]), "entries": 1}
+        assert file == {**expected, "size": size, "modified": modified}
+    status, output, _ = pig("list", "--index", index, "--where", f"id = '{listed[0]['id']}'")
+    assert paths[0] in output and paths[1] not in output
+
+
+def test_delete_by_id(pig, index, video_folder):
+    path = min(str(path) for path in video_folder.iterdir())
+    status, output, error = pig("delete", "--index", index, "--id", make_content_id(path), "--id", "other")
+    assert status == 3 and error.startswith("error: The id other is not in the index v.lance")
+    assert output.startswith("deleted 1 entries of 1 files") and path not in VideoIndex(index).files()
+
+
+def test_versions_are_listed_kept_and_restored(pig, index, video_folder, model_folder, index_folder):
+    status, output, _ = pig("versions", "--index", index, "--keep", "all")
+    assert status == 0 and output.splitlines()[-1].split()[-2:] == ["5", "all"]
+    pig("delete", video_folder / "video_0.mp4", "--index", index)
+    status, output, _ = pig("restore", "all", "--index", index)
+    assert (status, output) == (0, HOLDS_FIVE)
+    assert pig("versions", "--index", index, "--release", "all")[0] == 0
+    assert_one_line_error(pig("restore", "all", "--index", index), "has no version 'all': none of its versions has a")
+    assert_one_line_error(pig("restore", "999", "--index", index), "has no version 999: `pig versions` prints them")
+
+    status, output, _ = index_folder("--again", "name = 'video_1.mp4'")
+    assert status == 0 and output.startswith(summary(changed=1, unchanged=4))
+    assert_one_line_error(index_folder("--again", "nam = 'x'"), "expected a field")
 
 
 def test_delete_removes_the_entries_of_files(pig, index, video_folder, tmp_path):

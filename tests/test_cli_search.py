@@ -111,7 +111,7 @@ def test_json_is_one_object_per_query(pig, index, video_folder, tmp_path):
     for ranked in by_query:
         assert [result["rank"] for result in ranked["results"]] == [1, 2]
         for result in ranked["results"]:
-            assert set(result) == {"rank", "score", "path", "duration", "start", "end"}
+            assert set(result) == {"rank", "score", "path", "id", "duration", "start", "end"}
             assert Path(result["path"]).parent == video_folder and result["start"] is None
     _, output, _ = pig("search", "--video", video_folder / "video_0.mp4", "--index", index, "--json")
     ranked = json.loads(output)
@@ -125,7 +125,7 @@ def test_csv_holds_unchanged_values(pig, index, video_folder, tmp_path):
     status, output, _ = pig("search", "=red, circle", "--index", index, "--csv", "-")
     assert status == 0
     rows = list(csv.DictReader(io.StringIO(output, newline="")))
-    assert list(rows[0]) == ["query", "rank", "score", "path", "start", "end", "duration"]
+    assert list(rows[0]) == ["query", "rank", "score", "path", "start", "end", "duration", "id"]
     assert {row["path"] for row in rows} == {str(path) for path in video_folder.iterdir()}
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"] and {row["query"] for row in rows} == {
         "=red, circle"

@@ -145,6 +145,19 @@ def test_invalid_columns_change_nothing(index):
     assert values(index) == before and index.columns == TYPES
 
 
+def test_ids_made_from_the_content_give_way_to_the_owner(index):
+    entries, embeddings = [*segments_of("/a.mp4", 2), *entries_of("/b.mp4")], random_embeddings(3)
+    made = {"/a.mp4": "content-1", "/b.mp4": "content-2"}
+    index.upsert(entries, embeddings, content_ids=made)
+    assert {path: state.id for path, state in index.files().items()} == made
+    index.set_metadata({"/b.mp4": {"id": "7"}})
+    index.upsert(entries, embeddings, content_ids={"/a.mp4": "content-3", "/b.mp4": "content-4"})
+    [results] = index.search(random_embeddings(1), 10, "id in ('content-3', '7')")
+    assert {result.path: result.id for result in results} == {"/a.mp4": "content-3", "/b.mp4": "7"}
+    with pytest.raises(ValueError, match="identifiers, which are text, not integer"):
+        index.add_columns({"id": "integer"})
+
+
 def test_columns_survive_export_and_import(index, new_uri, tmp_path):
     fill(index)
     export_index(index, tmp_path / "v.parquet")
@@ -175,6 +188,7 @@ def test_types_are_inferred():
         ("file_name,rating\n1.mp4,good\n", "m.csv, line 2: the column rating is 'good'; expected a number"),
         ("name,views\n1.mp4,3\n", "has no column file_name or path or video or file: its columns are name, views"),
         ("file_name,views\n", "holds no rows"),
+        ("file_name,id\n1.mp4,7\n2.mp4,7\n", "m.csv, line 3: the id '7' is also in m.csv, line 2"),
     ],
 )
 def test_invalid_metadata_files_are_refused(tmp_path, table, problem):
@@ -202,7 +216,7 @@ def test_index_command_reads_a_metadata_file(pig, video_folder, model_folder):
     assert result["path"].endswith(names[3]) and result["metadata"]["tags"] == ["a", "b3"]
     assert result["metadata"]["code"] == "003" and result["metadata"]["published"].startswith("2026-04-01")
     status, output, _ = pig("search", "a red circle", "--index", "v.lance", "--csv", "-", "-k", "1")
-    assert output.splitlines()[0] == "query,rank,score,path,start,end,duration,category,published,tags,code"
+    assert output.splitlines()[0] == "query,rank,score,path,start,end,duration,id,category,published,tags,code"
 
     Path("m.csv").write_text(f"file_name,category\n{names[0]},changed\n")
     status, output, error = pig(*command, "--metadata", "m.csv")

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 
 import lancedb
@@ -54,6 +56,45 @@ def segments_of(path: str, count: int) -> list[VideoEntry]:
 
 def contents(index: VideoIndex) -> dict[VideoEntry, tuple[float, ...]]:
     return {found.entry: tuple(found.embedding) for batch in index.batches() for found in batch.embedded()}
+
+
+def test_restored_versions_are_searched(index, monkeypatch):
+    """Rows that were deleted, changed or compacted come back in an index that others have open."""
+    monkeypatch.setattr(lance_store, "_KEEP_VERSIONS", timedelta(0))
+    videos, query = random_embeddings(40), random_embeddings(1, seed=7)
+    entries = entries_of(*(f"/{number:02}.mp4" for number in range(40)))
+    index.upsert(entries[:20], videos[:20])
+    index.upsert(entries[20:], videos[20:])
+    expected, reader = index.search(query, 50), VideoIndex(index.uri)
+    index.keep_version("before")
+    number = index.versions()[-1].number
+    assert (index.versions()[-1].num_entries, index.versions()[-1].names) == (40, ["before"])
+    assert reader.search(query, 50) == expected
+
+    index.delete([entry.path for entry in entries[5:25]])
+    index.upsert(entries[:2], -videos[:2])
+    index.upsert(entries_of("/new.mp4"), query)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a time of 0
+        index.optimize()
+    assert index.versions()[-1].num_entries == len(reader.search(query, 50)[0]) == 21
+    reader.restore("before")
+    assert index.search(query, 50) == reader.search(query, 50) == expected and len(index) == 40
+    index.upsert(entries_of("/new.mp4"), query)
+    assert reader.search(query, 1)[0][0].path == "/new.mp4" and len(reader.search(query, 50)[0]) == 41
+    index.restore(number)
+    assert reader.search(query, 50) == expected
+
+    for name, problem in (("before", "has a version 'before'"), ("7", "cannot be the name"), ("a b", "cannot be")):
+        with pytest.raises(ValueError, match=problem):
+            index.keep_version(name)
+    with pytest.raises(ValueError, match="no version 'after': its named versions are before"):
+        index.release_version("after")
+    index.release_version("before")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index.optimize()
+    assert number not in [version.number for version in index.versions()] and index.search(query, 50) == expected
 
 
 def as_contents(entries: list[VideoEntry], embeddings: torch.Tensor) -> dict[VideoEntry, tuple[float, ...]]:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import lancedb
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.videos import encode_files
+from modeling_pig.files import make_content_id
 from modeling_pig.retrieval import indexing
 from modeling_pig.retrieval.find_videos import find_videos
 from modeling_pig.retrieval.indexing import IndexingReport, index_videos, make_entries
@@ -57,7 +59,7 @@ def update(model_and_processor, index, folder):
 
 @pytest.mark.parametrize("by_hash", [False, True])
 def test_moved_files_keep_their_embeddings(update, index, folder, by_hash):
-    """Renamed, moved and moved with another time: only a file of other content is encoded."""
+    """Renamed, moved, and moved with another time, as by a copy to another disk."""
     segmentation = Segmentation(1.0)
     update(by_hash=by_hash, segmentation=segmentation)
     first, second, third, *_ = sorted(folder.glob("*.mp4"))
@@ -68,13 +70,42 @@ def test_moved_files_keep_their_embeddings(update, index, folder, by_hash):
     new_time = third.rename(folder / "touched.mp4")
     os.utime(new_time, (1, 1))
     report = update(by_hash=by_hash, segmentation=segmentation, prune=True)
-    assert (report.moved, report.new, report.removed) == ((3, 0, 0) if by_hash else (2, 1, 1))
+    assert (report.moved, report.new, report.removed) == (3, 0, 0)
     for old, new in ((first, "other/renamed.mp4"), (second, f"other/{second.name}"), (third, "touched.mp4")):
         found = index.get(str(folder / new))
         assert len(found) == len(before[old.name]) > 1 and not index.get(str(old))
         np.testing.assert_array_equal([entry.embedding for entry in found], before[old.name])
         assert found[0].entry.modified == (folder / new).stat().st_mtime_ns
     assert counts(update(by_hash=by_hash, prune=True)) == (0, 0, 5)
+
+
+def test_each_file_has_an_id(update, index, folder):
+    update()
+    paths = sorted(str(path) for path in folder.glob("*.mp4"))
+    made = {path: make_content_id(path) for path in paths}
+    assert len(set(made.values())) == 5
+    assert {path: state.id for path, state in index.files().items()} == made
+
+    # An index that an earlier version wrote gets the missing identifiers.
+    lancedb.connect(index.uri).open_table("videos").drop_columns(["id"])
+    index.set_metadata({paths[0]: {"id": "mine"}})
+    assert counts(update()) == (0, 0, 5)
+    expected = {**made, paths[0]: "mine"}
+    assert {path: state.id for path, state in index.files().items()} == expected
+
+    shutil.copy(paths[2], paths[0])  # changed content
+    shutil.copy(paths[2], paths[1])
+    assert counts(update()) == (0, 2, 3)
+    expected |= {paths[1]: made[paths[2]]}
+    assert {path: state.id for path, state in index.files().items()} == expected
+
+
+def test_unchanged_files_are_encoded_again_on_demand(update, index, folder):
+    update()
+    path = str(min(folder.glob("*.mp4")))
+    report = update(again=[path], segmentation=Segmentation(1.0))
+    assert counts(report) == (0, 1, 4)
+    assert len(index.get(path)) > 1 and len(index) == 4 + len(index.get(path))
 
 
 def test_copies_are_no_moves(update, index, folder):
@@ -297,9 +328,9 @@ def test_each_write_holds_whole_files(update, index, folder, monkeypatch):
     monkeypatch.setattr(indexing, "PAUSE", 0.0)
     written, upsert = [], index.upsert
 
-    def record(entries, *arrays):
+    def record(entries, *arrays, **options):
         written.append([entry.path for entry in entries])
-        upsert(entries, *arrays)
+        upsert(entries, *arrays, **options)
 
     monkeypatch.setattr(index, "upsert", record)
     assert counts(update(segmentation=Segmentation(0.5), batch_size=4)) == (30, 0, 0)
@@ -309,7 +340,7 @@ def test_each_write_holds_whole_files(update, index, folder, monkeypatch):
 
 
 def test_a_failed_write_can_be_resumed(update, index, folder, monkeypatch):
-    def fail(entries, *arrays):
+    def fail(entries, *arrays, **options):
         raise OSError("full")
 
     with monkeypatch.context() as patch:

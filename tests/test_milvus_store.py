@@ -105,9 +105,16 @@ for _test in (
     test_columns.test_columns_are_filtered_by_and_returned,
     test_columns.test_values_change_without_new_embeddings,
     test_columns.test_invalid_columns_change_nothing,
+    test_columns.test_ids_made_from_the_content_give_way_to_the_owner,
     test_columns.test_columns_survive_export_and_import,
 ):
     globals()[_test.__name__] = _test
+
+
+def test_there_are_no_versions(index):
+    for call in (index.versions, lambda: index.keep_version("a"), lambda: index.restore(1)):
+        with pytest.raises(ValueError, match="is a Milvus collection, which has no versions: `pig export`"):
+            call()
 
 
 def test_index_persists_after_the_server_was_killed(server, index):

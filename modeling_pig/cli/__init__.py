@@ -25,6 +25,7 @@ from .push import push
 from .search import search
 from .train import train
 from .transfer import export_index, import_index
+from .versions import restore, versions
 
 
 app = typer.Typer(
@@ -42,6 +43,8 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "delete": delete,
         "export": export_index,
         "import": import_index,
+        "versions": versions,
+        "restore": restore,
     },
     "Train and evaluate": {
         "train": train,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 def list_files(
     index: IndexOption,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="List the files with an entry that meets a condition.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
 ) -> None:
     """List the files of an index with their numbers of entries.
@@ -27,11 +30,11 @@ def list_files(
         from ..visualization.text import printable
 
         store = VideoIndex(index)
-        files = sorted(store.files().items())
+        files = sorted(store.files(where).items())
         if as_json:
             for path, state in files:
                 facts = {"entries": state.num_entries, "size": state.size, "modified": state.modified}
-                typer.echo(json.dumps({"path": path, **facts}))
+                typer.echo(json.dumps({"path": path, "id": state.id, **facts}))
             return
         typer.echo("entries  file")
         for path, state in files:
@@ -46,6 +49,9 @@ def delete(
         list[str] | None,
         typer.Argument(help="Files to remove from the index, or patterns in quotes such as '/videos/2019/*'."),
     ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Remove the videos with this identifier. May be repeated.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="Remove the files with an entry that meets a condition.")
     ] = None,
@@ -56,19 +62,23 @@ def delete(
 ) -> None:
     """Delete the entries of files from an index. The files stay on the disk.
 
-    In a pattern, * matches any characters, also /. With several of PATHS, --where and --missing, a file must be meant
-    by each of them. The exit status is 0 if the index held all that was named, 3 if it held some of it, and 1 if it
-    held none of it.
+    In a pattern, * matches any characters, also /. With several of PATHS, --id, --where and --missing, a file must be
+    meant by each of them. The exit status is 0 if the index held all that was named, 3 if it held some of it, and 1
+    if it held none of it.
     """
     with one_line_errors():
         from ..stores.index import VideoIndex
         from ..visualization.text import printable
 
-        if not (paths or where or missing):
-            raise ValueError("Nothing to delete is named: give paths, --where or --missing.")
+        if not (paths or ids or where or missing):
+            raise ValueError("Nothing to delete is named: give paths, --id, --where or --missing.")
         store = VideoIndex(index)
-        chosen = set(store.files(where))
-        unknown = []
+        files = store.files(where)
+        chosen, unknown = set(files), []
+        if ids:
+            held = {state.id for state in files.values()}
+            unknown = [f"The id {identifier}" for identifier in ids if identifier not in held]
+            chosen = {path for path, state in files.items() if state.id in ids}
         if paths:
             named: set[str] = set()
             for path in paths:

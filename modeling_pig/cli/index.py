@@ -56,6 +56,13 @@ def index(
     by_hash: Annotated[
         bool, typer.Option("--hash", help="Detect changed files by content instead of size and time.")
     ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Also encode unchanged files with an entry that meets a condition, such as 'duration > 60'.",
+        ),
+    ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove deleted files from the index.")] = False,
     metadata: Annotated[
         Path | None,
@@ -140,6 +147,7 @@ def index(
                     found,
                     segmentation=segmentation,
                     by_hash=by_hash,
+                    again=store.files(again) if again else (),
                     prune=prune,
                     batch_size=batch_size,
                     num_threads=threads or max((os.cpu_count() or 1) // read_launcher("LOCAL_WORLD_SIZE", 1), 1),
@@ -166,8 +174,7 @@ def index(
         print_contents(store, index)
         if segment is not None and result.unchanged:
             typer.echo(
-                f"note: {result.unchanged} unchanged videos keep their segments; to split them again, build a new "
-                "index",
+                f"note: {result.unchanged} unchanged videos keep their segments; to split them again, use --again",
                 err=True,
             )
     if result.interrupted:

@@ -178,6 +178,7 @@ def _to_record(result: dict[str, Any]) -> dict[str, Any]:
     from ..stores.columns import describe_value
 
     metadata = {name: describe_value(value) for name, value in result.pop("metadata").items()}
+    result |= {"id": metadata.pop("id")} if "id" in metadata else {}
     if "others" in result:
         result["others"] = [_to_record(other) for other in result["others"]]
     return {**result, "metadata": metadata} if metadata else result

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from ..files import hash_file
+from ..files import hash_file, make_content_id
 from ..video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from .encoder import Encoder
 from .video_segment import VideoSegment
@@ -33,6 +33,7 @@ class EncodedFile(NamedTuple):
         duration (`float`, *optional*): of the file in seconds; `None` if the file does not state it.
         size, modified (`int`): of the file, in bytes and in ns since 1970.
         content_hash (`str`, *optional*): SHA-256 of the file, see [`hash_file`].
+        content_id (`str`): identifier made from the content, see [`make_content_id`].
         context_embeds (`torch.Tensor` of shape `(N, S, embedding_dim)`, *optional*): context tokens, float16, not
             normalised, on the CPU; only if they were asked for.
     """
@@ -43,6 +44,7 @@ class EncodedFile(NamedTuple):
     size: int
     modified: int
     content_hash: str | None
+    content_id: str
     context_embeds: torch.Tensor | None = None
 
     @property
@@ -238,6 +240,7 @@ class _ReadFile(NamedTuple):
     size: int
     modified: int
     content_hash: str | None
+    content_id: str
 
 
 def _read_file(
@@ -251,31 +254,27 @@ def _read_file(
     for _ in range(2):
         reading, state = next(readings), _state(path)
         failure: VideoDecodingError | None = None
-        duration = content_hash = None
+        duration = content_hash = content_id = None
         try:
             for frames, metadata in decode_segments(path, encoder.num_frames, split, **encoder.decoding_options):
                 yield reading, _Clip(encoder.preprocess(frames, metadata))
                 duration = metadata.duration
-            content_hash = _hash(path) if with_hash else None
+            content_hash = hash_file(path) if with_hash else None
+            content_id = make_content_id(path)
         except VideoDecodingError as error:
             failure = error
+        except OSError as error:
+            failure = VideoDecodingError(path, f"the file cannot be read: {error.strerror}")
         if _state(path) != state:  # replaced or still being written, which may also be the reason of a failure
             yield reading, None
-        elif failure is not None or state is None:
+        elif failure is not None or state is None or content_id is None:
             yield reading, failure
             return
         else:
             segments = [VideoSegment(path, start, end) for start, end in split(duration)]
-            yield reading, _ReadFile(segments, duration, *state[:2], content_hash)
+            yield reading, _ReadFile(segments, duration, *state[:2], content_hash, content_id)
             return
     yield reading, VideoDecodingError(path, "changed while it was read; run again")
-
-
-def _hash(path: str) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise VideoDecodingError(path, f"the file cannot be read: {error.strerror}") from error
 
 
 def _state(path: str) -> tuple[int, int, int] | None:

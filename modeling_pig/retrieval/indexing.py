@@ -4,17 +4,19 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from ..encoding.encoder import Encoder
 from ..encoding.videos import EncodedFile, encode_files
-from ..files import hash_file
+from ..files import hash_file, make_content_id
+from ..stores.columns import ID
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
 from .find_videos import FoundVideo, FoundVideos, find_videos
@@ -63,6 +65,7 @@ def index_videos(
     *,
     segmentation: Segmentation | None = None,
     by_hash: bool = False,
+    again: Collection[str] = (),
     prune: bool = False,
     batch_size: int = 16,
     num_threads: int | None = None,
@@ -71,7 +74,9 @@ def index_videos(
     """Encode the videos that are not in an index or have changed, in bounded memory.
 
     A file that was moved or renamed keeps its embeddings: a new file with the content of an indexed one that is gone.
-    The content is known by its hash, or, if the index holds none, by size and time.
+    The content is known by its hash, or, if the index holds none, by size and time, or by [`make_content_id`].
+
+    Each file has an `id` in the index: its owner's ([`VideoIndex.set_metadata`]), else [`make_content_id`].
 
     However a run ends, all files written so far stay in the index, and the next run encodes the others. If
     `torch.distributed` is initialised, each process encodes its share of the files and writes it into the same index;
@@ -85,6 +90,7 @@ def index_videos(
             segments.
         by_hash (`bool`): detect changed files by content instead of size and time. Reads all files that are in the
             index.
+        again (`Collection[str]`): absolute paths of files that are encoded again, even if they are unchanged.
         prune (`bool`): remove deleted files from the index: those that `sources` covers but that do not exist. All
             other files stay in any case.
         batch_size (`int`): segments per forward pass.
@@ -106,12 +112,16 @@ def index_videos(
     report, problem = IndexingReport(), None
     try:
         outdated = _find_outdated(index, share, known, by_hash, progress)
+        encode_again = set(again).difference(outdated)
+        outdated += [video.path for video in share if video.path in encode_again and video.path in known]
         report.unchanged = len(share) - len(outdated)
         moved = _find_moved([video for video in share if video.path not in known], known)
         _move(index, known, moved)
         report.moved = len(moved)
         new_paths = set(moved.values())
         outdated = [path for path in outdated if path not in new_paths]
+        unchanged = {video.path for video in share if video.path in known}.difference(outdated)
+        _add_ids(index, [path for path in unchanged if known[path].id is None])
         encoded = encode_files(
             encoder,
             outdated,
@@ -171,7 +181,7 @@ def _find_outdated(
     updates: dict[str, dict] = {}  # new values of the entries of unchanged files, by path
     with ThreadPoolExecutor() as pool:
         try:
-            hashes = pool.map(_hash_or_none, [video.path for video in indexed])
+            hashes = pool.map(partial(_or_none, hash_file), [video.path for video in indexed])
             bar = tqdm(indexed, "hashing", unit="video", disable=not progress)
             for video, content_hash in zip(bar, hashes, strict=True):
                 state = known[video.path]
@@ -193,7 +203,7 @@ def _find_outdated(
 def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str, str]:
     """Return the files that were moved: path in the index -> new path.
 
-    Size and time are read first; only files whose index holds a hash, and whose size fits, are hashed.
+    Only files whose size fits are hashed, or compared by an identifier made from their content.
     """
     sizes = {video.size for video in new}
     gone: dict[int, list[str]] = {}  # size -> paths in the index whose files are gone
@@ -203,11 +213,13 @@ def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str,
     moved: dict[str, str] = {}
     for video in new:
         candidates = [path for path in gone.get(video.size, ()) if path not in moved]
-        content_hash = None
-        if any(known[path].content_hash for path in candidates):
-            content_hash = _hash_or_none(video.path)
+        by_hash = any(known[path].content_hash for path in candidates)
+        content_hash = _or_none(hash_file, video.path) if by_hash else None
+        content_id = _or_none(make_content_id, video.path) if candidates else None
         for path in candidates:
-            if _is_same(known[path], video, content_hash or ""):
+            state = known[path]
+            has_same_id = state.content_hash is None and content_id is not None and state.id == content_id
+            if has_same_id or _is_same(state, video, content_hash or ""):
                 moved[path] = video.path
                 break
     return moved
@@ -225,6 +237,13 @@ def _move(index: VideoIndex, known: dict[str, FileState], moved: dict[str, str])
         ]
         index.upsert(entries, batch.embeddings, batch.context_embeds)
         index.delete(old)
+
+
+def _add_ids(index: VideoIndex, paths: list[str]) -> None:
+    """Give files of an index that an earlier version wrote their `id`."""
+    if paths and index.adds_ids():
+        ids = {path: _or_none(make_content_id, path) for path in paths}
+        index.set_metadata({path: {ID: content_id} for path, content_id in ids.items() if content_id is not None})
 
 
 def _update_entries(index: VideoIndex, known: dict[str, FileState], updates: dict[str, dict]) -> None:
@@ -248,9 +267,9 @@ def _is_same(state: FileState, video: FoundVideo, content_hash: str) -> bool:
     return state.content_hash == content_hash
 
 
-def _hash_or_none(path: str) -> str | None:
+def _or_none(hash_function: Callable[[str], str], path: str) -> str | None:
     try:
-        return hash_file(path)
+        return hash_function(path)
     except (OSError, VideoDecodingError):
         return None  # decoding the file will report the reason
 
@@ -315,7 +334,10 @@ class _Writer:
         if entries:
             contexts = [file.context_embeds for file in files if file.context_embeds is not None]
             self._index.upsert(
-                entries, torch.cat([file.embeddings for file in files]), torch.cat(contexts) if contexts else None
+                entries,
+                torch.cat([file.embeddings for file in files]),
+                torch.cat(contexts) if contexts else None,
+                content_ids={file.path: file.content_id for file in files},
             )
         return files
 

@@ -1,11 +1,11 @@
 """Read the owner's columns from a table with a row per video."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..stores.columns import check_columns, convert, infer_type
+from ..stores.columns import ID, TEXT, check_columns, convert, infer_type
 from ..tables import Row, read_rows
 
 
@@ -23,7 +23,8 @@ def read_metadata(
 
     Args:
         file (`str` or `os.PathLike`): CSV, TSV, JSON, JSONL or Parquet file with a column `file_name`, `path`, `video`
-            or `file`: paths relative to one of the folders, or absolute. All other columns are read.
+            or `file`: paths relative to one of the folders, or absolute. All other columns are read; `id` is the
+            owner's identifier of the video, which is text and unique.
         folders (`Sequence[str | os.PathLike]`): folders of videos.
         known_paths (`Collection[str]`): absolute paths of the videos that the index holds or is going to hold.
         columns (`Mapping[str, str]`): the owner's columns that the index has, name -> type.
@@ -54,6 +55,8 @@ def read_metadata(
     kinds = {name: (types or {}).get(name) or columns.get(name) or "" for name in names}
     if unknown := sorted(set(types or {}) - set(names)):
         raise ValueError(f"{path} has no column {unknown[0]}: its columns are {', '.join(names)}.")
+    if ID in names:
+        kinds[ID] = TEXT
     for name in names:
         kinds[name] = kinds[name] or infer_type(row.values.get(name) for row in rows)
         if columns.get(name, kinds[name]) != kinds[name]:
@@ -62,11 +65,30 @@ def read_metadata(
         check_columns(kinds)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    _check_ids(by_path.values())
     values = {
-        found: {name: convert(row.values.get(name), kinds[name], f"{row.place}: the column {name}") for name in names}
+        found: {name: convert(_value(row, name), kinds[name], f"{row.place}: the column {name}") for name in names}
         for found, row in by_path.items()
     }
     return kinds, values
+
+
+def _check_ids(rows: Iterable[Row]) -> None:
+    """Raise `ValueError` if two videos have one identifier."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        found = _value(row, ID)
+        if not isinstance(found, str) or not found:
+            continue
+        if found in seen:
+            raise ValueError(f"{row.place}: the id {found!r} is also in {seen[found].place}: give each video its own.")
+        seen[found] = row
+
+
+def _value(row: Row, name: str) -> Any:
+    """Return a value of a row; an identifier that is a whole number becomes text."""
+    value = row.values.get(name)
+    return str(value) if name == ID and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def parse_types(assignments: Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ _EXPECTED = {
 }
 _TYPE_KEY = b"pig:column"  # metadata of an Arrow field
 _RESERVED = {*FIELDS, "key", "content_hash", "embedding", "context", "score", "rank", "metadata"}
+ID = "id"  # column of the identifier of a video; always text
 _MAX_TEXT = 64_000  # bytes; Milvus stores at most 65,535
 
 
@@ -35,6 +36,8 @@ def check_columns(columns: Mapping[str, str]) -> None:
             raise ValueError(f"{name!r} cannot be the name of a column: expected lower-case letters, digits and _.")
         if name in _RESERVED or name in KEYWORDS or name.startswith("_"):
             raise ValueError(f"A column cannot be named {name!r}, which every index has or reserves: rename it.")
+        if name == ID and kind != TEXT:
+            raise ValueError(f"The column id holds identifiers, which are text, not {kind}.")
         if kind not in TYPES:
             raise ValueError(f"The column {name} has the type {kind!r}: expected {', '.join(TYPES)}.")
 
@@ -142,6 +145,7 @@ def describe_value(value: Any) -> Any:
 __all__ = [
     "BOOL",
     "FLOAT",
+    "ID",
     "INTEGER",
     "TEXT",
     "TEXTS",

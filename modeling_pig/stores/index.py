@@ -18,7 +18,8 @@ import numpy as np
 
 from modeling_pig import __version__
 
-from .columns import check_columns, convert, infer_type
+from ..files import CONTENT_ID_PREFIX
+from .columns import ID, TEXT, check_columns, convert, infer_type
 from .conditions import Condition, In, parse_where
 from .records import (
     CONTEXT_COLUMN,
@@ -36,7 +37,7 @@ from .records import (
     read_entries,
     row_schema,
 )
-from .video_store import VideoStore
+from .video_store import IndexVersion, VideoStore
 
 
 if TYPE_CHECKING:
@@ -78,19 +79,21 @@ class ContextResults(NamedTuple):
 class FileState(NamedTuple):
     """State of a video file when it was indexed, to detect changes.
 
-    If the entries of the file disagree, because writing them was interrupted, all fields but the last are `None`.
+    If the entries of the file disagree, because writing them was interrupted, all fields but `num_entries` are `None`.
 
     Attributes:
         size (`int`, *optional*): size in bytes.
         modified (`int`, *optional*): time of the last change, in ns since 1970.
         content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal.
         num_entries (`int`): number of the file's entries in the index.
+        id (`str`, *optional*): identifier of the video: the owner's, or one made from the content.
     """
 
     size: int | None
     modified: int | None
     content_hash: str | None
     num_entries: int
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,11 @@ class SearchResult:
     start: float | None = None
     end: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def id(self) -> str | None:
+        """Identifier of the video: its owner's, or one made from the content, see [`make_content_id`]."""
+        return self.metadata.get(ID)
 
 
 class VideoIndex:
@@ -183,7 +191,7 @@ class VideoIndex:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The owner's columns, name -> type: "text", "integer", "float", "bool", "time" or "texts"."""
+        """The owner's columns and `id`, name -> type: "text", "integer", "float", "bool", "time" or "texts"."""
         return self._store.columns
 
     def add_columns(self, columns: Mapping[str, str]) -> None:
@@ -203,6 +211,18 @@ class VideoIndex:
                 raise ValueError(f"The index {self.uri} has the column {name} of type {known[name]}, not {kind}.")
         if new := {name: kind for name, kind in columns.items() if name not in known}:
             self._store.add_columns(new)
+
+    def adds_ids(self) -> bool:
+        """Add the column `id` if the index can have it; return whether it has it.
+
+        Two kinds of indexes of earlier versions cannot: those whose owner has a column `id` of another type, and
+        collections on Milvus without columns of the owner.
+        """
+        try:
+            self.add_columns({ID: TEXT})
+        except ValueError:
+            return False
+        return True
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """Set values of the owner's columns, without encoding videos again.
@@ -234,7 +254,7 @@ class VideoIndex:
             for name, value in of_file.items():
                 if name not in known:
                     values.setdefault(name, []).append(value)
-        new = {name: infer_type(found) for name, found in values.items()}
+        new = {name: TEXT if name == ID else infer_type(found) for name, found in values.items()}
         check_columns(new)
         kinds = known | new
         converted = {
@@ -260,6 +280,7 @@ class VideoIndex:
         embeddings: "torch.Tensor | np.ndarray",
         context_embeds: "torch.Tensor | np.ndarray | None" = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        content_ids: Mapping[str, str] | None = None,
     ) -> None:
         """Add entries and remove all other entries of the same files.
 
@@ -274,6 +295,8 @@ class VideoIndex:
             metadata (`Sequence[Mapping[str, Any]]`, *optional*): values of the owner's columns of each entry; a new
                 column is added with the type of its values. By default those of the entries; the index keeps the
                 values that it holds for a file whose entries have none.
+            content_ids (`Mapping[str, str]`, *optional*): path -> [`make_content_id`], the `id` of a file to which
+                its owner gave none.
 
         Raises:
             ValueError: embeddings or context tokens have another shape or are not finite; embeddings are not
@@ -291,12 +314,13 @@ class VideoIndex:
                 raise ValueError(f"Expected metadata of {len(entries)} entries, found {len(metadata)}.")
             entries = [replace(entry, metadata=of_entry) for entry, of_entry in zip(entries, metadata, strict=True)]
         if entries:
-            entries = self._with_metadata(entries)
+            entries = self._with_metadata(entries, content_ids or {})
             schema = row_schema(self.info.embedding_dim, self.info.storage, self.info.num_context_tokens, self.columns)
             self._store.upsert(make_rows(entries, values, schema, context))
 
-    def _with_metadata(self, entries: Sequence[VideoEntry]) -> Sequence[VideoEntry]:
+    def _with_metadata(self, entries: Sequence[VideoEntry], content_ids: Mapping[str, str]) -> Sequence[VideoEntry]:
         """Convert the metadata of entries, and fill in what the index holds for files whose entries have none."""
+        content_ids = content_ids if content_ids and self.adds_ids() else {}
         given = {entry.path: entry.metadata for entry in entries if entry.metadata}
         converted = self._convert_metadata(given) if given else {}
         if not (own := self.columns):
@@ -305,6 +329,10 @@ class VideoIndex:
         for start in range(0, len(silent), _FILES_PER_UPDATE):
             for row in self._rows_of(silent[start : start + _FILES_PER_UPDATE], ["path", *own]).to_pylist():
                 converted[row.pop("path")] = row
+        for path, content_id in content_ids.items():
+            values = converted.get(path, {})
+            if (values.get(ID) or CONTENT_ID_PREFIX).startswith(CONTENT_ID_PREFIX):
+                converted[path] = {**values, ID: content_id}
         return [replace(entry, metadata=converted.get(entry.path, {})) for entry in entries]
 
     def _check_context(self, context_embeds: "torch.Tensor | np.ndarray | None", count: int) -> np.ndarray | None:
@@ -441,13 +469,14 @@ class VideoIndex:
             OSError: the index cannot be read.
         """
         names = ["path", "size", "modified", "content_hash"]
+        names += [ID] if ID in self.columns else []
         condition = self.parse_where(where)
         states: dict[str, FileState] = {}
         for batch in self._store.scan(names, 100_000, condition):
-            for path, size, modified, content_hash in zip(*(batch[name].to_pylist() for name in names), strict=True):
+            for path, size, modified, content_hash, *id_ in zip(*(batch[n].to_pylist() for n in names), strict=True):
                 known = states.get(path)
                 if known is None:
-                    states[path] = FileState(size, modified, content_hash, 1)
+                    states[path] = FileState(size, modified, content_hash, 1, *id_)
                 elif known[:3] == (size, modified, content_hash):
                     states[path] = known._replace(num_entries=known.num_entries + 1)
                 else:  # writing the file was interrupted: it counts as changed
@@ -482,6 +511,51 @@ class VideoIndex:
         """
         self._store.optimize()
         return self.search_method
+
+    def versions(self) -> list[IndexVersion]:
+        """Return the versions of the index that can be restored, oldest first.
+
+        Every write makes a version. A version is kept for ten minutes after the next one, and longer if it has a name
+        or an older one has.
+
+        Raises:
+            ValueError: the index is on Milvus, which has no versions.
+            OSError: the index cannot be read.
+        """
+        return self._store.versions()
+
+    def keep_version(self, name: str) -> None:
+        """Give the newest version a name, and keep it and all later ones until [`release_version`].
+
+        Args:
+            name (`str`): a letter, then letters, digits, `.`, `_` and `-`.
+
+        Raises:
+            ValueError: the name is not valid, or another version has it; the index is on Milvus.
+            OSError: the index cannot be written.
+        """
+        self._store.keep_version(name)
+
+    def release_version(self, name: str) -> None:
+        """Remove a name that [`keep_version`] gave. The version is deleted by a later write.
+
+        Raises:
+            ValueError: no version has the name; the index is on Milvus.
+            OSError: the index cannot be written.
+        """
+        self._store.release_version(name)
+
+    def restore(self, version: int | str) -> None:
+        """Make an earlier version the newest one; the versions in between stay until they are deleted.
+
+        Args:
+            version (`int` or `str`): number or name of the version.
+
+        Raises:
+            ValueError: there is no such version; the index is on Milvus.
+            OSError: the index cannot be written.
+        """
+        self._store.restore(version)
 
     def drop_if_new(self) -> None:
         """Delete the index if this object created it and it is empty."""
@@ -557,6 +631,7 @@ __all__ = [
     "EntryBatch",
     "FileState",
     "IndexInfo",
+    "IndexVersion",
     "SearchResult",
     "VideoEntry",
     "VideoIndex",

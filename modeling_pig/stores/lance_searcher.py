@@ -163,6 +163,8 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     if known is not None and known.results.column_names != columns:
         known = None  # the owner has added a column
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
+    if known is not None and len(known.ids) and not is_among(ids[ids <= known.ids[-1]], known.ids).all():
+        known = None  # an earlier version was restored: rows came back
     fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
     blocks, missing, results = {}, {}, []
     if known is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
 from .records import IndexInfo, row_schema
-from .video_store import RankedRows
+from .video_store import IndexVersion, RankedRows
 
 
 if TYPE_CHECKING:
@@ -165,7 +165,23 @@ class LanceStore:
             logger.log(level, f"The index {self.uri} {message}: {_first_line(error)}")
 
     def _compact(self) -> None:
-        self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        age = _KEEP_VERSIONS
+        if self._names():  # LanceDB refuses to delete old versions if a named one is among them
+            oldest = min(version.time for version in self._read_versions() if version.names)
+            age = max(age, datetime.now(UTC) - oldest + timedelta(seconds=1))
+        self._table.optimize(cleanup_older_than=age)
+
+    def _read_versions(self) -> list[IndexVersion]:
+        tags = self._table.tags.list()
+        return [
+            IndexVersion(
+                found["version"],
+                found["timestamp"].astimezone(),
+                int(found["metadata"]["total_rows"]),
+                sorted(name for name, tag in tags.items() if tag["version"] == found["version"]),
+            )
+            for found in self._table.list_versions()
+        ]
 
     def delete(self, paths: Sequence[str]) -> int:
         with self._one_line_errors("written"):
@@ -195,6 +211,51 @@ class LanceStore:
         with self._one_line_errors("written"):
             self._retry_conflicts(self._compact)
             self._retry_conflicts(lambda: refresh_ann_index(self._table, self._searcher.open_newest))
+
+    def versions(self) -> list[IndexVersion]:
+        with self._one_line_errors("read"):
+            return self._read_versions()
+
+    def keep_version(self, name: str) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                f"{name!r} cannot be the name of a version: expected a letter, then letters, digits, . _ -"
+            )
+        with self._one_line_errors("written"):
+            is_taken = name in self._names()
+            if not is_taken:
+                self._table.tags.create(name, self._table.version)
+        if is_taken:
+            raise ValueError(f"The index {self.uri} has a version {name!r}: choose another name, or release that one.")
+
+    def release_version(self, name: str) -> None:
+        self._refuse_unknown(name)
+        with self._one_line_errors("written"):
+            self._table.tags.delete(name)
+
+    def restore(self, version: int | str) -> None:
+        if isinstance(version, str):
+            self._refuse_unknown(version)
+        elif version not in [found.number for found in self.versions()]:
+            raise ValueError(f"The index {self.uri} has no version {version}: `pig versions` prints them.")
+
+        def restore() -> None:
+            table = self._searcher.open_newest()  # checking out a version of `_table` would show it to other threads
+            table.checkout(version)
+            table.restore()
+
+        with self._one_line_errors("restored"):
+            self._retry_conflicts(restore)
+
+    def _names(self) -> list[str]:
+        return list(self._table.tags.list())
+
+    def _refuse_unknown(self, name: str) -> None:
+        with self._one_line_errors("read"):
+            names = self._names()
+        if name not in names:
+            held = f"its named versions are {', '.join(names)}" if names else "none of its versions has a name"
+            raise ValueError(f"The index {self.uri} has no version {name!r}: {held}.")
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # another process may have opened and filled it

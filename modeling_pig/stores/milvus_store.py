@@ -19,7 +19,7 @@ from .columns import columns_of
 from .conditions import Condition, In, milvus_string, to_milvus
 from .records import IndexInfo, read_embeddings, row_schema
 from .vectors import cosine_scores, synthetic_queries
-from .video_store import RESULT_COLUMNS, RankedRows
+from .video_store import RESULT_COLUMNS, IndexVersion, RankedRows
 
 
 if TYPE_CHECKING:
@@ -175,6 +175,21 @@ class MilvusStore:
             self._request("flush")
             if self._count() > EXACT_UP_TO and self._index_type() == "FLAT":
                 self._build_ann_index()
+
+    def versions(self) -> list[IndexVersion]:
+        raise ValueError(
+            f"{self.uri} is a Milvus collection, which has no versions: `pig export` writes a copy, `pig import` "
+            "reads it."
+        )
+
+    def keep_version(self, name: str) -> None:
+        self.versions()
+
+    def release_version(self, name: str) -> None:
+        self.versions()
+
+    def restore(self, version: int | str) -> None:
+        self.versions()
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # another process may have opened and filled it

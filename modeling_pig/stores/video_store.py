@@ -1,6 +1,7 @@
 """Define what an index requires of the database behind it: the operations of a store."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
 
 
 RESULT_COLUMNS = ["key", "path", "start", "end", "duration"]  # and the owner's: each column takes time to read
+
+
+class IndexVersion(NamedTuple):
+    """A version of an index: each write makes one.
+
+    Attributes:
+        number (`int`): number of the version, ascending.
+        time (`datetime`): time of the write, with time zone.
+        num_entries (`int`): number of entries.
+        names (`list[str]`): names under which the version is kept.
+    """
+
+    number: int
+    time: datetime
+    num_entries: int
+    names: list[str]
 
 
 class RankedRows(NamedTuple):
@@ -91,8 +108,20 @@ class VideoStore(Protocol):
     def optimize(self) -> None:
         """Compact the stored files; build or refresh the ANN index if there are enough rows."""
 
+    def versions(self) -> list[IndexVersion]:
+        """Return the versions that can be restored, oldest first. Raises `ValueError` if the store has none."""
+
+    def keep_version(self, name: str) -> None:
+        """Keep the newest version under a name. Raises `ValueError` if the name is not valid, or taken."""
+
+    def release_version(self, name: str) -> None:
+        """Remove a name. Raises `ValueError` if there is none."""
+
+    def restore(self, version: int | str) -> None:
+        """Make a version, by number or name, the newest again. Raises `ValueError` if there is none."""
+
     def drop(self) -> None:
         """Delete the store if this object created it and it is empty."""
 
 
-__all__ = ["RESULT_COLUMNS", "RankedRows", "VideoStore"]
+__all__ = ["RESULT_COLUMNS", "IndexVersion", "RankedRows", "VideoStore"]
