@@ -51,6 +51,7 @@ bench: install  ## measure costs beside named peers, write docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py search --threads 1 --json runs/benchmark-search.json
 	$(BIN)/python examples/benchmark.py rerank --threads 1 --json runs/benchmark-rerank.json
 	$(BIN)/python examples/benchmark.py index --json runs/benchmark-index.json
+	$(BIN)/python examples/benchmark.py maintain --threads 1 --json runs/benchmark-maintain.json
 	$(BIN)/python examples/benchmark.py encoders --json runs/benchmark-encoders.json
 	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md

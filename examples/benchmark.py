@@ -7,6 +7,7 @@
     python examples/benchmark.py search                                 # indexes of 1,000 to 1,000,000 videos
     python examples/benchmark.py rerank                                 # searches that rank their best results again
     python examples/benchmark.py index                                  # from video files to an index
+    python examples/benchmark.py maintain                               # versions, exports, columns of an index
     python examples/benchmark.py encoders                               # the models that embed videos
     python examples/benchmark.py start                                  # from process start to the first results
     python examples/benchmark.py train --quick                          # tiny shapes, to see that it runs
@@ -24,7 +25,7 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Imported here, because spawned processes import this file again, but need only what they run.
-    from benchmarks import encoders, index, model, ranking, rerank, search, start, train
+    from benchmarks import encoders, index, maintain, model, ranking, rerank, search, start, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -37,6 +38,7 @@ def main() -> None:
         "search": search,
         "rerank": rerank,
         "index": index,
+        "maintain": maintain,
         "encoders": encoders,
         "start": start,
         "train": train,

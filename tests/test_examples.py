@@ -147,6 +147,12 @@ def test_benchmark_of_reranking(tmp_path):
 
 
 @pytest.mark.bench
+def test_benchmark_of_maintenance(tmp_path):
+    example(tmp_path, "benchmark.py", "maintain", "--sizes", "300", "--dim", "8", "--json", "figures.json")
+    rows = json.loads((tmp_path / "figures.json").read_text())["maintain"]
+    assert [row["what"] for row in rows][-2:] == ["export", "import"] and all(row["s"] > 0 for row in rows)
+
+
 def test_benchmark_of_the_start(tmp_path):
     example(tmp_path, "benchmark.py", "start", "--quick", "--threads", "1", "--json", "figures.json")
     rows = json.loads((tmp_path / "figures.json").read_text())["first answer"]

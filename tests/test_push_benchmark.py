@@ -221,6 +221,21 @@ def test_a_benchmark_is_pushed_in_one_private_commit_and_read_back_equal(hub, ms
     assert "no commit" in push(*(arguments[:2] + arguments[4:])) and len(commits(hub)) == 2  # without a folder
 
 
+def test_a_data_set_of_the_hub_is_used_as_ones_own(hub, run_pig, tmp_path):
+    options = ["--option", "train=2", "--option", "validation=1", "--option", "test=1"]
+    videos = ["moving_shapes", "--videos", tmp_path / "videos", "--output", tmp_path / "out", "--with-videos"]
+    run_pig("push", "benchmark", *videos, "--repo-id", REPO, *options)
+    back = load_benchmark("videofolder", videos=f"hf://{REPO}", cache_dir=tmp_path / "own")
+    original = load_benchmark(
+        "moving_shapes", videos=tmp_path / "videos", cache_dir=tmp_path / "other", train=2, validation=1, test=1
+    )
+    assert list(back) == list(original)
+    for split, rows in original.items():
+        assert back[split]["captions"][:] == rows["captions"][:]
+        for path, expected in zip(back[split]["video"], rows["video"], strict=True):
+            assert Path(path).read_bytes() == Path(expected).read_bytes()
+
+
 def test_a_change_is_one_commit_that_deletes_files_of_an_earlier_push(hub, msvd, push, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(push_benchmark, "SHARD_BYTES", 1)
