@@ -67,6 +67,7 @@ def test_moved_files_keep_their_embeddings(update, index, folder, by_hash):
     (folder / "other").mkdir()
     first.rename(folder / "other/renamed.mp4")
     second.rename(folder / "other" / second.name)
+    index.set_metadata({str(third): {"id": "mine"}})
     new_time = third.rename(folder / "touched.mp4")
     os.utime(new_time, (1, 1))
     report = update(by_hash=by_hash, segmentation=segmentation, prune=True)
@@ -218,7 +219,7 @@ def test_new_changed_unchanged_and_deleted_files(update, index, folder):
     assert counts(report) == (0, 0, 5) and (report.deleted, report.removed) == (0, 1)
     assert sorted(index.files()) == [str(path) for path in sorted(folder.iterdir())]
     for path, state in index.files().items():
-        assert state[:3] == (os.path.getsize(path), os.stat(path).st_mtime_ns, None)
+        assert state[:3] == (os.path.getsize(path), os.stat(path).st_mtime_ns, make_content_id(path))
 
 
 def test_changes_are_detected_by_hash(update, index, folder):

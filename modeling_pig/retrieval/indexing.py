@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..encoding.encoder import Encoder
 from ..encoding.videos import EncodedFile, encode_files
-from ..files import hash_file, make_content_id
+from ..files import CONTENT_ID_PREFIX, hash_file, make_content_id
 from ..stores.columns import ID
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
@@ -213,13 +213,11 @@ def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str,
     moved: dict[str, str] = {}
     for video in new:
         candidates = [path for path in gone.get(video.size, ()) if path not in moved]
-        by_hash = any(known[path].content_hash for path in candidates)
+        by_hash = any(_is_hash(known[path].content_hash) for path in candidates)
         content_hash = _or_none(hash_file, video.path) if by_hash else None
         content_id = _or_none(make_content_id, video.path) if candidates else None
         for path in candidates:
-            state = known[path]
-            has_same_id = state.content_hash is None and content_id is not None and state.id == content_id
-            if has_same_id or _is_same(state, video, content_hash or ""):
+            if _is_same(known[path], video, content_hash, content_id):
                 moved[path] = video.path
                 break
     return moved
@@ -260,11 +258,16 @@ def _update_entries(index: VideoIndex, known: dict[str, FileState], updates: dic
     upsert_whole_files(index, embedded, {path: known[path].num_entries for path in updates}, FILES_PER_WRITE)
 
 
-def _is_same(state: FileState, video: FoundVideo, content_hash: str) -> bool:
-    """Return whether a file has the indexed content. If the index holds no hash, compare size and time instead."""
-    if state.content_hash is None:
-        return state[:2] == (video.size, video.modified)
-    return state.content_hash == content_hash
+def _is_same(state: FileState, video: FoundVideo, content_hash: str | None, content_id: str | None = None) -> bool:
+    """Return whether a file has the indexed content: by its hash, else by size and time or [`make_content_id`]."""
+    if _is_hash(state.content_hash):
+        return state.content_hash == content_hash
+    has_same_id = content_id is not None and state.content_hash == content_id
+    return has_same_id or state[:2] == (video.size, video.modified)
+
+
+def _is_hash(content_hash: str | None) -> bool:
+    return content_hash is not None and not content_hash.startswith(CONTENT_ID_PREFIX)
 
 
 def _or_none(hash_function: Callable[[str], str], path: str) -> str | None:
@@ -277,7 +280,8 @@ def _or_none(hash_function: Callable[[str], str], path: str) -> str | None:
 def make_entries(file: EncodedFile) -> list[VideoEntry]:
     """Return the index entries of an encoded file, one per segment."""
     return [
-        VideoEntry(*segment, file.duration, file.size, file.modified, file.content_hash) for segment in file.segments
+        VideoEntry(*segment, file.duration, file.size, file.modified, file.content_hash or file.content_id)
+        for segment in file.segments
     ]
 
 

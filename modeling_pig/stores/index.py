@@ -84,7 +84,7 @@ class FileState(NamedTuple):
     Attributes:
         size (`int`, *optional*): size in bytes.
         modified (`int`, *optional*): time of the last change, in ns since 1970.
-        content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal.
+        content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal, or [`make_content_id`].
         num_entries (`int`): number of the file's entries in the index.
         id (`str`, *optional*): identifier of the video: the owner's, or one made from the content.
     """
