@@ -104,6 +104,9 @@ for _test in (
     test_index.test_drop_if_new_deletes_only_empty_indexes,
     test_columns.test_columns_are_filtered_by_and_returned,
     test_columns.test_values_change_without_new_embeddings,
+    test_columns.test_each_entry_has_its_own_values,
+    test_columns.test_facets_count_files_and_find_them,
+    test_columns.test_subtitles_of_each_segment_are_written,
     test_columns.test_invalid_columns_change_nothing,
     test_columns.test_columns_survive_export_and_import,
 ):
