@@ -225,6 +225,8 @@ def test_types_are_inferred():
         ("true", "no"): "bool",
         ("2026-01-31", "2026-01-31 12:00"): "time",
         ("1", "one"): "text",
+        ("007", "10"): "text",
+        ("-0.5", "1e3", "7"): "float",
         ("", ""): "text",
     }.items():
         assert infer_type(texts) == kind, texts

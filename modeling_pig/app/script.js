@@ -1,7 +1,7 @@
 // Behaviour of the page. Strings from the server are inserted as text, never as HTML.
 
 const PAGE_SIZE = 12;
-const MAX_SHOWN = 160; // characters of a column's value; more are shown on request
+const MAX_SHOWN = 100; // characters of a column's value; more are shown on request
 const byId = (id) => document.getElementById(id);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -231,20 +231,19 @@ function columnRows(columns) {
     const term = document.createElement("dt");
     const description = document.createElement("dd");
     term.textContent = name;
-    if (Array.isArray(value)) {
-      for (const item of value) description.append(isolated(item, "item"));
-    } else if (value.length > MAX_SHOWN) {
-      const details = document.createElement("details");
-      const summary = document.createElement("summary");
-      summary.append(isolated(`${value.slice(0, MAX_SHOWN).replace(/[\ud800-\udbff]$/, "")}…`));
-      details.append(summary, isolated(value));
-      description.append(details);
-    } else {
-      description.append(isolated(value));
-    }
+    description.append(...(Array.isArray(value) ? value.map((item) => shownText(item, "item")) : [shownText(value)]));
     row.append(term, description);
     return row;
   });
+}
+
+function shownText(text, className = "") {
+  if (text.length <= MAX_SHOWN) return isolated(text, className);
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.append(isolated(`${text.slice(0, MAX_SHOWN).replace(/[\ud800-\udbff]$/, "")}…`));
+  details.append(summary, isolated(text));
+  return details;
 }
 
 // Text whose writing direction does not change that of its surroundings.

@@ -24,6 +24,8 @@ _EXPECTED = {
     TIME: "a time such as 2026-01-31 or 2026-01-31 12:00",
     TEXTS: "a list of texts",
 }
+# Texts that are inferred to be numbers: not 007, +47 and 1_000, which a number would not hold as they are.
+_NUMBER = re.compile(r"\s*-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][-+]?\d+)?\s*")
 _TYPE_KEY = b"pig:column"  # metadata of an Arrow field
 _RESERVED = {*FIELDS, "key", "content_hash", "embedding", "context", "score", "rank", "metadata"}
 MAX_TEXT = 64_000  # bytes of a text, or of all texts of a list; Milvus stores at most 65,535
@@ -146,7 +148,10 @@ def infer_type(values: Iterable[Any]) -> str:
     present = [value for value in values if not _is_missing(value)]
     if any(isinstance(value, list | tuple) for value in present):
         return TEXTS
+    texts = [value for value in present if isinstance(value, str)]
     for kind in (BOOL, INTEGER, FLOAT, TIME):
+        if kind in (INTEGER, FLOAT) and not all(map(_NUMBER.fullmatch, texts)):
+            continue
         if present and all(_convert(value, kind) is not None for value in present):
             return kind
     return TEXT

@@ -191,14 +191,15 @@ def _columns(metadata: Mapping[str, Any]) -> str:
     rows = []
     for name, value in metadata.items():
         shown = readable(value)
-        if isinstance(shown, list):
-            cell = " ".join(f'<bdi class="item">{escape(item)}</bdi>' for item in shown)
-        elif (start := abridge(shown)) != shown:
-            cell = f"<details><summary><bdi>{escape(start)}</bdi></summary><bdi>{escape(shown)}</bdi></details>"
-        else:
-            cell = f"<bdi>{escape(shown)}</bdi>"
+        cell = " ".join(_text(item, "item") for item in shown) if isinstance(shown, list) else _text(shown)
         rows.append(f"<div><dt>{escape(name)}</dt> <dd>{cell}</dd></div>")
     return f'\n<dl class="columns">{"".join(rows)}</dl>' if rows else ""
+
+
+def _text(text: str, name: str = "") -> str:
+    if (start := abridge(text)) == text:
+        return f'<bdi class="{name}">{escape(text)}</bdi>'
+    return f"<details><summary><bdi>{escape(start)}</bdi></summary><bdi>{escape(text)}</bdi></details>"
 
 
 def _others(segments: Sequence[SearchResult]) -> str:

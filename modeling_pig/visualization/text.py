@@ -23,8 +23,8 @@ def _escaped(character: str) -> str:
 def readable(value: Any) -> str | list[str]:
     r"""Return a value of one of the owner's columns as a page shows it; a list of texts stays a list.
 
-    A time is local, such as `2026-01-31 12:00`, without its time of day at midnight. In texts, lines stay, and the characters that control a terminal are
-    escaped (`\x1b`). A page has to isolate texts that change the writing direction (`<bdi>`).
+    A time is local, such as `2026-01-31 12:00`, without its time of day at midnight. In texts, lines stay, and control
+    characters are escaped (`\x1b`). A page has to isolate texts that change the writing direction (`<bdi>`).
     """
     if isinstance(value, list):
         return [str(readable(item)) for item in value]
@@ -38,7 +38,7 @@ def readable(value: Any) -> str | list[str]:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: _escaped(match[0]), str(value).replace("\r\n", "\n"))
 
 
-def abridge(text: str, length: int = 160) -> str:
+def abridge(text: str, length: int = 100) -> str:
     """Cut a long text at a space after at most `length` characters, and end it with …; a shorter one stays."""
     if len(text) <= length:
         return text
