@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+PATH_COLUMNS = ("file_name", "path", "video", "video_path", "file")  # usual names of the column with paths of videos
 
 
 class Row(NamedTuple):
@@ -87,8 +89,15 @@ def _read_json(path: Path, text: str) -> Iterator[Row]:
 
 
 def _parse(path: Path, text: str, place: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+            raise ValueError(f"{path}{place and f', {place}'}: an object has two values {name[:60]!r}; keep one")
+        return record
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique)
     except (json.JSONDecodeError, RecursionError) as error:
         line = place or f"line {getattr(error, 'lineno', 1)}"
         raise ValueError(f"{path}, {line}: broken JSON: {getattr(error, 'msg', error)}") from error
@@ -115,4 +124,4 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
 
 
-__all__ = ["TABLE_SUFFIXES", "Row", "read_rows"]
+__all__ = ["PATH_COLUMNS", "TABLE_SUFFIXES", "Row", "read_rows"]

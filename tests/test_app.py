@@ -37,6 +37,7 @@ from modeling_pig.encoding.video_segment import VideoSegment
 from modeling_pig.encoding.videos import encode_videos
 from modeling_pig.retrieval.segments import Segmentation
 from modeling_pig.stores.conditions import FIELDS
+from modeling_pig.stores.facets import find_facets
 from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.visualization.tokens import explain_video
 
@@ -229,6 +230,64 @@ def test_results_equal_those_of_the_searcher(client, service, videos):
 )
 def test_invalid_searches_are_rejected(client, parameters, part):
     assert part in client.json("/search", 400, **{"text": "a star", **parameters})["error"]
+
+
+# --- the owner's columns
+
+
+def test_own_columns_are_shown_and_narrow_a_search(videos, model_folder, tmp_path, monkeypatch):
+    segments = [VideoSegment(str(path)) for path in videos[:4]]
+    segments += [VideoSegment(str(videos[4]), 0.0, 1.0), VideoSegment(str(videos[4]), 1.0, 2.0)]
+    index = make_index(tmp_path / "v.lance", model_folder, segments)
+    long, hostile = "x" * 10_000, "' or path like '%\x1b<b>\u202e"
+    kinds = [hostile, hostile, long, long, "news"]
+    metadata = {
+        str(path): {"kind": kind, "tags": ["all", kind], "good": number < 2, "views": number}
+        for number, (path, kind) in enumerate(zip(videos, kinds, strict=True))
+    }
+    index.set_metadata(metadata)
+    index.add_columns({"words": "text"})
+    first, second = (found.entry for found in index.get(str(videos[4])))
+    index.set_entry_metadata({first.key: {"words": "one"}, second.key: {"words": None}})
+    counted = []
+    monkeypatch.setattr(app_service, "find_facets", lambda indexes: counted.append(0) or find_facets(indexes))
+
+    with running(SearchService(VideoSearcher.from_pretrained(None, tmp_path / "v.lance"))) as client:
+        shown = {facet["column"]: facet["values"] for facet in client.json("/facets")["facets"]}
+        counts = {name: [(value["label"], value["count"]) for value in values] for name, values in shown.items()}
+        short, escaped = "x" * 100 + "…", hostile.replace("\x1b", r"\x1b")
+        assert counts["kind"] == [(escaped, 2), (short, 2), ("news", 1)]
+        assert counts["good"] == [("false", 3), ("true", 2)] and counts["tags"][0] == ("all", 5)
+        assert counts.keys() == {"kind", "tags", "good"}
+        ids = {(name, value["label"]): value["id"] for name, values in shown.items() for value in values}
+
+        def found(*chosen: tuple[str, str], where: str = "") -> set[str]:
+            query = [("facet", ids[value]) for value in chosen]
+            response = client.ask(f"/search?{urlencode([('text', 'a star'), ('where', where), *query])}")
+            assert response.status == 200, response.body
+            return {result["name"] for result in json.loads(response.body)["results"]}
+
+        names = [path.name for path in videos]
+        assert found(("kind", escaped)) == set(names[:2]) and found(("kind", short)) == set(names[2:4])
+        assert found(("kind", escaped), ("kind", "news")) == {*names[:2], names[4]}
+        assert found(("kind", escaped), ("kind", short), ("tags", short), ("good", "false")) == set(names[2:4])
+        assert found(("tags", "all"), ("tags", short), ("good", "true"), where="views > 0") == {names[1]}
+        assert "choose again" in client.json("/search", 400, text="a star", facet="0123")["error"]
+        body = videos[2].read_bytes()
+        assert {result["name"] for result in client.upload(body, facet=ids["kind", short])[-1]["results"]} == set(
+            names[2:4]
+        )
+        assert len(counted) == 1
+
+        results = {result["name"]: result for result in client.search(text="a star")}
+        assert results[names[2]]["columns"] == {"kind": long, "tags": ["all", long], "good": "false", "views": "2"}
+        (other,) = results[names[4]]["others"]
+        words = [results[names[4]]["columns"].get("words"), other["columns"]["words"]]
+        assert sorted(words, key=str) == [None, "one"] and other["columns"].keys() == {"words"}
+        VideoIndex(index.uri).set_metadata({str(path): {"kind": "news"} for path in videos[:2]})  # as another process
+        [kind] = [f["values"] for f in client.json("/facets")["facets"] if f["column"] == "kind"]
+        assert [(value["label"], value["count"]) for value in kind] == [("news", 3), (short, 2)]
+        assert "choose again" in client.json("/search", 400, text="a star", facet=ids["kind", escaped])["error"]
 
 
 # --- serving videos

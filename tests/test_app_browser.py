@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -35,7 +36,19 @@ def address(shape_videos, model_folder, tmp_path_factory) -> Iterator[str]:
         path.write_bytes(source.read_bytes())
     segments = [VideoSegment(str(path)) for path in paths[:4]]
     segments += [VideoSegment(str(paths[4]), 0.0, 1.0), VideoSegment(str(paths[4]), 1.0, 2.0)]
-    make_index(folder / "v.lance", model_folder, segments)
+    index = make_index(folder / "v.lance", model_folder, segments)
+    index.set_metadata(
+        {
+            str(path): {
+                "category": HOSTILE_CAPTION if number < 2 else "news" if number < 4 else None,
+                "topics": ["sport", "\u202ereversed"] if number % 2 else ["sport", "it's live", "x" * 10_000],
+                "published": datetime(2026, 3, number + 1, 12).astimezone(),
+                "note": "word " * 200 if number == 3 else "short",
+                "serial": f"{number:03}",
+            }
+            for number, path in enumerate(paths)
+        }
+    )
     (folder / "captions.txt").write_text("\n".join([*CAPTIONS, HOSTILE_CAPTION]))
     arguments = ["--index", folder / "v.lance", "--captions", folder / "captions.txt", "--max-upload-mb", 0.1]
     with pig_app(*arguments, "--example", HOSTILE_CAPTION, "--example", "a star") as (_, client):
@@ -253,7 +266,7 @@ def test_show_more_uses_the_query_of_the_shown_results(page):
     def respond(route) -> None:
         parameters = parse_qs(urlsplit(route.request.url).query)
         requests.append([*parameters["text"], *parameters.get("where", []), *parameters["k"]])
-        clip = {"score": 0.5, "duration": 2, "start": None, "end": None, "folder": "", "others": []}
+        clip = {"score": 0.5, "duration": 2, "start": None, "end": None, "folder": "", "columns": {}, "others": []}
         count = min(int(parameters["k"][0]), 15)
         results = [{**clip, "rank": n + 1, "id": str(n), "name": f"{n}.mp4"} for n in range(count)]
         route.fulfill(content_type="application/json", body=json.dumps({"results": results}))
@@ -269,6 +282,44 @@ def test_show_more_uses_the_query_of_the_shown_results(page):
     expect(page.locator(".card")).to_have_count(15)
     expect(page.get_by_role("status").first).to_have_text(re.compile("“a star”"))
     assert requests == [["a star", "duration < 9", "12"], ["a star", "duration < 9", "24"]]
+
+
+def test_own_columns_are_shown_and_narrow_the_results(page, screenshot):
+    search(page, "a star")
+    cards = page.locator(".card")
+    expect(cards).to_have_count(5)
+    card = cards.filter(has=page.get_by_role("heading", name="video_3.mp4"))
+    expect(card.locator("dt")).to_have_text(["category", "topics", "published", "note", "serial"])
+    expect(card.locator("dd")).to_contain_text(["news", "sport", "2026-03-04 12:00", "word word", "003"])
+    summary = card.locator("summary")
+    expect(summary).to_have_text(re.compile("^.{90,110}…$"))
+    summary.click()
+    expect(card.locator("details > bdi")).to_have_text(("word " * 200).strip())
+
+    expect(page.get_by_role("group", name="serial")).to_have_count(0)  # each value is of one video
+    category = page.get_by_role("group", name="category")
+    expect(category.get_by_role("checkbox")).to_have_count(2)
+    expect(page.get_by_role("group", name="topics").get_by_role("checkbox")).to_have_count(4)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    screenshot("columns")
+    hostile = category.get_by_role("checkbox", name=re.compile("^<script>"))
+    hostile.focus()
+    page.keyboard.press("Space")
+    expect(cards).to_have_count(2)
+    expect(hostile).to_be_focused()
+    reversed_topic = page.get_by_role("checkbox", name=re.compile("reversed"))
+    reversed_topic.check()
+    expect(cards).to_have_count(1)
+    category.get_by_role("checkbox", name=re.compile("^news")).check()
+    expect(cards).to_have_count(2)
+    page.reload()  # the address holds the choice
+    expect(cards).to_have_count(2)
+    expect(reversed_topic).to_be_checked()
+    assert page.locator("main script").count() == 0
+
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    screenshot("columns_narrow")
 
 
 def test_an_upload_aborts_a_search(page, shape_videos):

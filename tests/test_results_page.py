@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -130,6 +131,29 @@ def test_other_segments_of_a_file_are_listed_on_its_card(shape_videos, tmp_path)
     assert len(page.all("details")) == 1 and "2 more here" in page.texts
     links = [urlsplit(link["href"]).fragment for link in page.all("a") if "class" not in link]
     assert links == ["t=1,1.5", "t=0,0.5"]
+
+
+def test_own_columns_are_shown(tmp_path):
+    text = "<b>a</b> & " + "word " * 100 + "end\x1b"
+    own = {
+        "note": text,
+        "tags": ["it's <i>", "\u202eabc", "日本"],
+        "published": datetime(2026, 3, 1, 12, 5).astimezone(),
+        "day": datetime(2026, 3, 1).astimezone(),
+        "reviewed": True,
+        "rating": 4.5,
+    }
+    results = [SearchResult(1, 0.5, "/no/a.mp4", None, metadata=own), SearchResult(2, 0.4, "/no/b.mp4", None)]
+    write_results_page([("a", results)], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert len(page.all("dl")) == 1 and [text for text in page.texts if text in own] == list(own)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"b", "i"})
+    start = next(text for text in page.texts if text.endswith("…"))
+    assert start.startswith("<b>a</b> & word") and len(start) <= 101
+    assert text.replace("\x1b", r"\x1b") in page.texts and len(page.all("details")) == 1
+    for shown in (*own["tags"], "2026-03-01 12:05", "2026-03-01", "true", "4.5"):
+        assert shown in page.texts
+    assert len(page.all("bdi")) == 2 + 3 + 4  # a text cannot turn the direction of its surroundings
 
 
 def test_the_page_is_accessible(shape_videos, tmp_path):

@@ -1,11 +1,12 @@
 // Behaviour of the page. Strings from the server are inserted as text, never as HTML.
 
 const PAGE_SIZE = 12;
+const MAX_SHOWN = 100; // characters of a column's value; more are shown on request
 const byId = (id) => document.getElementById(id);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 let about = { max_upload_bytes: 0 };
-let shownQuery = null; // query of the shown results: {text, where, k}; text is null for an uploaded video
+let shownQuery = null; // query of the shown results: {text, where, facets, k}; text is null for an uploaded video
 let searching = null; // AbortController of the current search
 
 // --- requests
@@ -40,9 +41,19 @@ function clear() {
 
 // --- search by query
 
-function enteredQuery() { return { text: byId("text").value.trim(), where: byId("where").value.trim() }; }
+function enteredQuery() {
+  return { text: byId("text").value.trim(), where: byId("where").value.trim(), facets: chosenFacets() };
+}
 
-async function search({ text, where }, k = PAGE_SIZE) {
+function parametersOf({ where, facets }, others) {
+  const parameters = new URLSearchParams(others);
+  if (where) parameters.set("where", where);
+  for (const facet of facets) parameters.append("facet", facet);
+  return parameters;
+}
+
+async function search(query, k = PAGE_SIZE) {
+  const { text } = query;
   upload?.abort();
   searching?.abort();
   searching = new AbortController();
@@ -58,13 +69,11 @@ async function search({ text, where }, k = PAGE_SIZE) {
   byId("error").textContent = "";
   setStatus("Searching …");
   byId("results").setAttribute("aria-busy", "true");
-  const parameters = new URLSearchParams({ text, k });
-  if (where) parameters.set("where", where);
   try {
     const started = performance.now();
-    const { results } = await request(`search?${parameters}`, { signal });
-    shownQuery = { text, where, k };
-    history.replaceState(null, "", `?${new URLSearchParams(where ? { text, where } : { text })}`);
+    const { results } = await request(`search?${parametersOf(query, { text, k })}`, { signal });
+    shownQuery = { ...query, k };
+    history.replaceState(null, "", `?${parametersOf(query, { text })}`);
     show(results, isMore);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
     setStatus(results.length ? `${count(results.length, "result")} for “${text}” in ${seconds} s` : `No results for “${text}”.`);
@@ -74,9 +83,54 @@ async function search({ text, where }, k = PAGE_SIZE) {
     if (!isMore) clear();
     showError(error.message);
   } finally {
-    if (!signal.aborted) byId("results").removeAttribute("aria-busy");
+    if (!signal.aborted) {
+      byId("results").removeAttribute("aria-busy");
+      loadFacets(); // the index may have changed
+    }
   }
 }
+
+// --- facets: values of the owner's columns, as check boxes
+
+let facetsShown = ""; // response of the server
+
+function chosenFacets() { return [...byId("facet-list").querySelectorAll(":checked")].map(({ value }) => value); }
+
+async function loadFacets(chosen = null) {
+  let facets;
+  try {
+    ({ facets } = await request("facets"));
+  } catch {
+    return; // a search says what is wrong
+  }
+  if (facetsShown === JSON.stringify(facets)) return;
+  facetsShown = JSON.stringify(facets);
+  const checked = new Set(chosen ?? chosenFacets());
+  const focused = document.activeElement?.name === "facet" ? document.activeElement.value : null;
+  byId("facet-list").replaceChildren(...facets.map(({ column, values }) => {
+    const group = document.createElement("fieldset");
+    group.className = "facet";
+    const legend = document.createElement("legend");
+    legend.textContent = column;
+    group.append(legend, ...values.map(({ id, label, count }) => {
+      const item = document.createElement("label");
+      const box = document.createElement("input");
+      Object.assign(box, { type: "checkbox", name: "facet", value: id, checked: checked.has(id) });
+      const text = document.createElement("bdi");
+      text.textContent = text.title = label;
+      const number = document.createElement("span");
+      number.className = "quiet";
+      number.textContent = count.toLocaleString("en");
+      item.append(box, text, number);
+      return item;
+    }));
+    return group;
+  }));
+  byId("facets").hidden = !facets.length;
+  if (focused) byId("facet-list").querySelector(`[value="${CSS.escape(focused)}"]`)?.focus();
+}
+
+byId("facet-list").addEventListener("change", () => { if (shownQuery?.text) search({ ...enteredQuery(), text: shownQuery.text }); });
 
 function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
@@ -139,6 +193,10 @@ function card(file) {
   folder.textContent = folder.title = file.folder;
   folder.hidden = !file.folder;
 
+  const columns = item.querySelector(".columns");
+  const showColumns = (selected) => columns.replaceChildren(...columnRows({ ...file.columns, ...selected.columns }));
+  showColumns(file);
+
   const segments = item.querySelector(".segments");
   segments.hidden = !file.others.length;
   const buttons = (file.others.length ? [file, ...file.others] : []).map((found) => {
@@ -149,6 +207,7 @@ function card(file) {
     button.addEventListener("click", () => {
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
       showSegment(found);
+      showColumns(found);
     });
     return button;
   });
@@ -163,6 +222,36 @@ function card(file) {
     why.remove();
   }
   return item;
+}
+
+// Rows of the owner's columns that have a value; a long text opens at its first words.
+function columnRows(columns) {
+  return Object.entries(columns).filter(([, value]) => value !== null).map(([name, value]) => {
+    const row = document.createElement("div");
+    const term = document.createElement("dt");
+    const description = document.createElement("dd");
+    term.textContent = name;
+    description.append(...(Array.isArray(value) ? value.map((item) => shownText(item, "item")) : [shownText(value)]));
+    row.append(term, description);
+    return row;
+  });
+}
+
+function shownText(text, className = "") {
+  if (text.length <= MAX_SHOWN) return isolated(text, className);
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.append(isolated(`${text.slice(0, MAX_SHOWN).replace(/[\ud800-\udbff]$/, "")}…`));
+  details.append(summary, isolated(text));
+  return details;
+}
+
+// Text whose writing direction does not change that of its surroundings.
+function isolated(text, className = "") {
+  const element = document.createElement("bdi");
+  element.className = className;
+  element.textContent = text;
+  return element;
 }
 
 function span({ start, end }) { return `${clock(start)}–${clock(end)}`; }
@@ -247,7 +336,7 @@ let upload = null; // the current request
 
 function searchByVideo(file) {
   const want = new FormData(byId("upload")).get("want");
-  const where = byId("where").value.trim();
+  const query = enteredQuery();
   searching?.abort();
   upload?.abort();
   clear();
@@ -255,8 +344,7 @@ function searchByVideo(file) {
     showError(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(about.max_upload_bytes)} can be uploaded.`);
     return;
   }
-  const parameters = new URLSearchParams({ want, k: PAGE_SIZE });
-  if (where && want === "videos") parameters.set("where", where);
+  const parameters = parametersOf(want === "videos" ? query : { facets: [] }, { want, k: PAGE_SIZE });
   const sending = new XMLHttpRequest(); // `fetch` does not report the progress of an upload
   upload = sending;
   sending.open("POST", `upload?${parameters}`);
@@ -345,6 +433,9 @@ try {
     byId("where").value = address.get("where");
     byId("more-options").open = true;
   }
+  byId("facets").open = address.has("facet") || matchMedia("(min-width: 40rem)").matches;
+  const facetsLoaded = loadFacets(address.getAll("facet"));
+  if (address.has("facet")) await facetsLoaded; // the search is narrowed by them
   if (address.has("text")) search(enteredQuery());
 } catch (error) {
   showError(error.message);

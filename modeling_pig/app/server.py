@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -38,7 +39,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..encoding.video_segment import VideoSegment
 from ..stores.conditions import And, Condition, Not, Or
 from ..stores.index import SearchResult
-from .service import SearchService
+from ..visualization.text import abridge, readable
+from .service import SearchService, facet_id
 
 
 HERE = Path(__file__).parent
@@ -48,6 +50,7 @@ NUM_EXAMPLES = 4  # captions offered as example queries
 MAX_RESULTS = 96
 MAX_OTHERS = 8  # further segments per file
 MAX_TEXT = 1000  # characters per query or filter
+MAX_CHOSEN = 200  # values of facets per search
 MAX_UPLOADS = 8  # concurrent uploads; their videos are encoded one at a time
 MAX_RECEIVING = 600.0  # seconds to receive an upload; a slower upload is rejected
 MAX_EXPLANATIONS = 8  # concurrent explanations: each holds one of the 40 threads that answer all requests
@@ -107,6 +110,7 @@ class AppServer:
         routes += [
             Route("/", functools.partial(_page_file, "page.html")),
             Route("/about", self.about),
+            Route("/facets", self.facets),
             Route("/search", self.search),
             Route("/video/{id}", self.video),
             Route("/why", self.why),
@@ -130,6 +134,24 @@ class AppServer:
                 "is_public": self.is_public,
             }
         )
+
+    def facets(self, request: Request) -> Response:
+        """Return the columns by whose values a search can be narrowed, with the number of files per value."""
+        try:
+            facets = self.service.facets()
+        except USER_ERRORS as error:
+            raise _http_error(error) from error
+        described = [
+            {
+                "column": facet.column,
+                "values": [
+                    {"id": facet_id(facet, value), "label": abridge(str(readable(value))), "count": count}
+                    for value, count in facet.counts.items()
+                ],
+            }
+            for facet in facets
+        ]
+        return JSONResponse({"facets": described})
 
     def search(self, request: Request) -> Response:
         """Return the best files for the query `text`."""
@@ -167,7 +189,8 @@ class AppServer:
 
     async def upload(self, request: Request) -> Response:
         """Receive a video and stream JSON lines: `{"stage": ...}` per stage, then `results`, `captions` or `error`."""
-        want, k, where = request.query_params.get("want", "videos"), _count(request), self._where(request)
+        want, k = request.query_params.get("want", "videos"), _count(request)
+        where = await run_in_threadpool(self._where, request)
         if want not in ("videos", "captions"):
             raise HTTPException(400, f"want is {want!r}: pass videos or captions.")
         if not self._uploads.acquire(blocking=False):
@@ -249,7 +272,13 @@ class AppServer:
             folder, name = os.path.split(result.path)
             facts = {key: getattr(result, key) for key in ("rank", "score", "duration", "start", "end")}
             facts |= {"id": segment_id, "name": name, "folder": "" if self.is_public else folder}
-            described.append({**facts, "others": self._to_json(getattr(result, "others", ())[:MAX_OTHERS])})
+            facts["columns"] = {name: readable(value) for name, value in result.shown_metadata.items()}
+            facts["others"] = others = self._to_json(getattr(result, "others", ())[:MAX_OTHERS])
+            for other in others:  # only what differs from the first segment, because texts may be long
+                names = [*facts["columns"], *(name for name in other["columns"] if name not in facts["columns"])]
+                values = ((name, other["columns"].get(name)) for name in names)
+                other["columns"] = {name: value for name, value in values if value != facts["columns"].get(name)}
+            described.append(facts)
         return described
 
     def _remember(self, segment_id: str, segment: VideoSegment) -> None:
@@ -281,22 +310,24 @@ class AppServer:
             self._remember(segment_id, segment)
         return segment
 
-    def _where(self, request: Request) -> str | None:
-        where = _text(request, "where")
-        if not where:
-            return None
+    def _where(self, request: Request) -> str | Condition | None:
+        """Return the condition of a request: its filter `where`, and the chosen values of facets, `facet`."""
+        where, chosen = _text(request, "where") or None, request.query_params.getlist("facet")
+        if len(chosen) > MAX_CHOSEN:
+            raise HTTPException(400, f"{len(chosen)} values are chosen: choose at most {MAX_CHOSEN}.")
         try:
+            condition = self.service.narrow(where, chosen)
             fields = {
                 field
                 for index in self.service.searcher.indexes
-                if (condition := index.parse_where(where)) is not None
-                for field in _fields(condition)
+                if (parsed := index.parse_where(where)) is not None
+                for field in _fields(parsed)
             }
-        except ValueError as error:
+        except USER_ERRORS as error:
             raise _http_error(error) from error
         if self.is_public and "path" in fields:  # `like` would reveal the path letter by letter
             raise HTTPException(400, "This server hides folders and accepts no filter on path: filter by name.")
-        return where
+        return condition
 
 
 def _shortest_captions(captions: Sequence[str]) -> list[str]:

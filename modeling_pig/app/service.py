@@ -5,8 +5,10 @@ model is loaded once, when the first video is encoded. Videos are encoded one at
 """
 
 import base64
+import hashlib
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
 from ..retrieval.search import SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
+from ..stores.conditions import And, Condition, Or
+from ..stores.facets import Facet, find_facets
 
 
 if TYPE_CHECKING:  # modules that import torch, which takes seconds, are imported at first use
@@ -31,6 +35,7 @@ if TYPE_CHECKING:  # modules that import torch, which takes seconds, are importe
 
 NUM_NEAREST = 5  # captions per explanation
 MAX_SEGMENTS = 64  # per uploaded video
+RECOUNT_AFTER = 60.0  # seconds for which the facets of an index stay that cannot tell whether it has changed
 
 Progress = Callable[[str], None]  # called with the name of each stage as it starts
 
@@ -66,6 +71,9 @@ class SearchService:
         self.captions = list(captions)
         self._whole: _WholeModel | None = None
         self._encoding = threading.Lock()  # held by the thread that encodes a video
+        self._counting = threading.Lock()  # held by the thread that counts the values of columns
+        self._facets: list[Facet] = []
+        self._facets_of: Any = None  # versions of the indexes that `_facets` were counted in
 
     @property
     def model_name(self) -> str:
@@ -86,7 +94,49 @@ class SearchService:
         """Return whether an index holds entries of this file now."""
         return any(index.get(path) for index in self.searcher.indexes)
 
-    def search(self, text: str, k: int, where: str | None = None) -> "list[SearchResult]":
+    def facets(self) -> list[Facet]:
+        """Return the columns by whose values a search can be narrowed; counted once per version of the indexes.
+
+        Raises:
+            OSError: an index cannot be read.
+        """
+        with self._counting:
+            clock = int(time.monotonic() // RECOUNT_AFTER)
+            versions = [clock if (v := index.data_version) is None else v for index in self.searcher.indexes]
+            if versions != self._facets_of:
+                self._facets, self._facets_of = find_facets(self.searcher.indexes), versions
+            return self._facets
+
+    def narrow(self, where: str | None, chosen: Sequence[str]) -> str | Condition | None:
+        """Add the chosen values of facets to a condition: any of the values of a column, for all columns.
+
+        The values never become text of a condition.
+
+        Args:
+            where (`str`, *optional*): condition on the results.
+            chosen (`Sequence[str]`): ids of the values, see [`facet_id`].
+
+        Raises:
+            ValueError: `where` is invalid, or the indexes hold no value with such an id.
+            OSError: an index cannot be read.
+        """
+        if not chosen:
+            return where
+        conditions: dict[str, list[Condition]] = {}
+        known = {facet_id(facet, value): (facet, value) for facet in self.facets() for value in facet.counts}
+        for value_id in chosen:
+            if value_id not in known:
+                raise ValueError("A chosen value is no longer in the index: choose again.")
+            facet, value = known[value_id]
+            conditions.setdefault(facet.column, []).append(facet.condition(value))
+        all_of = [Or(tuple(any_of)) if len(any_of) > 1 else any_of[0] for any_of in conditions.values()]
+        parsed = {index.parse_where(where) for index in self.searcher.indexes}
+        if len(parsed) > 1:
+            raise ValueError("The indexes hold a column of the filter with different types: search them one by one.")
+        all_of += [condition for condition in parsed if condition is not None]
+        return And(tuple(all_of)) if len(all_of) > 1 else all_of[0]
+
+    def search(self, text: str, k: int, where: str | Condition | None = None) -> "list[SearchResult]":
         """Return the `k` best files for a query.
 
         Raises:
@@ -94,7 +144,7 @@ class SearchService:
         """
         return self.searcher.search(text, k=k, where=where, group=True)
 
-    def like(self, video: str, k: int, where: str | None, report: Progress) -> "list[SearchResult]":
+    def like(self, video: str, k: int, where: str | Condition | None, report: Progress) -> "list[SearchResult]":
         """Return the `k` files most similar to a video file.
 
         A long video is split into up to `MAX_SEGMENTS` segments of 30 s (longer segments beyond 32 minutes of video).
@@ -211,6 +261,11 @@ class SearchService:
         return [{"text": self.captions[number], "score": cosine} for number, cosine in nearest]
 
 
+def facet_id(facet: Facet, value: str | bool) -> str:
+    """Return the name of a value of a facet in requests; it is the same after a restart."""
+    return hashlib.blake2b(repr((facet.column, value)).encode(), digest_size=8).hexdigest()
+
+
 def _describe(explanation: "VideoExplanation") -> str:
     """Return the alternative text of an explanation's picture."""
     from ..visualization.tokens import NO_PHRASE
@@ -224,4 +279,4 @@ def _describe(explanation: "VideoExplanation") -> str:
     return f"{frames}, and the {selected}: {', '.join(listed)}."
 
 
-__all__ = ["MAX_SEGMENTS", "SearchService", "UploadSegmentation"]
+__all__ = ["MAX_SEGMENTS", "SearchService", "UploadSegmentation", "facet_id"]

@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..tables import Row
+from ..tables import PATH_COLUMNS, Row
 
 
-PATH_COLUMNS = ("file_name", "video", "path", "video_path", "file")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -168,4 +167,4 @@ def _captions(row: Row, column: str) -> list[str]:
     return [" ".join((caption or "").encode("utf-8", "replace").decode().split()) for caption in captions]
 
 
-__all__ = ["PATH_COLUMNS", "CaptionedVideo", "Columns", "join_captions", "split_named"]
+__all__ = ["CaptionedVideo", "Columns", "join_captions", "split_named"]

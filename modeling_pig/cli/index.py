@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from .common import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_WITH_FAILURES,
+    NUM_LISTED,
     DeviceOption,
     DTypeOption,
     IndexOption,
@@ -76,6 +77,20 @@ def index(
             ";). May be repeated.",
         ),
     ] = None,
+    subtitles: Annotated[
+        bool,
+        typer.Option(
+            "--subtitles",
+            help="Read the subtitle file beside each video (clip.srt, clip.en.srt or clip.vtt of clip.mp4) into the "
+            "column subtitles: the words of each segment.",
+        ),
+    ] = False,
+    tags: Annotated[
+        bool,
+        typer.Option(
+            "--tags", help="Read the tags in each video into the columns title, created, latitude and longitude."
+        ),
+    ] = False,
     rerank_tokens: Annotated[
         bool,
         typer.Option(
@@ -115,7 +130,10 @@ def index(
                 from ..retrieval.find_videos import find_videos
                 from ..retrieval.indexing import index_videos
                 from ..retrieval.metadata import parse_types, read_metadata
+                from ..retrieval.own_columns import write_own_columns
                 from ..retrieval.segments import Segmentation
+                from ..retrieval.subtitles import SUBTITLE_COLUMNS
+                from ..retrieval.tags import TAG_COLUMNS
                 from ..video_torchcodec_pig import find_torchcodec
 
                 segmentation = Segmentation(segment, overlap)
@@ -135,12 +153,20 @@ def index(
                     _warn(encoder, rerank_tokens)
                 info = _describe(encoder, rerank_tokens)
                 store = _open_index(index, info, rank, world_size)
+                known = store.files()
                 kinds: dict[str, str] = {}
                 values: dict[str, dict[str, Any]] = {}
                 if metadata:  # fail before the work if a value is not valid
-                    known = {video.path for video in found.videos} | set(store.files())
+                    paths = {video.path for video in found.videos} | known.keys()
                     types = parse_types(column or [])
-                    kinds, values = read_metadata(metadata, videos, known, store.columns, types)
+                    kinds, values = read_metadata(metadata, found.folders, paths, store.columns, types)
+                elif column:
+                    raise ValueError("--column gives the type of a column of --metadata FILE: give both")
+                if subtitles:
+                    _check_columns("--subtitles", SUBTITLE_COLUMNS, kinds, metadata, store)
+                if tags:
+                    _check_columns("--tags", TAG_COLUMNS, kinds, metadata, store)
+                num_threads = threads or max((os.cpu_count() or 1) // read_launcher("LOCAL_WORLD_SIZE", 1), 1)
                 result = index_videos(
                     encoder,
                     store,
@@ -150,9 +176,22 @@ def index(
                     again=store.files(again) if again else (),
                     prune=prune,
                     batch_size=batch_size,
-                    num_threads=threads or max((os.cpu_count() or 1) // read_launcher("LOCAL_WORLD_SIZE", 1), 1),
+                    num_threads=num_threads,
                     progress=True,
+                    known=known,
                 )
+                problems: list[str] = []
+                if (values or subtitles or tags) and rank == 0 and not result.interrupted and len(store):
+                    problems = write_own_columns(
+                        store,
+                        found,
+                        known,
+                        values,
+                        kinds,
+                        with_subtitles=subtitles,
+                        with_tags=tags,
+                        num_threads=num_threads,
+                    )
         except KeyboardInterrupt:
             raise exit_interrupted() from None
         if rank > 0:  # the process of rank 0 prints the results of all processes
@@ -163,10 +202,10 @@ def index(
         )
         if report:
             _write_report(report, result.failures)
-        if values and not result.interrupted:
-            held = store.files()
-            store.add_columns(kinds)
-            store.set_metadata({path: of_file for path, of_file in values.items() if path in held})
+        for problem in problems[:NUM_LISTED]:
+            typer.echo(f"warning: {printable(problem)}", err=True)
+        if len(problems) > NUM_LISTED:
+            typer.echo(f"warning: {len(problems) - NUM_LISTED} more subtitle files and tags cannot be used", err=True)
         if not (result.new or result.changed or result.unchanged or result.moved or result.interrupted):
             store.drop_if_new()
             raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
@@ -263,6 +302,21 @@ def _open_index(index: str, info: "IndexInfo", rank: int, world_size: int) -> "V
     if has_failed[0]:
         raise typer.Exit(EXIT_ERROR)  # the process of rank 0 prints the error
     return VideoIndex(index, info) if store is None else store  # an empty index is false
+
+
+def _check_columns(
+    option: str, made: Mapping[str, str], kinds: Mapping[str, str], metadata: Path | None, store: "VideoIndex"
+) -> None:
+    """Raise `ValueError` if the table has the columns of an option too, or the index has them with another type."""
+    known = store.columns
+    for name, kind in made.items():
+        if name in kinds:
+            raise ValueError(f"{metadata} has the column {name}, as {option} has: rename it, or leave out {option}")
+        if known.get(name, kind) != kind:
+            raise ValueError(
+                f"the index {store.uri} has the column {name} of type {known[name]}, and {option} needs {kind}: "
+                f"leave out {option}, or build a new index"
+            )
 
 
 def _write_report(path: Path, failures: "Sequence[VideoDecodingError]") -> None:

@@ -77,6 +77,12 @@ class FoundVideos:
         """Number of files that are not videos, by extension in lower case (`".jpg"`, or `""`); no hidden files."""
         return sum((source.passed_over for source in self._sources), Counter())
 
+    @property
+    def folders(self) -> list[str]:
+        """Absolute paths of the folders that were searched; for a single file, the path of its folder."""
+        roots = (source.root for source in self._sources)
+        return list(dict.fromkeys(root if os.path.isdir(root) else os.path.dirname(root) for root in roots))
+
     def covers(self, path: str) -> bool:
         """Return whether the search would have found a video with this absolute path, if it existed.
 

@@ -70,6 +70,7 @@ def index_videos(
     batch_size: int = 16,
     num_threads: int | None = None,
     progress: bool = False,
+    known: dict[str, FileState] | None = None,
 ) -> IndexingReport:
     """Encode the videos that are not in an index or have changed, in bounded memory.
 
@@ -96,6 +97,7 @@ def index_videos(
         batch_size (`int`): segments per forward pass.
         num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
         progress (`bool`): show a progress bar.
+        known (`dict[str, FileState]`, *optional*): `index.files()`, if you have just read them.
 
     Returns:
         [`IndexingReport`]: counts of all processes in the process of rank 0; counts of this process in the others.
@@ -106,7 +108,7 @@ def index_videos(
     """
     found = sources if isinstance(sources, FoundVideos) else find_videos(sources)
     rank, world_size = _rank_and_world_size()
-    known = index.files()
+    known = index.files() if known is None else known
     share = [video for video in found.videos if _hash_path(video.path) % world_size == rank]
     progress = progress and rank == 0
     report, problem = IndexingReport(), None

@@ -5,11 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..stores.columns import ID, TEXT, check_columns, convert, infer_type
-from ..tables import Row, read_rows
-
-
-PATH_COLUMNS = ("file_name", "path", "video", "file")
+from ..stores.columns import ID, TEXT, check_columns, convert, infer_type, shorten
+from ..tables import PATH_COLUMNS, Row, read_rows
 
 
 def read_metadata(
@@ -22,9 +19,9 @@ def read_metadata(
     """Read the values of the owner's columns, one row per video, and check all of them.
 
     Args:
-        file (`str` or `os.PathLike`): CSV, TSV, JSON, JSONL or Parquet file with a column `file_name`, `path`, `video`
-            or `file`: paths relative to one of the folders, or absolute. All other columns are read; `id` is the
-            owner's identifier of the video, which is text and unique.
+        file (`str` or `os.PathLike`): CSV, TSV, JSON, JSONL or Parquet file with a column `file_name`, `path`,
+            `video`, `video_path` or `file`: paths relative to one of the folders, or absolute. All other columns are
+            read; `id` is the owner's identifier of the video, which is text and unique.
         folders (`Sequence[str | os.PathLike]`): folders of videos.
         known_paths (`Collection[str]`): absolute paths of the videos that the index holds or is going to hold.
         columns (`Mapping[str, str]`): the owner's columns that the index has, name -> type.
@@ -45,16 +42,17 @@ def read_metadata(
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     key = next((name for name in PATH_COLUMNS if name in names), None)
     if key is None:
-        raise ValueError(f"{path} has no column {' or '.join(PATH_COLUMNS)}: its columns are {', '.join(names)}.")
+        raise ValueError(f"{path} has no column {' or '.join(PATH_COLUMNS)}: its columns are {_join(names)}.")
+    roots = list(dict.fromkeys(make(folder) for folder in folders for make in (os.path.abspath, os.path.realpath)))
     for row in rows:
-        found = _find(row, key, folders, known_paths)
+        found = _find(row, key, roots, known_paths)
         if found in by_path:
             raise ValueError(f"{row.place}: {row.values[key]!r} is also in {by_path[found].place}: keep one row.")
         by_path[found] = row
     names.remove(key)
     kinds = {name: (types or {}).get(name) or columns.get(name) or "" for name in names}
     if unknown := sorted(set(types or {}) - set(names)):
-        raise ValueError(f"{path} has no column {unknown[0]}: its columns are {', '.join(names)}.")
+        raise ValueError(f"{path} has no column {unknown[0]}: its columns are {_join(names)}.")
     if ID in names:
         kinds[ID] = TEXT
     for name in names:
@@ -107,17 +105,20 @@ def parse_types(assignments: Sequence[str]) -> dict[str, str]:
     return types
 
 
-def _find(row: Row, key: str, folders: Sequence[str | os.PathLike], known_paths: Collection[str]) -> str:
+def _join(names: Sequence[str]) -> str:
+    return shorten(", ".join(names), 500)
+
+
+def _find(row: Row, key: str, roots: Sequence[str], known_paths: Collection[str]) -> str:
     value = row.values.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{row.place}: the column {key} is {value!r}; expected the path of a video")
-    for folder in folders:
-        for candidate in (os.path.abspath(folder), os.path.realpath(folder)):
-            found = os.path.normpath(os.path.join(candidate, value.strip()))
-            if found in known_paths:
-                return found
-    places = ", ".join(os.fspath(folder) for folder in folders)
-    raise ValueError(f"{row.place}: there is no video {value.strip()!r} in {places}")
+        raise ValueError(f"{row.place}: the column {key} is {shorten(repr(value))}; expected the path of a video")
+    for root in roots:
+        found = os.path.normpath(os.path.join(root, value.strip()))
+        if found in known_paths:
+            return found
+    shown = shorten(repr(value.strip()), 500)
+    raise ValueError(f"{row.place}: there is no video {shown} in {', '.join(roots)}")
 
 
 __all__ = ["parse_types", "read_metadata"]

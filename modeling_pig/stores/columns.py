@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +24,21 @@ _EXPECTED = {
     TIME: "a time such as 2026-01-31 or 2026-01-31 12:00",
     TEXTS: "a list of texts",
 }
+# Texts that are inferred to be numbers: not 007, +47 and 1_000, which a number would not hold as they are.
+_NUMBER = re.compile(r"\s*-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][-+]?\d+)?\s*")
 _TYPE_KEY = b"pig:column"  # metadata of an Arrow field
 _RESERVED = {*FIELDS, "key", "content_hash", "embedding", "context", "score", "rank", "metadata"}
 ID = "id"  # column of the identifier of a video; always text
-_MAX_TEXT = 64_000  # bytes; Milvus stores at most 65,535
+MAX_TEXT = 64_000  # bytes of a text, or of all texts of a list; Milvus stores at most 65,535
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
     """Raise `ValueError` if a name or type of a column is not valid."""
     for name, kind in columns.items():
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
-            raise ValueError(f"{name!r} cannot be the name of a column: expected lower-case letters, digits and _.")
+            raise ValueError(
+                f"{shorten(repr(name))} cannot be the name of a column: expected lower-case letters, digits and _."
+            )
         if name in _RESERVED or name in KEYWORDS or name.startswith("_"):
             raise ValueError(f"A column cannot be named {name!r}, which every index has or reserves: rename it.")
         if name == ID and kind != TEXT:
@@ -63,7 +68,7 @@ def columns_of(schema: "pa.Schema") -> dict[str, str]:
 
 
 def convert(value: Any, kind: str, place: str) -> Any:
-    """Convert a value to the type of its column; an empty text or list, and NaN, is no value.
+    """Convert a value to the type of its column; `None` if it is no value: an empty text or list, or NaN.
 
     Args:
         value: value, also as text, as tables of text hold it.
@@ -71,25 +76,40 @@ def convert(value: Any, kind: str, place: str) -> Any:
         place (`str`): place of the value, for messages.
 
     Raises:
-        ValueError: the value has another type.
+        ValueError: the value has another type, is too long, or is not valid Unicode.
     """
-    if value is None or value == "" or value == [] or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return None
     found = _convert(value, kind)
     if found is None:
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        raise ValueError(f"{place} is {shown}; expected {_EXPECTED[kind]}")
-    if isinstance(found, str) and len(found.encode("utf-8", "replace")) > _MAX_TEXT:
-        raise ValueError(f"{place} has {len(found):,} characters; expected at most {_MAX_TEXT:,} bytes")
-    return found
+        raise ValueError(f"{place} is {shorten(repr(value))}; expected {_EXPECTED[kind]}")
+    texts = "".join(found) if isinstance(found, str | list) else ""
+    try:
+        size = len(texts.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} is {shorten(repr(value))}; expected valid Unicode") from error
+    if size > MAX_TEXT:
+        raise ValueError(f"{place} has {len(texts):,} characters; expected at most {MAX_TEXT:,} bytes")
+    return None if found == [] else found
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value in ("", []) or (isinstance(value, float) and math.isnan(value))
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """Cut a text for a message to at most `length` characters."""
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _convert(value: Any, kind: str) -> Any:
     if kind == TEXT:
         return value if isinstance(value, str) else None
     if kind == TEXTS:
-        values = re.split(r"\s*;\s*", value.strip()) if isinstance(value, str) else list(value)
-        return values if all(isinstance(item, str) for item in values) else None
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(";") if part.strip()]
+        is_list = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        return list(value) if is_list else None
     if kind == TIME:
         return _to_time(value)
     if kind == BOOL:
@@ -98,17 +118,17 @@ def _convert(value: Any, kind: str) -> Any:
         return {"true": True, "yes": True, "false": False, "no": False}.get(str(value).strip().lower())
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if kind == INTEGER and not isinstance(value, float):
+        with suppress(ValueError):  # such as "3.0"
+            whole = int(value)
+            return whole if abs(whole) < 2**63 else None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if kind == FLOAT:
         return number if math.isfinite(number) else None
-    try:
-        whole = int(value)
-    except (ValueError, OverflowError):
-        return None
-    return whole if whole == number and abs(whole) < 2**63 else None
+    return int(number) if number.is_integer() and abs(number) < 2**63 else None
 
 
 def _to_time(value: Any) -> datetime | None:
@@ -128,10 +148,13 @@ def _to_time(value: Any) -> datetime | None:
 
 def infer_type(values: Iterable[Any]) -> str:
     """Return the narrowest type that holds all values of a column; text if there are none."""
-    present = [value for value in values if not (value is None or value == "" or value == [])]
+    present = [value for value in values if not _is_missing(value)]
     if any(isinstance(value, list | tuple) for value in present):
         return TEXTS
+    texts = [value for value in present if isinstance(value, str)]
     for kind in (BOOL, INTEGER, FLOAT, TIME):
+        if kind in (INTEGER, FLOAT) and not all(map(_NUMBER.fullmatch, texts)):
+            continue
         if present and all(_convert(value, kind) is not None for value in present):
             return kind
     return TEXT
@@ -147,6 +170,7 @@ __all__ = [
     "FLOAT",
     "ID",
     "INTEGER",
+    "MAX_TEXT",
     "TEXT",
     "TEXTS",
     "TIME",
@@ -157,4 +181,5 @@ __all__ = [
     "convert",
     "describe_value",
     "infer_type",
+    "shorten",
 ]

@@ -123,6 +123,12 @@ class SearchResult:
         """Identifier of the video: its owner's, or one made from the content, see [`make_content_id`]."""
         return self.metadata.get(ID)
 
+    @property
+    def shown_metadata(self) -> Mapping[str, Any]:
+        """`metadata` without an `id` that was made from the content, which says nothing to a person."""
+        is_made = (self.id or "").startswith(CONTENT_ID_PREFIX)
+        return {name: value for name, value in self.metadata.items() if not (is_made and name == ID)}
+
 
 class VideoIndex:
     """Index of video embeddings, searched by cosine.
@@ -232,22 +238,45 @@ class VideoIndex:
                 with the type of its values. Columns that are not named keep their values; `None` removes a value.
 
         Raises:
-            ValueError: the index does not hold a path; a column or a value is not valid.
+            ValueError: the index does not hold a path; a column or a value is not valid. Nothing is written.
             OSError: the index cannot be written.
         """
-        converted = self._convert_metadata(metadata)
+        new, converted = self._convert_metadata(metadata)
         paths = list(metadata)
-        for start in range(0, len(paths), _FILES_PER_UPDATE):
-            part = paths[start : start + _FILES_PER_UPDATE]
-            own = self.columns
-            rows = self._rows_of(part, ["key", "path", *own])
-            if missing := sorted(set(part) - set(rows["path"].to_pylist())):
+        parts = [paths[start : start + _FILES_PER_UPDATE] for start in range(0, len(paths), _FILES_PER_UPDATE)]
+        for part in parts:
+            if missing := sorted(set(part) - set(self._rows_of(part, ["path"])["path"].to_pylist())):
                 raise ValueError(f"The index {self.uri} does not hold {missing[0]!r}: index the file first.")
+        self.add_columns(new)
+        own = self.columns
+        for part in parts:
+            rows = self._rows_of(part, ["key", "path", *own])
             records = [{**row, **converted[row["path"]]} for row in rows.to_pylist()]
             self._store.update(make_update(records, own))
 
-    def _convert_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return the values in the types of their columns; add the columns that are new."""
+    def set_entry_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set values of the owner's columns of single entries, such as the words that are spoken in a segment.
+
+        Args:
+            metadata (`Mapping[str, Mapping[str, Any]]`): key of an entry, see [`VideoEntry`] -> values of the same
+                columns for all entries, which the index has. Keys that the index does not hold are ignored.
+
+        Raises:
+            ValueError: a column or a value is not valid.
+            OSError: the index cannot be written.
+        """
+        names = {name: None for values in metadata.values() for name in values}
+        new, converted = self._convert_metadata(metadata)
+        if new or any(values.keys() != names.keys() for values in metadata.values()):
+            raise ValueError(f"Expected values of the same columns of {self.uri} for all entries: {', '.join(names)}.")
+        if metadata:
+            own = {name: kind for name, kind in self.columns.items() if name in names}
+            self._store.update(make_update([{"key": key, **values} for key, values in converted.items()], own))
+
+    def _convert_metadata(
+        self, metadata: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Return the new columns, name -> type, and the values in the types of their columns."""
         known = self.columns
         values: dict[str, list[Any]] = {}
         for of_file in metadata.values():
@@ -261,14 +290,34 @@ class VideoIndex:
             path: {name: convert(value, kinds[name], f"{path}: {name}") for name, value in of_file.items()}
             for path, of_file in metadata.items()
         }
-        self.add_columns(new)
-        return converted
+        return new, converted
 
     def _rows_of(self, paths: Sequence[str], columns: Sequence[str]) -> "pa.Table":
         import pyarrow as pa
 
         batches = list(self._store.scan(columns, 10_000, In("path", tuple(paths))))
         return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
+
+    def scan(
+        self, columns: Sequence[str], where: str | Condition | None = None, size: int = 10_000
+    ) -> "Iterator[pa.RecordBatch]":
+        """Yield columns of all entries, in batches of about `size` rows, in any order. Reads no other columns.
+
+        Args:
+            columns (`Sequence[str]`): the fields of [`VideoEntry`], `key`, `name` and the owner's columns.
+            where (`str` or `Condition`, *optional*): only entries that meet this condition, see [`search`].
+            size (`int`): rows per batch.
+
+        Raises:
+            ValueError: `where` is not a valid condition.
+            OSError: the index cannot be read.
+        """
+        return self._store.scan(columns, size, self.parse_where(where))
+
+    @property
+    def data_version(self) -> Any:
+        """Value that changes with every write of any process; `None` if the store cannot tell (Milvus)."""
+        return self._store.data_version
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -319,21 +368,35 @@ class VideoIndex:
             self._store.upsert(make_rows(entries, values, schema, context))
 
     def _with_metadata(self, entries: Sequence[VideoEntry], content_ids: Mapping[str, str]) -> Sequence[VideoEntry]:
-        """Convert the metadata of entries, and fill in what the index holds for files whose entries have none."""
+        """Convert the metadata of entries, and fill in what the index holds for entries that have none.
+
+        An entry that is new, because its file has other segments now, takes the values that the segments share.
+        """
         content_ids = content_ids if content_ids and self.adds_ids() else {}
-        given = {entry.path: entry.metadata for entry in entries if entry.metadata}
-        converted = self._convert_metadata(given) if given else {}
+        given: Mapping[str, Mapping[str, Any]] = {entry.key: entry.metadata for entry in entries if entry.metadata}
+        if given:
+            new, given = self._convert_metadata(given)
+            self.add_columns(new)
         if not (own := self.columns):
             return entries
+        held: dict[str, Mapping[str, Any]] = {}  # by key
+        shared: dict[str, dict[str, Any]] = {}  # values of all entries of a file, by path
         silent = list(dict.fromkeys(entry.path for entry in entries if entry.metadata is None))
         for start in range(0, len(silent), _FILES_PER_UPDATE):
-            for row in self._rows_of(silent[start : start + _FILES_PER_UPDATE], ["path", *own]).to_pylist():
-                converted[row.pop("path")] = row
-        for path, content_id in content_ids.items():
-            values = converted.get(path, {})
-            if (values.get(ID) or CONTENT_ID_PREFIX).startswith(CONTENT_ID_PREFIX):
-                converted[path] = {**values, ID: content_id}
-        return [replace(entry, metadata=converted.get(entry.path, {})) for entry in entries]
+            for row in self._rows_of(silent[start : start + _FILES_PER_UPDATE], ["key", "path", *own]).to_pylist():
+                key, path = row.pop("key"), row.pop("path")
+                held[key], known = row, shared.get(path, row)
+                shared[path] = {name: value if known[name] == value else None for name, value in row.items()}
+
+        def values_of(entry: VideoEntry) -> Mapping[str, Any]:
+            is_silent = entry.metadata is None
+            values = held.get(entry.key, shared.get(entry.path, {})) if is_silent else given.get(entry.key, {})
+            made = content_ids.get(entry.path)
+            if made is not None and (values.get(ID) or CONTENT_ID_PREFIX).startswith(CONTENT_ID_PREFIX):
+                values = {**values, ID: made}
+            return values
+
+        return [replace(entry, metadata=values_of(entry)) for entry in entries]
 
     def _check_context(self, context_embeds: "torch.Tensor | np.ndarray | None", count: int) -> np.ndarray | None:
         num_tokens = self.info.num_context_tokens

@@ -104,6 +104,11 @@ class LanceStore:
         with self._one_line_errors("read"):
             return columns_of(self._table.schema)
 
+    @property
+    def data_version(self) -> Any:
+        with self._one_line_errors("read"):  # a folder that was deleted and rebuilt counts its versions anew
+            return os.stat(Path(self.uri) / f"{_TABLE}.lance").st_ino, self._table.version
+
     def add_columns(self, columns: Mapping[str, str]) -> None:
         import pyarrow as pa
 

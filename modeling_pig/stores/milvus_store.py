@@ -102,6 +102,10 @@ class MilvusStore:
         self._columns = json.loads(properties.get(_COLUMNS_KEY, "{}"))
         return dict(self._columns)
 
+    @property
+    def data_version(self) -> None:
+        return None
+
     def add_columns(self, columns: Mapping[str, str]) -> None:
         if not self._is_dynamic:
             raise ValueError(
@@ -449,11 +453,12 @@ def _split_rows(rows: "pa.Table") -> Iterator["pa.Table"]:
     paths = rows["path"].to_pylist()
     embedding_type = rows.schema.field(_COLUMN).type
     embedding_bytes = embedding_type.list_size * embedding_type.value_type.bit_width // 8
+    own = rows.select(list(columns_of(rows.schema))).to_pylist()
     start = size = first_of_file = 0
     for number, path in enumerate(paths):
         if number and path != paths[number - 1]:
             first_of_file = number
-        row_bytes = embedding_bytes + 4 * len(path.encode()) + 100
+        row_bytes = embedding_bytes + 4 * len(path.encode()) + 100 + len(str(own[number]).encode())
         if size and size + row_bytes > _WRITE_BYTES:
             end = first_of_file if first_of_file > start else number
             yield rows.slice(start, end - start)

@@ -64,6 +64,10 @@ class VideoStore(Protocol):
     def columns(self) -> dict[str, str]:
         """The owner's columns, name -> type, as they are now."""
 
+    @property
+    def data_version(self) -> Any:
+        """Value that changes with every write of any process; `None` if the store cannot tell."""
+
     def add_columns(self, columns: Mapping[str, str]) -> None:
         """Add columns of the owner, without values. Columns that exist with the same type stay."""
 

@@ -3,16 +3,16 @@
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..files import replace_file
 from ..stores.index import SearchResult
-from .text import format_span, printable
+from .text import abridge, format_span, printable, readable
 
 
 THUMBNAIL_SIDE = 240  # pixels, of the longer side
@@ -59,6 +59,14 @@ nav ol { margin: .75rem 0 0; padding-left: 1.5rem; }
 .rank { font-weight: 700; }
 .score { margin-left: auto; color: var(--quiet); }
 .name { display: block; padding: .1rem .7rem .6rem; color: var(--accent); font-size: .9rem; }
+.columns { margin: 0; padding: 0 .7rem .6rem; font-size: .85rem; white-space: pre-line; }
+.columns dt { display: inline; color: var(--quiet); }
+.columns dd { display: inline; margin: 0; }
+.columns details { padding: 0; }
+.columns summary { padding: 0; }
+.columns details[open] summary { color: var(--quiet); }
+.item { display: inline-block; max-width: 100%; margin: .1rem .2rem .1rem 0; padding: 0 .4rem;
+  border: 1px solid var(--line); border-radius: 999px; }
 details { padding: 0 .7rem .6rem; font-size: .85rem; }
 summary { padding: .2rem 0; cursor: pointer; }
 details ol { margin: .2rem 0 0; padding: 0; list-style: none; font-variant-numeric: tabular-nums; }
@@ -75,7 +83,9 @@ def write_results_page(
     output: str | os.PathLike,
     num_threads: int | None = None,
 ) -> None:
-    """Write a page with one grid of cards per query: middle frame, rank, score, name and time span of each result.
+    """Write a page with one grid of cards per query.
+
+    A card shows the middle frame, rank, score, name, time span, and the owner's columns that have a value.
 
     A card links to its file; the card of a segment opens the file at the segment's start. If a frame cannot be
     decoded, the card shows the reason. Memory is bounded, and an existing page is replaced once the new one is
@@ -170,9 +180,26 @@ def _card(result: SearchResult, picture: Picture) -> str:
         f'<span class="facts"><span class="rank">{result.rank}.</span>'
         + (f"<span>{span}</span>" if span else "")
         + f'<span class="score">{result.score:.3f}</span></span>\n<span class="name">{name}</span></a>'
+        + _columns(result.shown_metadata)
         + _others(getattr(result, "others", ()))
         + "</li>\n"
     )
+
+
+def _columns(metadata: Mapping[str, Any]) -> str:
+    """List the owner's columns of a result that have a value; a long text opens at its first words."""
+    rows = []
+    for name, value in metadata.items():
+        shown = readable(value)
+        cell = " ".join(_text(item, "item") for item in shown) if isinstance(shown, list) else _text(shown)
+        rows.append(f"<div><dt>{escape(name)}</dt> <dd>{cell}</dd></div>")
+    return f'\n<dl class="columns">{"".join(rows)}</dl>' if rows else ""
+
+
+def _text(text: str, name: str = "") -> str:
+    if (start := abridge(text)) == text:
+        return f'<bdi class="{name}">{escape(text)}</bdi>'
+    return f"<details><summary><bdi>{escape(start)}</bdi></summary><bdi>{escape(text)}</bdi></details>"
 
 
 def _others(segments: Sequence[SearchResult]) -> str:

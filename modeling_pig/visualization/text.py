@@ -1,7 +1,9 @@
 """Read text files line by line, and format paths, queries and times for a page or a terminal."""
 
 import re
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -16,6 +18,31 @@ def printable(text: str) -> str:
 def _escaped(character: str) -> str:
     byte = ord(character) - 0xDC00  # Python decodes a byte of a path that is not UTF-8 to 0xDC00 + byte
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
+def readable(value: Any) -> str | list[str]:
+    r"""Return a value of one of the owner's columns as a page shows it; a list of texts stays a list.
+
+    A time is local, such as `2026-01-31 12:00`, without its time of day at midnight. In texts, lines stay, and control
+    characters are escaped (`\x1b`). A page has to isolate texts that change the writing direction (`<bdi>`).
+    """
+    if isinstance(value, list):
+        return [str(readable(item)) for item in value]
+    if isinstance(value, datetime):
+        local = value.astimezone()
+        if (local.hour, local.minute, local.second) == (0, 0, 0):
+            return local.date().isoformat()
+        return local.strftime("%Y-%m-%d %H:%M" + (":%S" if local.second else ""))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: _escaped(match[0]), str(value).replace("\r\n", "\n"))
+
+
+def abridge(text: str, length: int = 100) -> str:
+    """Cut a long text at a space after at most `length` characters, and end it with …; a shorter one stays."""
+    if len(text) <= length:
+        return text
+    return (text[:length].rpartition(" ")[0] or text[:length]) + "…"
 
 
 def format_span(start: float | None, end: float | None) -> str:
@@ -72,4 +99,4 @@ def split_lines(content: bytes, source: str | Path, things: str) -> list[str]:
     return lines
 
 
-__all__ = ["format_span", "printable", "read_captions", "split_lines"]
+__all__ = ["abridge", "format_span", "printable", "read_captions", "readable", "split_lines"]
