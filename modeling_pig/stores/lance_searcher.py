@@ -13,9 +13,10 @@ import numpy as np
 from .columns import columns_of
 from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
+from .lance_text import find_text
 from .records import CONTEXT_COLUMN, read_embeddings
-from .vectors import synthetic_queries
-from .video_store import RESULT_COLUMNS, RankedRows
+from .vectors import cosine_scores, synthetic_queries
+from .video_store import RESULT_COLUMNS, RankedRows, TextMatches
 
 
 if TYPE_CHECKING:
@@ -113,6 +114,26 @@ class LanceSearcher:
                 return _rank_rows(held.ids, held.results, results, k)
         with self._errors():
             return _read_rows(table, results, k, _result_columns(table, with_context))
+
+    def search_text(
+        self,
+        newest: Any,
+        text: str,
+        text_columns: Sequence[str],
+        query_embedding: np.ndarray,
+        k: int,
+        where: Condition | None,
+    ) -> TextMatches:
+        """Search as [`VideoStore.search_text`] does. `newest` is the same table, always at its newest version."""
+        condition = None if where is None else to_sql(where)
+        with self._errors():
+            table = self._take_snapshot(newest).table
+            columns = [_COLUMN, *_result_columns(table)]
+            found = find_text(table, text, text_columns, k, condition, columns)
+        relevance = found["_score"].to_numpy()
+        order = np.lexsort((found["key"].to_numpy(), -relevance))
+        scores = cosine_scores(read_embeddings(found), query_embedding)
+        return TextMatches(relevance[order], RankedRows(scores[order], found.take(order).select(columns[1:])))
 
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
