@@ -69,6 +69,7 @@ def test_words_are_found_in_texts_of_any_language_and_in_lists(index):
         "東京": {"/tokyo.mp4"},
         "zorv": set(),
         "?!": set(),
+        "with the": set(),
     }.items():
         assert set(found(index, text)) == expected, text
     assert found(index, "zorvex", ["title"]) == ["/name.mp4"]
@@ -93,6 +94,12 @@ def test_changes_are_found_at_once(index):
         index.optimize()
     assert set(index.files("names has 'Žižek' or title = 'Blargo'")) == {"/accents.mp4", "/name.mp4"}
     assert [config.num_unindexed_rows for config in index._store._table.list_indices()] == [0, 0]
+
+
+def test_a_name_is_first_however_far_its_vector(index, monkeypatch):
+    monkeypatch.setattr(search, "_FUSED_BY_VECTOR", 1)
+    for path, name in {"/name.mp4": "day", "/accents.mp4": "Québec", "/tokyo.mp4": "東京", "/list.mp4": "cup"}.items():
+        assert searcher_of(index).search(name, k=1, hybrid_text=True)[0].path == path
 
 
 def test_words_and_vectors_rank_together(index):

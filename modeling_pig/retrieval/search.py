@@ -329,6 +329,8 @@ class VideoSearcher:
             floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
             min_score = max(floor, asked_score)
             by_vector = [(result.score, result) for result in chain(*lists) if result.score >= min_score]
+            # What words find has a rank by its vector too, behind the entries that were fetched.
+            by_vector += [(result.score, result) for _, result in by_words]
             ranked = fuse(by_vector, by_words)
             if options.group:
                 ranked = _group(ranked, options.k + 1)

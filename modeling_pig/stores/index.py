@@ -459,7 +459,8 @@ class VideoIndex:
         The first search of a column builds its index. Rows that are written later are found at once.
 
         Args:
-            text (`str`): words, in any order; one of them is enough for a result. Case and accents do not count.
+            text (`str`): words, in any order; one of them is enough for a result. Case and accents do not count, nor
+                do English function words such as "the".
             query_embedding (`np.ndarray` of shape `(D,)`): embedding of the query, of any length but 0; the scores of
                 the results are its cosines.
             columns (`Sequence[str]`, *optional*): columns of type "text" or "texts"; by default all of them.

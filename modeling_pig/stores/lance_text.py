@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SCORE = "_score"  # LanceDB's column of the BM25 scores
+# Words that most sentences and titles have, and no names: matches by them would bury those by names.
+_STOP_WORDS = (
+    "a an and are as at be but by for from in into is it its no not of on or that the their then there these they this "
+    "to was were while with"
+).split()
 
 
 def without_text_index(table: Any, columns: Sequence[str]) -> list[str]:
@@ -24,9 +29,10 @@ def build_text_index(table: Any, column: str) -> None:
     from lancedb.index import FTS
 
     if without_text_index(table, [column]):  # another process may have built it
-        # Names stay whole: no stemming, no stop words. Letters lose case and accents. ICU also finds the words of
-        # languages that are written without spaces.
-        table.create_index(column, config=FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False))
+        # Names stay whole: no stemming. Letters lose case and accents. ICU also finds the words of languages that are
+        # written without spaces.
+        config = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=True, custom_stop_words=_STOP_WORDS)
+        table.create_index(column, config=config)
 
 
 def find_text(
