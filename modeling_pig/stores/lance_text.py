@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 _SCORE = "_score"  # LanceDB's column of the BM25 scores
 # Words that most sentences and titles have, and no names: matches by them would bury those by names.
 _STOP_WORDS = (
-    "a an and are as at be but by for from in into is it its no not of on or that the their then there these they this "
-    "to was were while with"
+    "a an and are as at be but by for from in into is it its no not of on or that the their then there these they "
+    "this to was were while with"
 ).split()
 
 
