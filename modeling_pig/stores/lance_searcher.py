@@ -185,9 +185,12 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
         known = None  # the owner has added a column
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
     fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
-    blocks, missing, results = {}, {}, []
+    blocks, missing = {}, {}
+    results, result_ids = [], []
     if known is not None:
-        results.append(known.results.filter(is_among(known.ids, ids)))
+        stay = is_among(known.ids, ids)
+        results.append(known.results.filter(stay))
+        result_ids.append(known.ids[stay])
     for fragment, start, count in zip(fragments.tolist(), starts, counts, strict=True):
         fragment_ids, block = ids[start : start + count], known and known.blocks.get(fragment)
         if block is None:
@@ -197,18 +200,25 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
         else:  # rows were deleted
             blocks[fragment] = Block(fragment_ids, block.embeddings[is_among(block.ids, fragment_ids)])
     if missing:
-        query = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
-        read = []
+        # Nearly all new fragments have the highest numbers. Compaction reserves its numbers before it commits, and
+        # others may commit higher numbers meanwhile.
+        query = table.search().where(f"_rowid >= {min(missing) << 32}")
         for batch in query.select([_COLUMN, *columns]).with_row_id(True).to_batches(8192):
+            is_new = np.isin(batch["_rowid"].to_numpy() >> 32, list(missing))
+            if not is_new.all():
+                batch = batch.filter(pa.array(is_new))
             row_ids, embeddings = batch["_rowid"].to_numpy(), read_embeddings(batch)
-            read.append(batch.drop_columns([_COLUMN]))
+            results.append(pa.Table.from_batches([batch.drop_columns([_COLUMN])]).select(columns))
+            result_ids.append(row_ids)
             for fragment in missing.keys() & np.unique(row_ids >> 32).tolist():
                 block, rows = missing[fragment], np.flatnonzero(row_ids >> 32 == fragment)
                 block.embeddings[np.searchsorted(block.ids, row_ids[rows])] = embeddings[rows]
-        results.append(pa.Table.from_batches(read).sort_by("_rowid").select(columns))
     if not results:
-        results.append(table.schema.empty_table().select(columns))
-    return _HeldRows(blocks | missing, ids, pa.concat_tables(results).combine_chunks())
+        return _HeldRows(blocks, ids, table.schema.empty_table().select(columns))
+    rows, row_ids = pa.concat_tables(results).combine_chunks(), np.concatenate(result_ids)
+    if (row_ids[1:] < row_ids[:-1]).any():
+        rows = rows.take(np.argsort(row_ids))
+    return _HeldRows(blocks | missing, ids, rows)
 
 
 def _result_columns(table: Any, with_context: bool = False) -> list[str]:
