@@ -62,9 +62,12 @@ def found(index: VideoIndex, where: str | None = None) -> set[str]:
 
 
 def values(index: VideoIndex) -> dict[str, dict]:
-    """Return the known values of each file."""
+    """Return the known values of each file, without identifiers that are made from the content."""
     batches = (entry for batch in index.batches() for entry in batch.entries)
-    return {e.path: {name: v for name, v in (e.metadata or {}).items() if v is not None} for e in batches}
+    return {
+        e.path: {n: v for n, v in (e.metadata or {}).items() if v is not None and not str(v).startswith("content-")}
+        for e in batches
+    }
 
 
 def test_columns_are_filtered_by_and_returned(index):

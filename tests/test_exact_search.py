@@ -130,6 +130,20 @@ def test_open_index_refuses_an_index_of_another_model_at_its_path(tmp_path, writ
     assert len(VideoIndex(uri).search(draw(1, seed=1), 100)[0]) == 5 * writes
 
 
+def test_fragments_that_compaction_numbered_before_it_committed_are_read(index):
+    for first in (0, 5, 10):
+        upsert(index, range(first, first + 5), {})
+    table = index._store._table
+    whole = lance_searcher._load_rows(table, None)
+    fragments = whole.ids >> 32
+    late = sorted(whole.blocks)[1]
+    others = {number: block for number, block in whole.blocks.items() if number != late}
+    known = lance_searcher._HeldRows(others, whole.ids[fragments != late], whole.results.filter(fragments != late))
+    found = lance_searcher._load_rows(table, known)
+    assert found.results.equals(whole.results) and found.ids.tolist() == whole.ids.tolist()
+    np.testing.assert_array_equal(found.blocks[late].embeddings, whole.blocks[late].embeddings)
+
+
 def test_equal_scores_on_disk_are_in_order_of_key(index, monkeypatch):
     monkeypatch.setattr(lance_searcher, "EXACT_UP_TO", 0)
     for rows in np.array_split(np.random.default_rng(0).permutation(9000), 3):  # more rows than one batch of the scan

@@ -71,6 +71,13 @@ def test_train_evaluate_index_and_search(run_folder):
     with PIL.Image.open(run_folder / "run/answers.png") as picture:
         assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
 
+    names = ("--index", "run/videos.lance", "--recipe", "run/recipe.yaml", "--json", "run/names.json")
+    assert "6 videos and as many queries of each kind" in example(run_folder, "search_by_name.py", *names)
+    rows = json.loads((run_folder / "run/names.json").read_text())["recall"]
+    assert all(row["words R@1"] == row["both R@1"] == 100 for row in rows if row["query"] == "name")
+    [unheld] = [row for row in rows if (row["query"], row["column"]) == ("caption", "who")]
+    assert unheld["words R@10"] == 0 and unheld["both R@1"] == unheld["vectors R@1"]
+
     queries = ["a red circle moves left", "[red] {x} $y_"]
     output = example(run_folder, "search_videos.py", "--index", "run/videos.lance", "--output", "own.png", *queries)
     assert all(f"“{query}”" in output for query in queries)

@@ -442,6 +442,12 @@ def test_search_and_write_while_the_ann_index_is_built(index, monkeypatch):
     assert set(found) == {"7"} and len(index) == 300
 
 
+def test_words_of_columns_are_not_searched(index):
+    index.upsert(entries_of("/a.mp4"), random_embeddings(1), metadata=[{"title": "Zorvex"}])
+    with pytest.raises(ValueError, match="is on a Milvus server, where words of columns are not searched: move it to"):
+        index.search_text("zorvex", random_embeddings(1)[0].numpy())
+
+
 # Many processes, and other stores
 
 

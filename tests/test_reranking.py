@@ -246,6 +246,8 @@ def test_an_index_of_a_single_tower_searches_by_its_interaction(pig, model, vide
     assert [result.path for result in results] == [path for _, path in expected[:3]]
     assert [result.score for result in results] == pytest.approx([score for score, _ in expected[:3]], abs=1e-5)
     assert searcher.search(QUERIES[0], k=3, rerank=100) == results
+    with pytest.raises(ValueError, match="A single_tower ranks again by its interaction: leave hybrid_text out"):
+        searcher.search(QUERIES[0], hybrid_text=True)
     assert {result.path for result in searcher.search_like(videos[0].entry.path, k=9)} == {
         found.entry.path for found in videos[1:]
     }

@@ -46,6 +46,17 @@ def search(
             "an index with context tokens (pig index --rerank-tokens).",
         ),
     ] = None,
+    hybrid_text: Annotated[
+        bool,
+        typer.Option(
+            "--hybrid-text",
+            help="Search the words of the sentence too, in your own columns of text, and fuse both rankings.",
+        ),
+    ] = False,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that --hybrid-text searches, once per column; by default all columns of text."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -72,6 +83,8 @@ def search(
             resolve_replaceable(html)  # fail before the search if the page cannot be written
         if query is not None and not query.strip():
             raise ValueError("the sentence is empty: describe a video")
+        if text_column and not hybrid_text:
+            raise ValueError("--text-column names the columns of --hybrid-text: give both")
         texts = read_queries(queries) if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
@@ -80,6 +93,7 @@ def search(
             model, index, dtype=dtype, device=device, trust_remote_code=trust_remote_code
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
+        options["hybrid_text"] = text_column or hybrid_text
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:

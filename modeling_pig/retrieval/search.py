@@ -19,6 +19,7 @@ from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
 from ..stores.conditions import And, Comparison, Condition
 from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
+from .fusion import fuse
 from .segments import Segmentation
 
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 
 RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by its interaction
-MAX_FETCHED = 10_000  # entries per index that a query with `group` or `rerank` reads at most
+MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most
+_FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused, or k if it is more
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
 
 
@@ -47,12 +49,16 @@ class SearchOptions:
             of a `hybrid` or `single_tower`, and ranked by the new cosines. All results, also those of `group`, are
             among these entries, and `min_score` is for the new cosines. All indexes must store context tokens. By
             default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
+        hybrid_text (`bool` or `Sequence[str]`): search the words of the sentence too, in these columns of the indexes,
+            or in all their columns of text (`True`), and order the results by reciprocal rank fusion of the two
+            rankings. Scores stay cosines, and `min_score` refers to them. Not with `rerank`, nor with a
+            `single_tower`.
 
     Attributes:
 
     Raises:
-        ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, or `rerank` is
-            less than `k` or more than 10,000.
+        ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, `rerank` is less
+            than `k` or more than 10,000, or `rerank` and `hybrid_text` are both given.
     """
 
     k: int = 10
@@ -60,6 +66,7 @@ class SearchOptions:
     min_score: float | None = None
     group: bool = False
     rerank: int | None = None
+    hybrid_text: bool | Sequence[str] = False
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
@@ -68,6 +75,8 @@ class SearchOptions:
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
         if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
             raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
+        if self.hybrid_text and self.rerank is not None:
+            raise ValueError("rerank and hybrid_text both order the results: give one of them.")
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -78,6 +87,7 @@ class SearchKeywords(TypedDict, total=False):
     min_score: float | None
     group: bool
     rerank: int | None
+    hybrid_text: bool | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -188,9 +198,17 @@ class VideoSearcher:
             OSError: an index cannot be read.
         """
         checked = SearchOptions(**options)
+        texts = [queries] if isinstance(queries, str) else queries
         self._conditions(checked)  # before the model is loaded
-        embeddings = self.text_encoder([queries] if isinstance(queries, str) else queries)
-        ranked = self.search_embeddings(embeddings, checked)
+        if checked.hybrid_text:
+            columns = self._text_columns(checked)
+            embeddings = self.text_encoder(texts)
+            ranked = [
+                self._search_with_words(text, embedding, columns, checked)
+                for text, embedding in zip(texts, embeddings, strict=True)
+            ]
+        else:
+            ranked = self.search_embeddings(self.text_encoder(texts), checked)
         return ranked[0] if isinstance(queries, str) else ranked
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
@@ -253,6 +271,8 @@ class VideoSearcher:
         is_by_video = merge_queries or exclude is not None
         if is_by_video and options.rerank is not None:
             raise ValueError("rerank is for sentences: leave it out of a search by a video.")
+        if options.hybrid_text:
+            raise ValueError("hybrid_text is for sentences: leave it out of a search by a video or by embeddings.")
         if options.rerank is None and not is_by_video and self.is_single_tower:
             options = replace(options, rerank=min(max(options.k, RERANKED_BY_DEFAULT), MAX_FETCHED))
         if options.rerank is not None:
@@ -279,6 +299,70 @@ class VideoSearcher:
         """Whether a score is that of a sentence and a video together, so that searches always re-rank."""
         stores_context = all(index.info.num_context_tokens for index in self.indexes)
         return stores_context and read_config(self.name).get("framework") == "single_tower"
+
+    def _text_columns(self, options: SearchOptions) -> list[list[str]]:
+        """Return the columns of each index whose words are searched."""
+        if self.is_single_tower:
+            raise ValueError("A single_tower ranks again by its interaction: leave hybrid_text out.")
+        names = options.hybrid_text
+        chosen = None if isinstance(names, bool) else [names] if isinstance(names, str) else names
+        return [index.text_columns(chosen) for index in self.indexes]
+
+    def _search_with_words(
+        self, query: str, query_embedding: np.ndarray, columns: list[list[str]], options: SearchOptions
+    ) -> list[SearchResult]:
+        """Return the results of a query and its embedding, (D,): the fused rankings by vectors and by words."""
+        conditions = self._conditions(options)
+        asked_score = -math.inf if options.min_score is None else options.min_score
+        by_words = [
+            (relevance, result)
+            for relevance, result in self._find_words(query, query_embedding, columns, conditions, options.k)
+            if result.score >= asked_score
+        ]
+        fetch, max_fetch = max(options.k, _FUSED_BY_VECTOR), max(options.k, MAX_FETCHED)
+        while True:
+            lists = [
+                index.search(query_embedding[None], fetch, condition)[0]
+                for index, condition in zip(self.indexes, conditions, strict=True)
+            ]
+            # As in `_rank`: below the last score of a full list, its index may hold better entries than the others.
+            floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
+            min_score = max(floor, asked_score)
+            by_vector = [(result.score, result) for result in chain(*lists) if result.score >= min_score]
+            # What words find has a rank by its vector too, behind the entries that were fetched.
+            by_vector += [(result.score, result) for _, result in by_words]
+            ranked = fuse(by_vector, by_words)
+            if options.group:
+                ranked = _group(ranked, options.k + 1)
+            is_complete = len(ranked) >= options.k + options.group or min_score > floor or floor == -math.inf
+            if is_complete or fetch == max_fetch:
+                return ranked[: options.k]
+            fetch = min(4 * fetch, max_fetch)
+
+    def _find_words(
+        self,
+        query: str,
+        query_embedding: np.ndarray,
+        columns: list[list[str]],
+        conditions: list[Condition | None],
+        k: int,
+    ) -> list[tuple[float, SearchResult]]:
+        """Return the entries of all indexes that hold words of the query, with their relevance.
+
+        Entries that are as relevant as the last one of a full list are left out, because others are not in the list.
+        If all are, such as the many segments of a file or the entries that share a common word, more are read.
+        """
+        for fetch in (max(k, _FUSED_BY_WORDS), max(k, MAX_FETCHED)):
+            found = [
+                index.search_text(query, query_embedding, names, fetch, condition)
+                for index, names, condition in zip(self.indexes, columns, conditions, strict=True)
+            ]
+            floor = max((matches.relevance[-1] for matches in found if len(matches.results) == fetch), default=0.0)
+            every = chain.from_iterable(zip(matches.relevance, matches.results, strict=True) for matches in found)
+            above = [(relevance, result) for relevance, result in every if relevance > floor]
+            if above or not floor:
+                break
+        return above
 
     def _search_and_rerank(
         self, query_embedding: np.ndarray, count: int, options: SearchOptions

@@ -19,7 +19,7 @@ import numpy as np
 from modeling_pig import __version__
 
 from ..files import CONTENT_ID_PREFIX
-from .columns import ID, TEXT, check_columns, convert, infer_type
+from .columns import ID, TEXT, TEXTS, check_columns, convert, infer_type
 from .conditions import Condition, In, parse_where
 from .records import (
     CONTEXT_COLUMN,
@@ -74,6 +74,13 @@ class ContextResults(NamedTuple):
 
     results: list["SearchResult"]
     context_embeds: np.ndarray
+
+
+class TextResults(NamedTuple):
+    """Results that hold words of a query, best first, with their relevance: the sum of the columns' BM25 scores."""
+
+    results: list["SearchResult"]
+    relevance: list[float]
 
 
 class FileState(NamedTuple):
@@ -515,6 +522,50 @@ class VideoIndex:
         assert context is not None
         return ContextResults(_make_results(ranked.scores, ranked.rows.drop_columns([CONTEXT_COLUMN])), context)
 
+    def text_columns(self, names: Sequence[str] | None = None) -> list[str]:
+        """Return the owner's columns of text and of lists of texts without `id`, or those in `names`.
+
+        Raises:
+            ValueError: there is no such column, or a name is not one of them.
+        """
+        known = [name for name, kind in self.columns.items() if kind in (TEXT, TEXTS) and name != ID]
+        if not known:
+            raise ValueError(f"The index {self.uri} has no column of text: add one with pig index --metadata FILE.")
+        if unknown := [name for name in names or () if name not in known]:
+            raise ValueError(
+                f"The index {self.uri} has no column {unknown[0]!r} of text: expected {', '.join(known)}."
+            )
+        return known if names is None else list(dict.fromkeys(names))
+
+    def search_text(
+        self,
+        text: str,
+        query_embedding: np.ndarray,
+        columns: Sequence[str] | None = None,
+        k: int = 10,
+        where: Condition | None = None,
+    ) -> TextResults:
+        """Find the entries whose columns of text hold words of a text, by LanceDB's full-text index.
+
+        The first search of a column builds its index. Rows that are written later are found at once.
+
+        Args:
+            text (`str`): words, in any order; one of them is enough for a result. Case and accents do not count, nor
+                do English function words such as "the".
+            query_embedding (`np.ndarray` of shape `(D,)`): embedding of the query, of any length but 0; the scores of
+                the results are its cosines.
+            columns (`Sequence[str]`, *optional*): columns of type "text" or "texts"; by default all of them.
+            k (`int`): number of results at most, at least 1.
+            where (`Condition`, *optional*): condition that all results meet.
+
+        Raises:
+            ValueError: a column is not one of text, the query embedding is not valid, or the index is on Milvus.
+            OSError: the index cannot be read, or the full-text index cannot be built.
+        """
+        (query,) = self._check_queries(query_embedding[None])
+        relevance, ranked = self._store.search_text(text, self.text_columns(columns), query, k, where)
+        return TextResults(_make_results(*ranked), relevance.tolist())
+
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
         batch = self.entries([path])
@@ -696,6 +747,7 @@ __all__ = [
     "IndexInfo",
     "IndexVersion",
     "SearchResult",
+    "TextResults",
     "VideoEntry",
     "VideoIndex",
 ]

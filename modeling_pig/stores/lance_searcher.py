@@ -13,9 +13,10 @@ import numpy as np
 from .columns import columns_of
 from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
+from .lance_text import find_text
 from .records import CONTEXT_COLUMN, read_embeddings
-from .vectors import synthetic_queries
-from .video_store import RESULT_COLUMNS, RankedRows
+from .vectors import cosine_scores, synthetic_queries
+from .video_store import RESULT_COLUMNS, RankedRows, TextMatches
 
 
 if TYPE_CHECKING:
@@ -114,6 +115,26 @@ class LanceSearcher:
         with self._errors():
             return _read_rows(table, results, k, _result_columns(table, with_context))
 
+    def search_text(
+        self,
+        newest: Any,
+        text: str,
+        text_columns: Sequence[str],
+        query_embedding: np.ndarray,
+        k: int,
+        where: Condition | None,
+    ) -> TextMatches:
+        """Search as [`VideoStore.search_text`] does. `newest` is the same table, always at its newest version."""
+        condition = None if where is None else to_sql(where)
+        with self._errors():
+            table = self._take_snapshot(newest).table
+            columns = [_COLUMN, *_result_columns(table)]
+            found = find_text(table, text, text_columns, k, condition, columns)
+        relevance = found["_score"].to_numpy()
+        order = np.lexsort((found["key"].to_numpy(), -relevance))
+        scores = cosine_scores(read_embeddings(found), query_embedding)
+        return TextMatches(relevance[order], RankedRows(scores[order], found.take(order).select(columns[1:])))
+
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
         return self._database.open_table(self._table_name)
@@ -163,33 +184,41 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     if known is not None and known.results.column_names != columns:
         known = None  # the owner has added a column
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
-    if known is not None and len(known.ids) and not is_among(ids[ids <= known.ids[-1]], known.ids).all():
-        known = None  # an earlier version was restored: rows came back
     fragments, starts, counts = np.unique(ids >> 32, return_index=True, return_counts=True)
-    blocks, missing, results = {}, {}, []
-    if known is not None:
-        results.append(known.results.filter(is_among(known.ids, ids)))
+    blocks, missing = {}, {}
+    results, result_ids = [], []
     for fragment, start, count in zip(fragments.tolist(), starts, counts, strict=True):
         fragment_ids, block = ids[start : start + count], known and known.blocks.get(fragment)
-        if block is None:
+        if block is None or not is_among(fragment_ids, block.ids).all():  # rows come back if a version is restored
             missing[fragment] = Block(fragment_ids, np.empty((len(fragment_ids), embedding_dim), np.float16))
         elif len(block.ids) == len(fragment_ids):
             blocks[fragment] = block
         else:  # rows were deleted
             blocks[fragment] = Block(fragment_ids, block.embeddings[is_among(block.ids, fragment_ids)])
+    if known is not None:
+        stay = is_among(known.ids, ids) & ~np.isin(known.ids >> 32, list(missing))
+        results.append(known.results.filter(stay))
+        result_ids.append(known.ids[stay])
     if missing:
-        query = table.search().where(f"_rowid >= {min(missing) << 32}")  # new fragments have the highest numbers
-        read = []
+        # Nearly all new fragments have the highest numbers. Compaction reserves its numbers before it commits, and
+        # others may commit higher numbers meanwhile.
+        query = table.search().where(f"_rowid >= {min(missing) << 32}")
         for batch in query.select([_COLUMN, *columns]).with_row_id(True).to_batches(8192):
+            is_new = np.isin(batch["_rowid"].to_numpy() >> 32, list(missing))
+            if not is_new.all():
+                batch = batch.filter(pa.array(is_new))
             row_ids, embeddings = batch["_rowid"].to_numpy(), read_embeddings(batch)
-            read.append(batch.drop_columns([_COLUMN]))
+            results.append(pa.Table.from_batches([batch.drop_columns([_COLUMN])]).select(columns))
+            result_ids.append(row_ids)
             for fragment in missing.keys() & np.unique(row_ids >> 32).tolist():
                 block, rows = missing[fragment], np.flatnonzero(row_ids >> 32 == fragment)
                 block.embeddings[np.searchsorted(block.ids, row_ids[rows])] = embeddings[rows]
-        results.append(pa.Table.from_batches(read).sort_by("_rowid").select(columns))
     if not results:
-        results.append(table.schema.empty_table().select(columns))
-    return _HeldRows(blocks | missing, ids, pa.concat_tables(results).combine_chunks())
+        return _HeldRows(blocks, ids, table.schema.empty_table().select(columns))
+    rows, row_ids = pa.concat_tables(results).combine_chunks(), np.concatenate(result_ids)
+    if (row_ids[1:] < row_ids[:-1]).any():
+        rows = rows.take(np.argsort(row_ids))
+    return _HeldRows(blocks | missing, ids, rows)
 
 
 def _result_columns(table: Any, with_context: bool = False) -> list[str]:

@@ -21,8 +21,9 @@ import numpy as np
 from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
+from .lance_text import build_text_index, without_text_index
 from .records import IndexInfo, row_schema
-from .video_store import IndexVersion, RankedRows
+from .video_store import IndexVersion, RankedRows, TextMatches
 
 
 if TYPE_CHECKING:
@@ -211,6 +212,21 @@ class LanceStore:
         with_context: bool = False,
     ) -> list[RankedRows]:
         return self._searcher.search(self._table, query_embeddings, k, where, with_context)
+
+    def search_text(
+        self,
+        text: str,
+        columns: Sequence[str],
+        query_embedding: np.ndarray,
+        k: int,
+        where: Condition | None,
+    ) -> TextMatches:
+        with self._one_line_errors("read"):
+            missing = without_text_index(self._table, columns)
+        for column in missing:
+            with self._one_line_errors(f"given the full-text index of {column} that its first search by words writes"):
+                self._retry_conflicts(partial(build_text_index, self._table, column))
+        return self._searcher.search_text(self._table, text, columns, query_embedding, k, where)
 
     def optimize(self) -> None:
         with self._one_line_errors("written"):

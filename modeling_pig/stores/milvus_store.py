@@ -19,7 +19,7 @@ from .columns import columns_of
 from .conditions import Condition, In, milvus_string, to_milvus
 from .records import IndexInfo, read_embeddings, row_schema
 from .vectors import cosine_scores, synthetic_queries
-from .video_store import RESULT_COLUMNS, IndexVersion, RankedRows
+from .video_store import RESULT_COLUMNS, IndexVersion, RankedRows, TextMatches
 
 
 if TYPE_CHECKING:
@@ -173,6 +173,21 @@ class MilvusStore:
         expression = "" if where is None else to_milvus(where)
         with self._one_line_errors("searched"):
             return self._search(query_embeddings, k, expression)
+
+    def search_text(
+        self,
+        text: str,
+        columns: Sequence[str],
+        query_embedding: np.ndarray,
+        k: int,
+        where: Condition | None,
+    ) -> TextMatches:
+        # Milvus' full-text search needs fields that were declared for it when the collection was created; the owner's
+        # columns are dynamic fields.
+        raise ValueError(
+            f"The index {self.uri} is on a Milvus server, where words of columns are not searched: move it to a "
+            "folder, with pig export and pig import."
+        )
 
     def optimize(self) -> None:
         with self._one_line_errors("written"):

@@ -41,6 +41,13 @@ class RankedRows(NamedTuple):
     rows: "pa.Table"
 
 
+class TextMatches(NamedTuple):
+    """Rows that hold words of a query, best first: sums of BM25 scores (N,) float32, and the rows with cosines."""
+
+    relevance: np.ndarray
+    ranked: RankedRows
+
+
 class VideoStore(Protocol):
     """Database of video embeddings. Rows are Arrow tables with the columns of [`row_schema`]; keys are unique.
 
@@ -109,6 +116,27 @@ class VideoStore(Protocol):
             with_context (`bool`): rows also have their context tokens.
         """
 
+    def search_text(
+        self,
+        text: str,
+        columns: Sequence[str],
+        query_embedding: np.ndarray,
+        k: int,
+        where: "Condition | None",
+    ) -> TextMatches:
+        """Return the rows whose `columns` hold words of a text: at most `k` rows by BM25.
+
+        Args:
+            text (`str`): words; it has no query syntax.
+            columns (`Sequence[str]`): the owner's columns of type "text" or "texts", at least one.
+            query_embedding (`np.ndarray` of shape `(D,)`): float32, normalised; rows are scored by their cosines.
+            k (`int`): number of rows at most, at least 1.
+            where (`Condition`, *optional*): condition that all rows meet.
+
+        Raises:
+            ValueError: the database has no full-text search.
+        """
+
     def optimize(self) -> None:
         """Compact the stored files; build or refresh the ANN index if there are enough rows."""
 
@@ -128,4 +156,4 @@ class VideoStore(Protocol):
         """Delete the store if this object created it and it is empty."""
 
 
-__all__ = ["RESULT_COLUMNS", "IndexVersion", "RankedRows", "VideoStore"]
+__all__ = ["RESULT_COLUMNS", "IndexVersion", "RankedRows", "TextMatches", "VideoStore"]
