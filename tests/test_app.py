@@ -607,8 +607,11 @@ def test_searches_run_during_uploads(client, service, videos, monkeypatch):
 
 def test_uploads_beyond_the_limit_are_rejected(service, videos, monkeypatch):
     monkeypatch.setattr(app_server, "MAX_UPLOADS", 2)
+    begun, receive = [], app_server.AppServer._receive
+    monkeypatch.setattr(app_server.AppServer, "_receive", lambda *args: begun.append(args) or receive(*args))
     with running(service) as client:
         with started_upload(client), started_upload(client):
+            wait_until(lambda: len(begun) == 2)
             response = wait_until(lambda: refused(client.ask("/upload", "POST", b"junk")))
             assert "Too many" in json.loads(response.body)["error"]
         wait_until(lambda: not refused(client.ask("/upload", "POST", b"junk")))
