@@ -466,6 +466,7 @@ def test_index_command_reads_subtitles_and_tags(pig, video_folder, model_folder)
     command = ("index", video_folder, "--model", model_folder, "--index", "v.lance")
     Path("m.csv").write_text(f"file_name,title\n{first.name},x\n")
     assert_one_line_error(pig(*command, "--tags", "--metadata", "m.csv"), "m.csv has the column title, as --tags has")
+    assert not Path("v.lance").exists()
     assert_one_line_error(pig(*command, "--column", "a=text"), "--column gives the type of a column of --metadata")
     status, output, error = pig(*command, "--subtitles", "--tags")
     assert status == 0 and "indexed 7 new" in output, error

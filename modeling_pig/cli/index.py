@@ -137,6 +137,9 @@ def index(
                 from ..video_torchcodec_pig import find_torchcodec
 
                 segmentation = Segmentation(segment, overlap)
+                types = parse_types(column or [])
+                if types and metadata is None:
+                    raise ValueError("--column gives the type of a column of --metadata FILE: give both")
                 found = find_videos(videos)
                 encoder = load_encoder(
                     model,
@@ -156,16 +159,17 @@ def index(
                 known = store.files()
                 kinds: dict[str, str] = {}
                 values: dict[str, dict[str, Any]] = {}
-                if metadata:  # fail before the work if a value is not valid
-                    paths = {video.path for video in found.videos} | known.keys()
-                    types = parse_types(column or [])
-                    kinds, values = read_metadata(metadata, found.folders, paths, store.columns, types)
-                elif column:
-                    raise ValueError("--column gives the type of a column of --metadata FILE: give both")
-                if subtitles:
-                    _check_columns("--subtitles", SUBTITLE_COLUMNS, kinds, metadata, store)
-                if tags:
-                    _check_columns("--tags", TAG_COLUMNS, kinds, metadata, store)
+                try:  # fail before the work if a value is not valid
+                    if metadata:
+                        paths = {video.path for video in found.videos} | known.keys()
+                        kinds, values = read_metadata(metadata, found.folders, paths, store.columns, types)
+                    if subtitles:
+                        _check_columns("--subtitles", SUBTITLE_COLUMNS, kinds, metadata, store)
+                    if tags:
+                        _check_columns("--tags", TAG_COLUMNS, kinds, metadata, store)
+                except ValueError:
+                    store.drop_if_new()
+                    raise
                 num_threads = threads or max((os.cpu_count() or 1) // read_launcher("LOCAL_WORLD_SIZE", 1), 1)
                 result = index_videos(
                     encoder,
