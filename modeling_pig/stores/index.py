@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     import torch
 
 
-_FILES_PER_UPDATE = 1000  # whose metadata are read and written at a time
+_FILES_PER_UPDATE = 1000  # whose rows are selected by their paths at a time
+_ROWS_PER_UPDATE = 10_000  # whose metadata are written at a time
 
 
 class EmbeddedEntry(NamedTuple):
@@ -249,17 +250,16 @@ class VideoIndex:
             OSError: the index cannot be written.
         """
         new, converted = self._convert_metadata(metadata)
-        paths = list(metadata)
-        parts = [paths[start : start + _FILES_PER_UPDATE] for start in range(0, len(paths), _FILES_PER_UPDATE)]
-        for part in parts:
-            if missing := sorted(set(part) - set(self._rows_of(part, ["path"])["path"].to_pylist())):
-                raise ValueError(f"The index {self.uri} does not hold {missing[0]!r}: index the file first.")
+        named = {name for values in metadata.values() for name in values}
+        known = {name: kind for name, kind in self.columns.items() if name in named}
+        rows = self._rows_of(list(metadata), ["key", "path", *known])
+        if missing := sorted(metadata.keys() - set(rows["path"].to_pylist())):
+            raise ValueError(f"The index {self.uri} does not hold {missing[0]!r}: index the file first.")
         self.add_columns(new)
-        own = self.columns
-        for part in parts:
-            rows = self._rows_of(part, ["key", "path", *own])
-            records = [{**row, **converted[row["path"]]} for row in rows.to_pylist()]
-            self._store.update(make_update(records, own))
+        for start in range(0, len(rows), _ROWS_PER_UPDATE):
+            part = rows.slice(start, _ROWS_PER_UPDATE).to_pylist()
+            records = [{**dict.fromkeys(new), **row, **converted[row["path"]]} for row in part]
+            self._store.update(make_update(records, known | new))
 
     def set_entry_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """Set values of the owner's columns of single entries, such as the words that are spoken in a segment.
@@ -300,9 +300,15 @@ class VideoIndex:
         return new, converted
 
     def _rows_of(self, paths: Sequence[str], columns: Sequence[str]) -> "pa.Table":
+        """Return columns of the entries of files; the columns include `path`."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        batches = list(self._store.scan(columns, 10_000, In("path", tuple(paths))))
+        if len(paths) <= _FILES_PER_UPDATE:
+            batches = list(self._store.scan(columns, 10_000, In("path", tuple(paths))))
+        else:  # one pass over the index instead of one per thousand files
+            held = pa.array(paths)
+            batches = [b.filter(pc.is_in(b["path"], held)) for b in self._store.scan(columns, 10_000)]
         return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
 
     def scan(
