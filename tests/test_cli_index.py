@@ -156,7 +156,7 @@ def test_versions_are_listed_kept_and_restored(pig, index, video_folder, model_f
 
     status, output, _ = index_folder("--again", "name = 'video_1.mp4'")
     assert status == 0 and output.startswith(summary(changed=1, unchanged=4))
-    assert_one_line_error(index_folder("--again", "nam = 'x'"), "expected a field")
+    assert_one_line_error(index_folder("--again", "colour = 'x'"), "expected a field")
 
 
 def test_delete_removes_the_entries_of_files(pig, index, video_folder, tmp_path):
