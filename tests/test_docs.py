@@ -87,7 +87,12 @@ import signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it, and its children too
 with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as server:
     address = server.stdout.readline()
-    server.send_signal(signal.SIGINT)
+    while server.poll() is None:  # once is not always enough: the server may not listen to signals yet
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
 sys.exit(not address.startswith("http://"))
 """
 # configuration/recipes/msrvtt_1k.yaml with a tiny CLIP, few videos and one epoch.
