@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -528,8 +528,23 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def make_server(app: ASGIApp) -> uvicorn.Server:
-    """Create the server: `make_server(app).run(sockets=[listener])` serves until it is interrupted."""
+class _Server(uvicorn.Server):
+    """Server that calls a function once it serves and Ctrl-C ends it."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]):
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+
+def make_server(app: ASGIApp, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Create the server: `make_server(app).run(sockets=[listener])` serves until it is interrupted.
+
+    `on_start` is called once it serves.
+    """
     # No access log: it would record the queries of users.
     config = uvicorn.Config(
         app,
@@ -540,7 +555,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         lifespan="off",
         timeout_graceful_shutdown=5,  # seconds
     )
-    return uvicorn.Server(config)
+    return _Server(config, on_start)
 
 
 __all__ = ["AppServer", "bind", "is_loopback", "make_server"]

@@ -1,5 +1,6 @@
 """`pig app`: search an index in the browser."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -61,5 +62,7 @@ def app(
         if is_public:
             typer.echo("warning: all who can reach this machine can search the index and see its videos", err=True)
         shown_host = f"[{host}]" if ":" in host else host
-        typer.echo(f"http://{shown_host}:{listener.getsockname()[1]} (stop with Ctrl-C)")
-        make_server(server.asgi).run(sockets=[listener])
+        address = f"http://{shown_host}:{listener.getsockname()[1]}"
+        # Printed when it serves: an earlier Ctrl-C could be lost while the server starts.
+        on_start = partial(typer.echo, f"{address} (stop with Ctrl-C)")
+        make_server(server.asgi, on_start).run(sockets=[listener])
