@@ -35,7 +35,7 @@ SYSTEM_FOLDERS = {
     "~snapshot",
 }
 
-CONTENT_ID_PREFIX = "content-"
+_CONTENT_ID_PREFIX = "content-"
 _NUM_SAMPLES, _SAMPLE_BYTES = 16, 65_536
 
 PARTIAL_SUFFIX = ".part"  # suffix of unfinished files and folders; their names start with a dot
@@ -188,7 +188,12 @@ def make_content_id(path: str | os.PathLike) -> str:
             for number in range(_NUM_SAMPLES if last else 1):
                 opened.seek(last * number // (_NUM_SAMPLES - 1))
                 digest.update(opened.read(_SAMPLE_BYTES))
-    return CONTENT_ID_PREFIX + digest.hexdigest()[:32]
+    return _CONTENT_ID_PREFIX + digest.hexdigest()[:32]
+
+
+def is_content_id(text: str | None) -> bool:
+    """Return whether a text is an identifier that [`make_content_id`] made."""
+    return text is not None and text.startswith(_CONTENT_ID_PREFIX)
 
 
 def _partial_path(path: Path) -> Path:
@@ -201,12 +206,12 @@ def _previous_path(path: Path) -> Path:
 
 
 __all__ = [
-    "CONTENT_ID_PREFIX",
     "PARTIAL_SUFFIX",
     "SYSTEM_FOLDERS",
     "VIDEO_EXTENSIONS",
     "candidate_paths",
     "hash_file",
+    "is_content_id",
     "is_hidden",
     "make_content_id",
     "replace_file",

@@ -193,6 +193,7 @@ def test_facets_count_files_and_find_them(index):
 def test_invalid_columns_change_nothing(index):
     fill(index)
     before = values(index)
+    index.set_metadata({})
     for metadata, problem in [
         ({"/gone.mp4": {"views": 1}}, "does not hold '/gone.mp4'"),
         ({"/film.mp4": {"views": 1, "new": 1}, "/gone.mp4": {"views": 1}}, "does not hold '/gone.mp4'"),

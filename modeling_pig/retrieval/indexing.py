@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..encoding.encoder import Encoder
 from ..encoding.videos import EncodedFile, encode_files
-from ..files import CONTENT_ID_PREFIX, hash_file, make_content_id
+from ..files import hash_file, is_content_id, make_content_id
 from ..stores.columns import ID
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
@@ -116,13 +116,13 @@ def index_videos(
         outdated = _find_outdated(index, share, known, by_hash, progress)
         encode_again = set(again).difference(outdated)
         outdated += [video.path for video in share if video.path in encode_again and video.path in known]
-        report.unchanged = len(share) - len(outdated)
+        unchanged = {video.path for video in share}.difference(outdated)
+        report.unchanged = len(unchanged)
         moved = _find_moved([video for video in share if video.path not in known], known)
         _move(index, known, moved)
         report.moved = len(moved)
         new_paths = set(moved.values())
         outdated = [path for path in outdated if path not in new_paths]
-        unchanged = {video.path for video in share if video.path in known}.difference(outdated)
         _add_ids(index, [path for path in unchanged if known[path].id is None])
         encoded = encode_files(
             encoder,
@@ -269,7 +269,7 @@ def _is_same(state: FileState, video: FoundVideo, content_hash: str | None, cont
 
 
 def _is_hash(content_hash: str | None) -> bool:
-    return content_hash is not None and not content_hash.startswith(CONTENT_ID_PREFIX)
+    return content_hash is not None and not is_content_id(content_hash)
 
 
 def _or_none(hash_function: Callable[[str], str], path: str) -> str | None:

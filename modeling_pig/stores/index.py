@@ -18,7 +18,7 @@ import numpy as np
 
 from modeling_pig import __version__
 
-from ..files import CONTENT_ID_PREFIX
+from ..files import is_content_id
 from .columns import ID, TEXT, TEXTS, check_columns, convert, infer_type
 from .conditions import Condition, In, parse_where
 from .records import (
@@ -134,7 +134,7 @@ class SearchResult:
     @property
     def shown_metadata(self) -> Mapping[str, Any]:
         """`metadata` without an `id` that was made from the content, which says nothing to a person."""
-        is_made = (self.id or "").startswith(CONTENT_ID_PREFIX)
+        is_made = is_content_id(self.id)
         return {name: value for name, value in self.metadata.items() if not (is_made and name == ID)}
 
 
@@ -304,7 +304,9 @@ class VideoIndex:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if len(paths) <= _FILES_PER_UPDATE:
+        if not paths:
+            batches = []
+        elif len(paths) <= _FILES_PER_UPDATE:
             batches = list(self._store.scan(columns, 10_000, In("path", tuple(paths))))
         else:  # one pass over the index instead of one per thousand files
             held = pa.array(paths)
@@ -395,17 +397,16 @@ class VideoIndex:
         held: dict[str, Mapping[str, Any]] = {}  # by key
         shared: dict[str, dict[str, Any]] = {}  # values of all entries of a file, by path
         silent = list(dict.fromkeys(entry.path for entry in entries if entry.metadata is None))
-        for start in range(0, len(silent), _FILES_PER_UPDATE):
-            for row in self._rows_of(silent[start : start + _FILES_PER_UPDATE], ["key", "path", *own]).to_pylist():
-                key, path = row.pop("key"), row.pop("path")
-                held[key], known = row, shared.get(path, row)
-                shared[path] = {name: value if known[name] == value else None for name, value in row.items()}
+        for row in self._rows_of(silent, ["key", "path", *own]).to_pylist():
+            key, path = row.pop("key"), row.pop("path")
+            held[key], known = row, shared.get(path, row)
+            shared[path] = {name: value if known[name] == value else None for name, value in row.items()}
 
         def values_of(entry: VideoEntry) -> Mapping[str, Any]:
             is_silent = entry.metadata is None
             values = held.get(entry.key, shared.get(entry.path, {})) if is_silent else given.get(entry.key, {})
             made = content_ids.get(entry.path)
-            if made is not None and (values.get(ID) or CONTENT_ID_PREFIX).startswith(CONTENT_ID_PREFIX):
+            if made is not None and (not values.get(ID) or is_content_id(values[ID])):
                 values = {**values, ID: made}
             return values
 

@@ -172,7 +172,7 @@ class LanceStore:
 
     def _compact(self) -> None:
         age = _KEEP_VERSIONS
-        if self._names():  # LanceDB refuses to delete old versions if a named one is among them
+        if self._table.tags.list():  # LanceDB refuses to delete old versions if a named one is among them
             oldest = min(version.time for version in self._read_versions() if version.names)
             age = max(age, datetime.now(UTC) - oldest + timedelta(seconds=1))
         self._table.optimize(cleanup_older_than=age)
@@ -242,12 +242,10 @@ class LanceStore:
             raise ValueError(
                 f"{name!r} cannot be the name of a version: expected a letter, then letters, digits, . _ -"
             )
-        with self._one_line_errors("written"):
-            is_taken = name in self._names()
-            if not is_taken:
-                self._table.tags.create(name, self._table.version)
-        if is_taken:
+        if name in self._names():
             raise ValueError(f"The index {self.uri} has a version {name!r}: choose another name, or release that one.")
+        with self._one_line_errors("written"):
+            self._table.tags.create(name, self._table.version)
 
     def release_version(self, name: str) -> None:
         self._refuse_unknown(name)
@@ -269,12 +267,11 @@ class LanceStore:
             self._retry_conflicts(restore)
 
     def _names(self) -> list[str]:
-        return list(self._table.tags.list())
+        with self._one_line_errors("read"):
+            return list(self._table.tags.list())
 
     def _refuse_unknown(self, name: str) -> None:
-        with self._one_line_errors("read"):
-            names = self._names()
-        if name not in names:
+        if name not in (names := self._names()):
             held = f"its named versions are {', '.join(names)}" if names else "none of its versions has a name"
             raise ValueError(f"The index {self.uri} has no version {name!r}: {held}.")
 

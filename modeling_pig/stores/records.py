@@ -110,8 +110,8 @@ class VideoEntry:
         size (`int`, *optional*): size of the file in bytes.
         modified (`int`, *optional*): time of the file's last change, in ns since 1970.
         content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal, or [`make_content_id`].
-        metadata (`Mapping[str, Any]`, *optional*): values of the owner's columns, see [`VideoIndex.add_columns`]; all
-            entries of a file have the same. `None` in a write: the index keeps the values that it holds for the file.
+        metadata (`Mapping[str, Any]`, *optional*): values of the owner's columns, see [`VideoIndex.add_columns`].
+            `None` in a write: the index keeps the values that it holds for the entry.
     """
 
     path: str
