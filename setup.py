@@ -14,11 +14,11 @@ EXTRAS = {
     # training and evaluation on benchmarks
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
-    "search": ["lancedb>=0.40", "pyarrow>=16"],
+    "search": ["lancedb>=0.40", "numkong>=7.8", "pyarrow>=16"],
     # an index on a Milvus server
     "milvus": ["pymilvus>=3.0", "pyarrow>=16"],
     # `pig app`, which searches in the browser
-    "app": ["lancedb>=0.40", "matplotlib>=3.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
+    "app": ["lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
     # training with low-rank adapters (`model.lora`)
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well

@@ -105,10 +105,9 @@ class FileResult(SearchResult):
 class VideoSearcher:
     """Search indexes by sentences and by videos.
 
-    Of PIG and CLIP models, only the text tower is loaded, and without torch. Torch is imported for other models, by an
-    index in a folder that searches more than 20,000 entries, and by the video tower, which is loaded when a video is
-    added, or when `search_like` gets a video that is not in an index. Threads may share a searcher, also while others
-    add videos.
+    Of PIG and CLIP models, only the text tower is loaded, without torch. Torch is imported for other models and by the
+    video tower. The video tower is loaded when a video is added, or when `search_like` gets a video that is not in an
+    index. Threads may share a searcher, also while others add videos.
 
     Args:
         encoder (`LazyEncoder`): the model.

@@ -37,7 +37,7 @@ from .records import (
     read_entries,
     row_schema,
 )
-from .video_store import IndexVersion, VideoStore
+from .video_store import IndexVersion, RankedRows, VideoStore
 
 
 if TYPE_CHECKING:
@@ -490,8 +490,7 @@ class VideoIndex:
         condition = self.parse_where(where)
         if not len(queries):
             return []
-        ranked = self._store.search(queries, k, condition)
-        return [_make_results(*rows) for rows in ranked]
+        return _make_results(self._store.search(queries, k, condition))
 
     def parse_where(self, where: str | Condition | None) -> Condition | None:
         """Parse a condition on the entries of this index, with the owner's columns, see [`parse_where`].
@@ -527,7 +526,8 @@ class VideoIndex:
         (ranked,) = self._store.search(self._check_queries(query_embedding[None]), k, where, with_context=True)
         context = read_context(ranked.rows, self.info.embedding_dim)
         assert context is not None
-        return ContextResults(_make_results(ranked.scores, ranked.rows.drop_columns([CONTEXT_COLUMN])), context)
+        without_context = ranked._replace(rows=ranked.rows.drop_columns([CONTEXT_COLUMN]))
+        return ContextResults(_make_results([without_context])[0], context)
 
     def text_columns(self, names: Sequence[str] | None = None) -> list[str]:
         """Return the owner's columns of text and of lists of texts without `id`, or those in `names`.
@@ -571,7 +571,7 @@ class VideoIndex:
         """
         (query,) = self._check_queries(query_embedding[None])
         relevance, ranked = self._store.search_text(text, self.text_columns(columns), query, k, where)
-        return TextResults(_make_results(*ranked), relevance.tolist())
+        return TextResults(_make_results([ranked])[0], relevance.tolist())
 
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
@@ -696,13 +696,19 @@ def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
     return LanceStore(uri, info)
 
 
-def _make_results(scores: np.ndarray, rows: "pa.Table") -> list[SearchResult]:
+def _make_results(ranked: Sequence[RankedRows]) -> list[list[SearchResult]]:
+    """Return the results of each query. The rows of all queries are converted together, which takes less time."""
+    import pyarrow as pa
+
+    rows = pa.concat_tables([found.rows for found in ranked])
     columns = [rows[name].to_pylist() for name in ("path", "duration", "start", "end")]
-    ranks = range(1, len(scores) + 1)
-    if not (own := own_columns(rows)):
-        return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, strict=True)]
-    known = ({k: value for k, value in row.items() if value is not None} for row in rows.select(own).to_pylist())
-    return [SearchResult(*values) for values in zip(ranks, scores.tolist(), *columns, known, strict=True)]
+    if own := own_columns(rows):
+        values = rows.select(own).to_pylist()
+        columns.append([{name: value for name, value in row.items() if value is not None} for row in values])
+    fields, results = zip(*columns, strict=True), []
+    for scores, _ in ranked:
+        results.append([SearchResult(rank, score, *next(fields)) for rank, score in enumerate(scores.tolist(), 1)])
+    return results
 
 
 def upsert_whole_files(

@@ -243,16 +243,16 @@ def _read_rows(table: Any, results: list[RankedIds], k: int, columns: Sequence[s
 def _rank_rows(ids: np.ndarray, rows: "pa.Table", results: list[RankedIds], k: int) -> list[RankedRows]:
     """Return the rows of ranked ids as [`_read_rows`] does, from rows (N,) that hold them, in order of `ids` (N,)."""
     positions = np.searchsorted(ids, np.concatenate([result.ids for result in results]))
-    keys, chosen, first = rows["key"].take(positions).to_numpy(), [], 0
-    for _, scores in results:
-        order = np.lexsort((keys[first : first + len(scores)], -scores))[:k]
-        chosen.append(first + order)
-        first += len(scores)
-    found = rows.take(positions[np.concatenate(chosen)])
-    all_scores, ranked, first = np.concatenate([scores for _, scores in results]), [], 0
-    for order in chosen:
-        ranked.append(RankedRows(all_scores[order], found.slice(first, len(order))))
-        first += len(order)
+    scores = np.concatenate([result.scores for result in results])
+    counts = [len(result.ids) for result in results]
+    order = np.lexsort((rows["key"].take(positions).to_numpy(), -scores, np.repeat(range(len(counts)), counts)))
+    # Of each query, the first k rows in this order.
+    starts, kept = np.cumsum([0, *counts[:-1]]), np.minimum(counts, k)
+    chosen = order[np.concatenate([np.arange(a, a + count) for a, count in zip(starts, kept, strict=True)])]
+    found, scores, ranked, first = rows.take(positions[chosen]), scores[chosen], [], 0
+    for count in kept.tolist():
+        ranked.append(RankedRows(scores[first : first + count], found.slice(first, count)))
+        first += count
     return ranked
 
 
