@@ -182,7 +182,9 @@ def test_ann_index_reaches_its_recall_and_finds_later_rows(index, monkeypatch):
     method = index.optimize()
     assert method["method"] == "IVF_RQ" and method["rows"] == 600 and method["num_partitions"] == 9
     assert index.search_method.items() <= method.items()
-    assert VideoIndex(index.uri).search_method == index.search_method
+    opened = VideoIndex(index.uri)
+    opened.warm()
+    assert opened.search_method == index.search_method
     upsert(index, range(600, 700), held)
     index.delete(["/5.mp4"])
     del held[5]

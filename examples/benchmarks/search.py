@@ -106,6 +106,7 @@ def make_methods(
     """Return functions from query embeddings, (Q, D), to rows, (Q, 10), by name, and the seconds to build FAISS."""
     rows = {_path(row): row for row in range(len(videos))}
     index, full = VideoIndex(folder), videos.float()
+    index.warm()  # as `pig app` does
     methods: dict[str, Callable[[torch.Tensor], Any]] = {
         "ours": lambda q: [[rows[found.path] for found in results] for results in index.search(q, 10)],
         "torch": lambda q: (q @ full.t()).topk(10).indices,

@@ -460,6 +460,14 @@ class VideoIndex:
                 )
         return self._store.delete(paths) if paths else 0
 
+    def warm(self) -> None:
+        """Read into memory what searches read, so that the first searches are as fast as later ones.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        self._store.warm()
+
     def search(
         self,
         query_embeddings: "torch.Tensor | np.ndarray",

@@ -204,6 +204,9 @@ class LanceStore:
             query = self._table.search() if where is None else self._table.search().where(to_sql(where))
             yield from query.select(list(columns)).to_batches(batch_size)
 
+    def warm(self) -> None:
+        self._searcher.warm(self._table)
+
     def search(
         self,
         query_embeddings: np.ndarray,

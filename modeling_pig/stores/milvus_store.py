@@ -161,6 +161,9 @@ class MilvusStore:
             for rows in self._pages(None if where is None else to_milvus(where), columns, batch_size):
                 yield from self._to_table(rows, columns).to_batches()
 
+    def warm(self) -> None:
+        pass  # a server holds its collections in memory
+
     def search(
         self,
         query_embeddings: np.ndarray,

@@ -98,6 +98,9 @@ class VideoStore(Protocol):
     ) -> Iterator["pa.RecordBatch"]:
         """Yield `columns` of all rows that meet a condition, in batches of at most `batch_size` rows."""
 
+    def warm(self) -> None:
+        """Read into memory what searches read, so that the first searches are as fast as later ones."""
+
     def search(
         self,
         query_embeddings: np.ndarray,
