@@ -14,11 +14,15 @@ EXTRAS = {
     # training and evaluation on benchmarks
     "train": ["accelerate>=1.15", "datasets>=5.2", "matplotlib>=3.8", "pydantic>=2.7", "pyyaml>=6.0"],
     # the index behind `pig index` and `pig search`
-    "search": ["lancedb>=0.40", "numkong>=7.8", "pyarrow>=16"],
+    # obstore asks stores with an endpoint of their own whether they have conditional writes
+    "search": ["lancedb>=0.40", "numkong>=7.8", "obstore>=0.12", "pyarrow>=16"],
     # an index on a Milvus server
     "milvus": ["pymilvus>=3.0", "pyarrow>=16"],
     # `pig app`, which searches in the browser
-    "app": ["lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
+    "app": [
+        *("lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "obstore>=0.12", "pyarrow>=16", "starlette>=1.0"),
+        "uvicorn>=0.30",
+    ],
     # training with low-rank adapters (`model.lora`)
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
@@ -36,6 +40,7 @@ TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
+TOOLS += ["moto[server]>=5.2"]  # an S3 server for indexes in object storage
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

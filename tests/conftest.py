@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -170,3 +171,38 @@ def index(pig, video_folder, model_folder) -> str:
     status, _, error = pig("index", video_folder, "--model", model_folder, "--index", "v.lance")
     assert status == 0, error
     return "v.lance"
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    from .s3_server import S3Server
+
+    return S3Server()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def location(request, tmp_path, monkeypatch) -> str:
+    """Return where LanceDB indexes of a test lie: a folder, and in a second run a bucket on the S3 server."""
+    if request.param == "folder":
+        return str(tmp_path)
+    from modeling_pig.stores.lance_location import ObjectStorage
+
+    # Objects of one process see the writes of others at once, as in a folder.
+    monkeypatch.setattr(ObjectStorage, "check_interval", timedelta(0))
+    return request.getfixturevalue("bucket")
+
+
+@pytest.fixture
+def new_uri(location) -> str:
+    return f"{location}/new.lance"
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch) -> str:
+    """Return the URI of a new bucket on the S3 server; LanceDB finds the server by the environment."""
+    s3_server.reset()
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return s3_server.make_bucket()

@@ -344,7 +344,7 @@ def test_missing_indexes_are_refused(pig, video_folder, model_folder):
     for command in (["export", "--output", "v.parquet"], ["list"], ["delete", video_folder]):
         assert_one_line_error(pig(*command, "--index", "none.lance"), "no index none.lance")
     assert_one_line_error(pig("import", "v.parquet", "--index", "none.lance"), "no file v.parquet")
-    for uri in ("milvus://localhost/videos", "s3://bucket/videos"):
+    for uri in ("milvus://localhost/videos", "db://videos"):
         result = pig("index", video_folder, "--model", model_folder, "--index", uri)
         assert_one_line_error(result, uri, "names no index")
 

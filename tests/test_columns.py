@@ -42,13 +42,8 @@ TYPES = {
 
 
 @pytest.fixture
-def index(tmp_path) -> VideoIndex:
-    return VideoIndex(tmp_path / "v.lance", INFO)
-
-
-@pytest.fixture
-def new_uri(tmp_path) -> str:
-    return str(tmp_path / "new.lance")
+def index(location) -> VideoIndex:
+    return VideoIndex(f"{location}/v.lance", INFO)
 
 
 def fill(index: VideoIndex) -> None:

@@ -1,9 +1,9 @@
 """Test exact search in memory and on disk, the ANN index and updates of an index in a folder against brute force."""
 
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import lancedb
 import numpy as np
 import pytest
 
@@ -24,8 +24,8 @@ CONDITIONS = {
 
 
 @pytest.fixture
-def index(tmp_path) -> VideoIndex:
-    return VideoIndex(tmp_path / "videos.lance", INFO)
+def index(location) -> VideoIndex:
+    return VideoIndex(f"{location}/videos.lance", INFO)
 
 
 def set_exact_up_to(monkeypatch, rows: int) -> None:
@@ -97,17 +97,15 @@ def test_results_follow_every_update(index, monkeypatch, exact_up_to, has_torch)
     check()
 
 
-def test_open_index_searches_the_rebuilt_index_at_its_path(tmp_path):
-    uri = tmp_path / "videos.lance"
+def test_open_index_searches_the_rebuilt_index_at_its_path(new_uri):
     for writes in (4, 2, 2, 6):  # fewer versions than before, as many, more
-        if uri.exists():
-            shutil.rmtree(uri)
+        lancedb.connect(new_uri).drop_table("videos", ignore_missing=True)
         held: dict[int, np.ndarray] = {}
-        index = VideoIndex(uri, INFO)
+        index = VideoIndex(new_uri, INFO)
         for first in range(0, 5 * writes, 5):
             upsert(index, range(first + writes, first + writes + 5), held)
         if writes == 4:
-            opened = VideoIndex(uri)
+            opened = VideoIndex(new_uri)
         found, expected = count_hits(opened, held, draw(5, seed=96 + writes), None)
         assert found == expected
 

@@ -28,8 +28,8 @@ VALUES = {
 
 
 @pytest.fixture
-def index(tmp_path) -> VideoIndex:
-    index = VideoIndex(tmp_path / "v.lance", INFO)
+def index(location) -> VideoIndex:
+    index = VideoIndex(f"{location}/v.lance", INFO)
     index.upsert(entries_of(*VALUES), random_embeddings(len(VALUES)), metadata=list(VALUES.values()))
     return index
 
@@ -124,8 +124,8 @@ def test_words_and_vectors_rank_together(index):
     assert len(searcher.search("zorvex", hybrid_text=True, min_score=lowest + 1e-6)) == len(plain) - 1
 
 
-def test_several_indexes_and_segments_are_ranked_as_one(index, tmp_path, monkeypatch):
-    other = VideoIndex(tmp_path / "other.lance", INFO)
+def test_several_indexes_and_segments_are_ranked_as_one(index, location, monkeypatch):
+    other = VideoIndex(f"{location}/other.lance", INFO)
     entries = [*segments_of("/long.mp4", 30), VideoEntry("/name.mp4")]
     other.upsert(entries, random_embeddings(31, seed=2), metadata=[{"title": "Zorvex"}] * 30 + [VALUES["/name.mp4"]])
     both = searcher_of(index, other)
@@ -141,8 +141,8 @@ def test_several_indexes_and_segments_are_ranked_as_one(index, tmp_path, monkeyp
     assert long.path == "/long.mp4" and len(long.others) == 29
 
 
-def test_a_word_that_all_entries_share_changes_nothing(tmp_path, monkeypatch):
-    index = VideoIndex(tmp_path / "v.lance", INFO)
+def test_a_word_that_all_entries_share_changes_nothing(new_uri, monkeypatch):
+    index = VideoIndex(new_uri, INFO)
     titles = [{"title": "a film"}] * 20
     index.upsert(entries_of(*(f"/{n}.mp4" for n in range(20))), random_embeddings(20), metadata=titles)
     monkeypatch.setattr(search, "_FUSED_BY_WORDS", 4)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
@@ -102,13 +104,12 @@ def as_contents(entries: list[VideoEntry], embeddings: torch.Tensor) -> dict[Vid
 
 
 @pytest.fixture
-def new_uri(tmp_path):
-    return str(tmp_path / "new.lance")
+def index(location):
+    return VideoIndex(f"{location}/v.lance", INFO)
 
 
-@pytest.fixture
-def index(tmp_path):
-    return VideoIndex(tmp_path / "v.lance", INFO)
+# A test that takes too long in object storage, or holds for disks only.
+in_a_folder = pytest.mark.parametrize("location", ["folder"], indirect=True)
 
 
 # Results
@@ -222,10 +223,10 @@ def test_index_can_be_reopened(index):
     assert index.info.created and index.info.format == FORMAT
 
 
-def test_index_of_version_0_1_0_opens(tmp_path):
+def test_index_of_version_0_1_0_opens(new_uri):
     schema = row_schema(8, "float16").with_metadata({"pig": RECORD})
-    lancedb.connect(tmp_path / "v.lance").create_table("videos", schema=schema)
-    index = VideoIndex(tmp_path / "v.lance", INFO)
+    lancedb.connect(new_uri).create_table("videos", schema=schema)
+    index = VideoIndex(new_uri, INFO)
     assert index.info == replace(INFO, storage="float16", created="2026-11-29T00:55:39.494+00:00", version="0.1.0")
     index.upsert(entries_of("a"), random_embeddings(1))
     assert index.search(random_embeddings(1))[0][0].path == "a"
@@ -293,13 +294,13 @@ def test_missing_and_foreign_data_are_refused(tmp_path):
         ({"format": FORMAT_OF_ENCODERS + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
     ],
 )
-def test_index_of_another_format_is_refused_with_advice(tmp_path, stored, message):
+def test_index_of_another_format_is_refused_with_advice(new_uri, stored, message):
     record = {"model": "org/pig", "model_fingerprint": "abc", "width": 8, "version": "0.0.9", **stored}
     schema = pa.schema([pa.field("path", pa.string())], metadata={"pig": json.dumps(record)})
-    lancedb.connect(tmp_path / "v.lance").create_table("videos", schema=schema)
+    lancedb.connect(new_uri).create_table("videos", schema=schema)
     for info in (None, INFO):
         with pytest.raises(ValueError, match=message):
-            VideoIndex(tmp_path / "v.lance", info)
+            VideoIndex(new_uri, info)
 
 
 def test_drop_if_new_deletes_only_empty_indexes(index, new_uri):
@@ -317,6 +318,7 @@ def test_drop_if_new_deletes_only_empty_indexes(index, new_uri):
 # Many writes, many processes
 
 
+@in_a_folder
 def test_small_files_are_merged(index):
     videos = random_embeddings(200)
     for i in range(200):
@@ -338,8 +340,9 @@ def embeddings_by_name(paths: list[str]) -> torch.Tensor:
     return torch.cat([random_embeddings(2, seed=sum(path.encode())) for path in paths])
 
 
-def write_all(uri: str, files: list[str]) -> None:
+def write_all(uri: str, files: list[str], environment: Mapping[str, str] | None = None) -> None:
     """Write two segments per file, four files per write. Runs in a process of a test."""
+    os.environ.update(environment or {})
     index = VideoIndex(uri, INFO)
     for start in range(0, len(files), 4):
         paths = files[start : start + 4]
@@ -356,7 +359,7 @@ def start_writer(uri: str, files: list[str]) -> BaseProcess:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
-    process = context.Process(target=write_all, args=(uri, files))
+    process = context.Process(target=write_all, args=(uri, files, dict(os.environ)))
     process.start()
     return process
 
@@ -367,31 +370,30 @@ def assert_complete(index: VideoIndex) -> None:
     assert len(index) == len(entries)
 
 
-@pytest.mark.parametrize("same", [True, False], ids=["the same files", "different files"])
-def test_concurrent_writers_neither_lose_nor_duplicate_entries(tmp_path, same):
-    uri = str(tmp_path / "v.lance")
-    processes = [start_writer(uri, FILES if same else FILES[i::3]) for i in range(3)]
+@pytest.mark.parametrize(
+    ("location", "same"), [("folder", True), ("folder", False), ("s3", True)], indirect=["location"]
+)
+def test_concurrent_writers_neither_lose_nor_duplicate_entries(new_uri, same):
+    processes = [start_writer(new_uri, FILES if same else FILES[i::3]) for i in range(3)]
     while any(process.is_alive() for process in processes):
-        if (tmp_path / "v.lance/videos.lance/_versions").is_dir():
-            states = VideoIndex(uri).files().values()  # readers see whole files only
+        with suppress(FileNotFoundError):  # not created yet
+            states = VideoIndex(new_uri).files().values()  # readers see whole files only
             assert {state.num_entries for state in states} <= {2}
         time.sleep(0.3)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert_complete(VideoIndex(uri))
+    assert_complete(VideoIndex(new_uri))
 
 
-def test_killed_writer_leaves_whole_files_and_the_next_writer_completes_them(tmp_path):
-    uri = str(tmp_path / "v.lance")
-    index = VideoIndex(uri, INFO)
+def test_killed_writer_leaves_whole_files_and_the_next_writer_completes_them(index):
     for held_before_kill in (4, 12):
-        process = start_writer(uri, FILES)
+        process = start_writer(index.uri, FILES)
         while len(index.files()) < held_before_kill:
             assert process.is_alive()
             time.sleep(0.005)
         process.kill()
         process.join()
         assert {state.num_entries for state in index.files().values()} == {2}
-    write_all(uri, FILES)
+    write_all(index.uri, FILES)
     assert_complete(index)
 
 
@@ -430,6 +432,7 @@ def make_compaction_due(monkeypatch, error: Exception) -> None:
         (OSError("Retryable commit conflict for version 3"), []),
     ],
 )
+@in_a_folder
 def test_failed_compaction_does_not_undo_the_write(index, monkeypatch, caplog, error, warnings):
     make_compaction_due(monkeypatch, error)
     with caplog.at_level(logging.WARNING):
@@ -465,6 +468,7 @@ def test_words_in_a_path_do_not_count_as_a_conflict(tmp_path, monkeypatch, relat
     assert len(calls) == 1
 
 
+@in_a_folder
 def test_full_disk_raises_a_one_line_error_and_keeps_the_index(index, monkeypatch):
     index.upsert(entries_of("a"), random_embeddings(1))
 
@@ -509,6 +513,7 @@ print([(result.path, result.score) for result in VideoIndex(sys.argv[1]).search(
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="needs Linux and gcc, to refuse links")
+@in_a_folder
 def test_a_disk_without_hard_links_is_named_and_left_clean(index, tmp_path):
     """As exFAT and many FUSE disks, on which LanceDB cannot commit. An index that was copied there can be read."""
     index.upsert(entries_of("/a.mp4"), torch.eye(1, 8))

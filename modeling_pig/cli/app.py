@@ -11,8 +11,10 @@ from .common import (
     DTypeOption,
     IndexesOption,
     MovedModelOption,
+    StorageOption,
     TrustOption,
     one_line_errors,
+    parse_storage_options,
     require_modules,
 )
 
@@ -20,6 +22,7 @@ from .common import (
 def app(
     index: IndexesOption,
     model: MovedModelOption = None,
+    storage_option: StorageOption = None,
     captions: Annotated[
         Path | None, typer.Option(help="Text file, one caption per line: the page shows captions that fit a video.")
     ] = None,
@@ -50,7 +53,12 @@ def app(
         listener = bind(host, port)  # before the model is loaded: a port in use is reported at once
         is_public = not is_loopback(listener)
         searcher = VideoSearcher.from_pretrained(
-            model, index, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            model,
+            index,
+            storage_options=parse_storage_options(storage_option),
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
         )
         server = AppServer(
             SearchService(searcher, candidates),

@@ -20,8 +20,23 @@ RECIPES = Path(__file__).parent.parent / "configuration/recipes"
 
 ModelOption = Annotated[str, typer.Option(help="Model folder, or name of a model on the Hub.")]
 MovedModelOption = Annotated[str | None, typer.Option(help="Model that made the index, if it has moved since.")]
-IndexOption = Annotated[str, typer.Option(help="Index: a folder, or a Milvus server (http://HOST:PORT/COLLECTION).")]
+IndexOption = Annotated[
+    str,
+    typer.Option(
+        help="Index: a folder, object storage (s3://, gs:// or az://BUCKET/NAME.lance), or a Milvus server "
+        "(http://HOST:PORT/COLLECTION)."
+    ),
+]
 IndexesOption = Annotated[list[str], typer.Option(help="Index to search. Repeat it to search several indexes as one.")]
+StorageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="Option of LanceDB for an index in object storage, such as region=eu-west-1. May be repeated. Set "
+        "credentials in the environment.",
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option(help="Device, such as cpu, cuda:1 or mps. auto: an accelerator if there is one.")
 ]
@@ -98,6 +113,18 @@ def require_modules(extra: str, *modules: str) -> None:
 def read_launcher(name: str, default: int) -> int:
     """Return a number that torchrun or accelerate launch sets in the environment, such as `WORLD_SIZE`."""
     return int(os.environ.get(name, default))
+
+
+def parse_storage_options(options: Sequence[str] | None) -> dict[str, str]:
+    """Parse the values of `--storage-option`.
+
+    Raises:
+        ValueError: an option is not `KEY=VALUE`. The message does not hold the option, which may be a secret.
+    """
+    pairs = [option.partition("=") for option in options or ()]
+    if any(not (key.strip() and sign and value) for key, sign, value in pairs):
+        raise ValueError("--storage-option is not KEY=VALUE, such as region=eu-west-1")
+    return {key.strip(): value for key, _, value in pairs}
 
 
 def find_recipe(name: str) -> str | Path:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import EXIT_ERROR, EXIT_WITH_FAILURES, IndexOption, one_line_errors, print_error
+from .common import (
+    EXIT_ERROR,
+    EXIT_WITH_FAILURES,
+    IndexOption,
+    StorageOption,
+    one_line_errors,
+    parse_storage_options,
+    print_error,
+)
 
 
 if TYPE_CHECKING:
@@ -20,6 +28,7 @@ def list_files(
         str | None, typer.Option(metavar="CONDITION", help="List the files with an entry that meets a condition.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
+    storage_option: StorageOption = None,
 ) -> None:
     """List the files of an index with their numbers of entries.
 
@@ -29,7 +38,7 @@ def list_files(
         from ..stores.index import VideoIndex
         from ..visualization.text import printable
 
-        store = VideoIndex(index)
+        store = VideoIndex(index, storage_options=parse_storage_options(storage_option))
         files = sorted(store.files(where).items())
         if as_json:
             for path, state in files:
@@ -59,6 +68,7 @@ def delete(
         bool, typer.Option("--missing", help="Remove the files that no longer exist. Mount all disks first.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files, and remove nothing.")] = False,
+    storage_option: StorageOption = None,
 ) -> None:
     """Delete the entries of files from an index. The files stay on the disk.
 
@@ -72,7 +82,7 @@ def delete(
 
         if not (paths or ids or where or missing):
             raise ValueError("Nothing to delete is named: give paths, --id, --where or --missing.")
-        store = VideoIndex(index)
+        store = VideoIndex(index, storage_options=parse_storage_options(storage_option))
         files = store.files(where)
         chosen, unknown = set(files), []
         if ids:

@@ -21,9 +21,11 @@ from .common import (
     IndexOption,
     ModelOption,
     NumFramesOption,
+    StorageOption,
     TrustOption,
     exit_interrupted,
     one_line_errors,
+    parse_storage_options,
     print_failures,
     read_launcher,
 )
@@ -46,6 +48,7 @@ def index(
     ],
     index: IndexOption,
     model: ModelOption,
+    storage_option: StorageOption = None,
     segment: Annotated[
         float | None,
         typer.Option(
@@ -137,6 +140,7 @@ def index(
                 from ..video_torchcodec_pig import find_torchcodec
 
                 segmentation = Segmentation(segment, overlap)
+                storage_options = parse_storage_options(storage_option)
                 types = parse_types(column or [])
                 if types and metadata is None:
                     raise ValueError("--column gives the type of a column of --metadata FILE: give both")
@@ -155,7 +159,7 @@ def index(
                 if rank == 0:
                     _warn(encoder, rerank_tokens)
                 info = _describe(encoder, rerank_tokens)
-                store = _open_index(index, info, rank, world_size)
+                store = _open_index(index, info, storage_options, rank, world_size)
                 known = store.files()
                 kinds: dict[str, str] = {}
                 values: dict[str, dict[str, Any]] = {}
@@ -285,18 +289,20 @@ def _describe(encoder: "Encoder", rerank_tokens: bool) -> "IndexInfo":
     )
 
 
-def _open_index(index: str, info: "IndexInfo", rank: int, world_size: int) -> "VideoIndex":
+def _open_index(
+    index: str, info: "IndexInfo", storage_options: dict[str, str], rank: int, world_size: int
+) -> "VideoIndex":
     """Open an index. The process of rank 0 creates it if it does not exist; the other processes wait and open it."""
     from ..stores.index import VideoIndex
 
     if world_size == 1:
-        return VideoIndex(index, info)
+        return VideoIndex(index, info, storage_options)
     from torch import distributed
 
     store = error = None
     if rank == 0:
         try:
-            store = VideoIndex(index, info)
+            store = VideoIndex(index, info, storage_options)
         except (ImportError, OSError, ValueError) as problem:
             error = problem
     has_failed = [error is not None]
@@ -305,7 +311,7 @@ def _open_index(index: str, info: "IndexInfo", rank: int, world_size: int) -> "V
         raise error
     if has_failed[0]:
         raise typer.Exit(EXIT_ERROR)  # the process of rank 0 prints the error
-    return VideoIndex(index, info) if store is None else store  # an empty index is false
+    return VideoIndex(index, info, storage_options) if store is None else store  # an empty index is false
 
 
 def _check_columns(

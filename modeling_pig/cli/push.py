@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .common import IndexesOption, MovedModelOption, YamlOption, one_line_errors, require_modules
+from .common import (
+    IndexesOption,
+    MovedModelOption,
+    StorageOption,
+    YamlOption,
+    one_line_errors,
+    parse_storage_options,
+    require_modules,
+)
 
 
 push = typer.Typer(
@@ -104,6 +112,7 @@ def push_benchmark(
 def push_space(
     index: IndexesOption,
     model: MovedModelOption = None,
+    storage_option: StorageOption = None,
     captions: Annotated[
         Path | None, typer.Option(help="Text file, one caption per line: the Space shows captions that fit a video.")
     ] = None,
@@ -127,6 +136,7 @@ def push_space(
         publishing.push_space(
             index,
             model=model,
+            storage_options=parse_storage_options(storage_option),
             captions=captions,
             with_videos=with_videos,
             max_upload_mb=max_upload_mb,

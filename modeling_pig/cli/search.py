@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from .common import DeviceOption, DTypeOption, IndexesOption, MovedModelOption, TrustOption, one_line_errors
+from .common import (
+    DeviceOption,
+    DTypeOption,
+    IndexesOption,
+    MovedModelOption,
+    StorageOption,
+    TrustOption,
+    one_line_errors,
+    parse_storage_options,
+)
 
 
 if TYPE_CHECKING:
@@ -61,6 +70,7 @@ def search(
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
     model: MovedModelOption = None,
+    storage_option: StorageOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -90,7 +100,12 @@ def search(
         from ..retrieval.search import VideoSearcher
 
         searcher = VideoSearcher.from_pretrained(
-            model, index, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            model,
+            index,
+            storage_options=parse_storage_options(storage_option),
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text

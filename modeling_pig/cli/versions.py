@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .common import IndexOption, one_line_errors
+from .common import IndexOption, StorageOption, one_line_errors, parse_storage_options
 from .entries import print_contents
 
 
@@ -14,6 +14,7 @@ def versions(
         str | None, typer.Option(metavar="NAME", help="Name the newest version, and keep it until it is released.")
     ] = None,
     release: Annotated[str | None, typer.Option(metavar="NAME", help="Remove a name.")] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """List the versions of an index that `pig restore` can restore.
 
@@ -23,7 +24,7 @@ def versions(
     with one_line_errors():
         from ..stores.index import VideoIndex
 
-        store = VideoIndex(index)
+        store = VideoIndex(index, storage_options=parse_storage_options(storage_option))
         if keep is not None:
             store.keep_version(keep)
         if release is not None:
@@ -37,11 +38,12 @@ def versions(
 def restore(
     version: Annotated[str, typer.Argument(help="Number or name of a version.")],
     index: IndexOption,
+    storage_option: StorageOption = None,
 ) -> None:
     """Make an earlier version of an index the newest one."""
     with one_line_errors():
         from ..stores.index import VideoIndex
 
-        store = VideoIndex(index)
+        store = VideoIndex(index, storage_options=parse_storage_options(storage_option))
         store.restore(int(version) if version.isdecimal() else version)
         print_contents(store, index)

@@ -7,7 +7,7 @@ the model is on the Hub. It runs in a container (`sdk: docker`).
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import requires
@@ -45,6 +45,7 @@ OWNED = ["index.parquet", "model/*", "modeling_pig/*", "modeling_pig/*/*", *("vi
 def push_space(
     index: str | Sequence[str],
     *,
+    storage_options: Mapping[str, str] | None = None,
     model: str | None = None,
     captions: str | os.PathLike | None = None,
     with_videos: bool = False,
@@ -62,7 +63,7 @@ def push_space(
     The push is one commit; a second push of the same content makes no commit.
 
     Args:
-        index, model, captions, with_videos, max_upload_mb, title, license: see [`collect_files`].
+        index, storage_options, model, captions, with_videos, max_upload_mb, title, license: see [`collect_files`].
         output (`str` or `os.PathLike`, *optional*): folder to write; it is empty or does not exist.
         repo_id (`str`, *optional*): Space to push to, `organisation/name`. At least one of `output` and `repo_id` is
             required, except for a dry run.
@@ -83,6 +84,7 @@ def push_space(
         files = collect_files(
             index,
             work,
+            storage_options=storage_options,
             model=model,
             captions=captions,
             with_videos=with_videos,
@@ -110,6 +112,7 @@ def collect_files(
     index: str | Sequence[str],
     work: str | os.PathLike,
     *,
+    storage_options: Mapping[str, str] | None = None,
     model: str | None = None,
     captions: str | os.PathLike | None = None,
     with_videos: bool = False,
@@ -122,6 +125,7 @@ def collect_files(
     Args:
         index (`str` or `Sequence[str]`): URI of the index; several indexes become one.
         work (`str` or `os.PathLike`): empty folder for the index of the Space.
+        storage_options (`Mapping[str, str]`, *optional*): options for indexes in object storage, see [`VideoIndex`].
         model (`str`, *optional*): model that made the index, as a folder or by its name on the Hub; by default the
             model that the index names. The files of a folder are copied into the Space.
         captions (`str` or `os.PathLike`, *optional*): file with one caption per line. The app shows the captions that
@@ -139,7 +143,7 @@ def collect_files(
         FileNotFoundError: the index or the file of captions does not exist.
         ValueError: another model made the index, the model is a `single_tower`, or a video no longer exists.
     """
-    searcher = VideoSearcher.from_pretrained(model, index)
+    searcher = VideoSearcher.from_pretrained(model, index, storage_options=storage_options)
     name = searcher.name
     if searcher.is_single_tower:
         raise ValueError(f"{name} is a single_tower, and a Space does not re-rank: use an index of another model.")

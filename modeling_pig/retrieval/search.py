@@ -3,7 +3,7 @@
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -138,13 +138,20 @@ class VideoSearcher:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None, index: str | os.PathLike | Sequence[str | os.PathLike], **options: Any
+        cls,
+        model: str | None,
+        index: str | os.PathLike | Sequence[str | os.PathLike],
+        *,
+        storage_options: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> "VideoSearcher":
         """Open indexes, and load the text tower of their model.
 
         Args:
             model (`str` or `None`): name or folder of the model; `None` for the model that made the first index.
             index (`str`, `os.PathLike` or several): URIs of the indexes.
+            storage_options (`Mapping[str, str]`, *optional*): options for indexes in object storage, see
+                [`VideoIndex`].
             **options: `device`, `dtype` and `trust_remote_code` of [`load_encoder`].
 
         Raises:
@@ -154,7 +161,7 @@ class VideoSearcher:
         uris = [index] if isinstance(index, (str, os.PathLike)) else list(index)
         if not uris:
             raise ValueError("There is no index to search: give one or more.")
-        indexes = [VideoIndex(uri) for uri in uris]
+        indexes = [VideoIndex(uri, storage_options=storage_options) for uri in uris]
         info = indexes[0].info
         for other in indexes[1:]:
             other.refuse_other_model(info)

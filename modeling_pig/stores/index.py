@@ -1,8 +1,8 @@
 """Store and search video embeddings with [`VideoIndex`]; the database behind an index follows from its URI.
 
 A URI with the scheme `http`, `https` or `tcp` (`http://host:19530/COLLECTION`; by default the collection is `videos`)
-is a collection on a Milvus server, see `milvus_store.MilvusStore`. Any other URI is a folder, see
-`lance_store.LanceStore`.
+is a collection on a Milvus server, see `milvus_store.MilvusStore`. A URI with the scheme `s3`, `gs` or `az`
+(`s3://BUCKET/NAME.lance`) is in object storage, and any other URI is a folder, see `lance_store.LanceStore`.
 """
 
 import operator
@@ -21,6 +21,7 @@ from modeling_pig import __version__
 from ..files import is_content_id
 from .columns import ID, TEXT, TEXTS, check_columns, convert, infer_type
 from .conditions import Condition, In, parse_where
+from .lance_location import is_object_storage
 from .records import (
     CONTEXT_COLUMN,
     ENTRY_COLUMNS,
@@ -145,10 +146,12 @@ class VideoIndex:
     same file, the later write wins; both must cut the file into the same segments. Threads may share an index.
 
     Args:
-        uri (`str` or `os.PathLike`): folder, by convention named `*.lance`, or Milvus server
-            (`http://host:19530/COLLECTION`).
+        uri (`str` or `os.PathLike`): folder, by convention named `*.lance`, object storage (`s3://`, `gs://` or
+            `az://BUCKET/NAME.lance`), or Milvus server (`http://host:19530/COLLECTION`).
         info (`IndexInfo`, *optional*): the model whose embeddings will be added. With `info` the index is created if
             it does not exist; without `info` it must exist.
+        storage_options (`Mapping[str, str]`, *optional*): options of LanceDB for object storage, such as
+            `{"region": "eu-west-1"}`; by default from the environment. Other indexes ignore them.
 
     Attributes:
         info (`IndexInfo`): the info that the index was created with.
@@ -169,13 +172,18 @@ class VideoIndex:
     ...     print(result.rank, round(result.score, 3), result.path)
     ```"""
 
-    def __init__(self, uri: str | os.PathLike, info: IndexInfo | None = None):
+    def __init__(
+        self,
+        uri: str | os.PathLike,
+        info: IndexInfo | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ):
         self.uri = os.fspath(uri)
         new_info = None
         if info is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             new_info = replace(info, created=now, version=__version__, format=info.required_format)
-        self._store = _open_store(self.uri, new_info)
+        self._store = _open_store(self.uri, new_info, storage_options)
         self.is_new = self._store.is_new
         self.info = self._store.info
         if info is not None:
@@ -348,7 +356,7 @@ class VideoIndex:
     ) -> None:
         """Add entries and remove all other entries of the same files.
 
-        In a folder, the whole call is one atomic write; on Milvus, files are written one by one. All entries of one
+        In LanceDB, the whole call is one atomic write; on Milvus, files are written one by one. All entries of one
         file must be in one call.
 
         Args:
@@ -692,16 +700,19 @@ class VideoIndex:
             self._store.drop()
 
 
-def _open_store(uri: str, info: IndexInfo | None) -> VideoStore:
+def _open_store(uri: str, info: IndexInfo | None, storage_options: Mapping[str, str] | None) -> VideoStore:
     if re.match(r"(https?|tcp)://", uri):
         from .milvus_store import MilvusStore
 
         return MilvusStore(uri, info)
-    if not uri or "://" in uri:
-        raise ValueError(f"{uri!r} names no index: give a folder, or a Milvus server (http://host:19530/COLLECTION).")
+    if not uri or ("://" in uri and not is_object_storage(uri)):
+        raise ValueError(
+            f"{uri!r} names no index: give a folder, object storage (s3://, gs:// or az://BUCKET/NAME.lance), or a "
+            "Milvus server (http://host:19530/COLLECTION)."
+        )
     from .lance_store import LanceStore
 
-    return LanceStore(uri, info)
+    return LanceStore(uri, info, storage_options)
 
 
 def _make_results(ranked: Sequence[RankedRows]) -> list[list[SearchResult]]:

@@ -1,11 +1,9 @@
 """Search a LanceDB table: exactly in memory while that is fast enough, with an ANN index for larger tables."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from .columns import columns_of
 from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
+from .lance_location import Location
 from .lance_text import find_text
 from .records import CONTEXT_COLUMN, read_embeddings
 from .vectors import cosine_scores, synthetic_queries
@@ -60,9 +59,15 @@ class _HeldRows(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """A version of the table, the state of its files before it was opened, and its rows if they fit in memory."""
+    """A version of the table, the state of its files before it was opened, and its rows if they fit in memory.
 
-    files: tuple
+    Args:
+        files (`tuple`, *optional*): see [`Location.state`].
+        table (`lancedb.Table`): the table at that version.
+        held (`_HeldRows`, *optional*): its rows.
+    """
+
+    files: tuple | None
     table: Any
     held: _HeldRows | None
 
@@ -71,8 +76,7 @@ class LanceSearcher:
     """Search the newest version of a table from any number of threads.
 
     Args:
-        database (`lancedb.DBConnection`): connection without `read_consistency_interval`: a table opened by it stays
-            at its version.
+        location (`Location`): where the table lies.
         table_name (`str`): name of the table.
         errors (`Callable`): returns a context that converts LanceDB's errors to `OSError`. Errors of the computation
             are raised outside of it.
@@ -81,16 +85,16 @@ class LanceSearcher:
 
     def __init__(
         self,
-        database: Any,
+        location: Location,
         table_name: str,
         errors: Callable[[], AbstractContextManager[None]],
         check: Callable[[Mapping[bytes, bytes] | None], None],
     ):
-        self._database = database
+        self._location = location
+        self._database = location.connect()
         self._table_name = table_name
         self._errors = errors
         self._check = check
-        self._versions = Path(database.uri) / f"{table_name}.lance" / "_versions"
         self._lock = threading.Lock()
         self._snapshot: _Snapshot | None = None
 
@@ -153,8 +157,8 @@ class LanceSearcher:
 
     def _take_snapshot(self, newest: Any) -> _Snapshot:
         with self._lock:
-            files, snapshot = _state_of(self._versions), self._snapshot
-            if snapshot is not None and snapshot.files == files:
+            files, snapshot = self._location.state(self._table_name), self._snapshot
+            if snapshot is not None and files is not None and snapshot.files == files:
                 return snapshot  # LanceDB takes 1 ms to return the newest version and its metadata
             version, metadata = newest.version, newest.schema.metadata
             self._check(metadata)
@@ -166,18 +170,6 @@ class LanceSearcher:
                 snapshot = _Snapshot(files, table, held)
             self._snapshot = snapshot._replace(files=files)
             return self._snapshot
-
-
-def _state_of(versions: Path) -> tuple:
-    """Return a value that every commit changes, because it adds a file with a new name to the folder `versions`.
-
-    If a table is deleted and rebuilt, the names may be the same, but the folder is another one, changed later.
-    """
-    try:
-        folder = versions.stat()
-        return folder.st_ino, folder.st_mtime_ns, *os.listdir(versions)
-    except OSError:
-        return (object(),)  # equals no other state, so that LanceDB reads the table and reports the error
 
 
 def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:

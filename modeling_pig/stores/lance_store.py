@@ -1,25 +1,23 @@
-"""Store an index in a folder: a LanceDB table, written and read by any number of processes at once."""
+"""Store an index as a LanceDB table in a folder or in object storage, for any number of processes at once."""
 
 import json
 import logging
 import os
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
+from .lance_location import Location, find_location
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
 from .lance_text import build_text_index, without_text_index
 from .records import IndexInfo, row_schema
@@ -43,7 +41,7 @@ _KEEP_VERSIONS = timedelta(minutes=10)
 
 
 class LanceStore:
-    """[`VideoStore`] in a folder.
+    """[`VideoStore`] in a folder or in object storage.
 
     Every write is one commit on top of the newest version, without a lock: after a kill, the index holds either all of
     the write or nothing of it. `key` is declared as the primary key. If two processes insert the same entries at once,
@@ -51,24 +49,23 @@ class LanceStore:
     LanceDB would insert both.
     """
 
-    def __init__(self, uri: str, info: IndexInfo | None):
-        lancedb = _import_lancedb()
-        self.uri = uri
-        self._one_line_errors = partial(_one_line_errors, uri)
-        folder = Path(uri)
-        has_index = (folder / f"{_TABLE}.lance").is_dir()
-        self._created_folder = not folder.exists()
-        if not has_index and info is None:
-            raise FileNotFoundError(f"There is no index {uri}: create it with `pig index`.")
-        if not has_index and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
-            raise ValueError(f"{uri} exists but is not an index: give the path of an index, or of a new folder.")
+    def __init__(self, uri: str, info: IndexInfo | None, storage_options: Mapping[str, str] | None = None):
+        _import_lancedb()
+        self._location = find_location(uri, storage_options)
+        self.uri = self._location.uri
+        self._one_line_errors = partial(_one_line_errors, self._location)
+        with self._one_line_errors("opened"):
+            has_index = self._location.has_table(_TABLE)
+        if not has_index:
+            if info is None:
+                raise FileNotFoundError(f"There is no index {uri}: create it with `pig index`.")
+            self._location.check_new()
         with self._one_line_errors("opened" if has_index else "created"):
-            # With an interval of 0, every read sees what other processes have written.
-            database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
+            database = self._location.connect(self._location.check_interval)
             self.is_new = info is not None and self._create_table(database, info)
             self._table = database.open_table(_TABLE)
             errors = partial(self._one_line_errors, "searched")
-            self._searcher = LanceSearcher(lancedb.connect(uri), _TABLE, errors, self._check_model)
+            self._searcher = LanceSearcher(self._location, _TABLE, errors, self._check_model)
             record = (self._table.schema.metadata or {}).get(_METADATA_KEY)
         if record is None:
             raise ValueError(f"{uri} holds a LanceDB table that is not an index: give another path.")
@@ -87,10 +84,7 @@ class LanceStore:
                 raise
             return False
         except RuntimeError as error:
-            if _lacks_hard_links(error, self.uri):  # no process can commit here, so the table belongs to none
-                with suppress(OSError):
-                    if not os.listdir(Path(self.uri) / f"{_TABLE}.lance/_versions"):
-                        self._remove()
+            self._location.clean_up(_TABLE, error)
             raise
         return True
 
@@ -107,8 +101,8 @@ class LanceStore:
 
     @property
     def data_version(self) -> Any:
-        with self._one_line_errors("read"):  # a folder that was deleted and rebuilt counts its versions anew
-            return os.stat(Path(self.uri) / f"{_TABLE}.lance").st_ino, self._table.version
+        with self._one_line_errors("read"):
+            return self._location.identity(self._table), self._table.version
 
     def add_columns(self, columns: Mapping[str, str]) -> None:
         import pyarrow as pa
@@ -134,6 +128,7 @@ class LanceStore:
     def upsert(self, rows: "pa.Table") -> None:
         paths = rows["path"].unique().to_pylist()
         with self._one_line_errors("written"):
+            self._table.checkout_latest()  # other processes may have written entries of these files
             self._check_model(self._table.schema.metadata)
             merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             if self._has_other_rows(paths, rows["key"]):  # makes LanceDB join whole rows, which takes 20 times longer
@@ -166,9 +161,9 @@ class LanceStore:
             if num_small_files > random.uniform(1, 1.5) * min(64 + self._table.count_rows() // 1000, 1000):
                 self._compact()
         except (OSError, RuntimeError) as error:  # the rows are written, and the next write tries again
-            level = logging.DEBUG if _is_conflict(error, self.uri) else logging.WARNING
+            level = logging.DEBUG if _is_conflict(error, self._location) else logging.WARNING
             message = "was written, but its small files could not be merged"
-            logger.log(level, f"The index {self.uri} {message}: {_first_line(error)}")
+            logger.log(level, f"The index {self.uri} {message}: {self._location.reason(error)}")
 
     def _compact(self) -> None:
         age = _KEEP_VERSIONS
@@ -233,6 +228,7 @@ class LanceStore:
 
     def optimize(self) -> None:
         with self._one_line_errors("written"):
+            self._table.checkout_latest()
             self._retry_conflicts(self._compact)
             self._retry_conflicts(lambda: refresh_ann_index(self._table, self._searcher.open_newest))
 
@@ -248,6 +244,7 @@ class LanceStore:
         if name in self._names():
             raise ValueError(f"The index {self.uri} has a version {name!r}: choose another name, or release that one.")
         with self._one_line_errors("written"):
+            self._table.checkout_latest()
             self._table.tags.create(name, self._table.version)
 
     def release_version(self, name: str) -> None:
@@ -268,6 +265,7 @@ class LanceStore:
 
         with self._one_line_errors("restored"):
             self._retry_conflicts(restore)
+            self._table.checkout_latest()
 
     def _names(self) -> list[str]:
         with self._one_line_errors("read"):
@@ -280,12 +278,8 @@ class LanceStore:
 
     def drop(self) -> None:
         if self.is_new and self.count() == 0:  # another process may have opened and filled it
-            self._remove()
-
-    def _remove(self) -> None:
-        shutil.rmtree(Path(self.uri) / f"{_TABLE}.lance")
-        if self._created_folder:
-            os.rmdir(self.uri)
+            with self._one_line_errors("removed"):
+                self._location.remove(_TABLE)
 
     def _retry_conflicts(self, write: Callable[[], Result]) -> Result:
         """Repeat a write that conflicts with other writes. LanceDB's own retries are too few for many writers."""
@@ -294,29 +288,18 @@ class LanceStore:
             try:
                 return write()
             except (OSError, RuntimeError) as error:
-                if not _is_conflict(error, self.uri) or time.monotonic() > give_up:
+                if not _is_conflict(error, self._location) or time.monotonic() > give_up:
                     raise
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, 5.0)
 
 
 @contextmanager
-def _one_line_errors(uri: str, verb: str) -> Iterator[None]:
+def _one_line_errors(location: Location, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = _first_line(error)
-        if _lacks_hard_links(error, uri):
-            reason = "its disk has no hard links, like exFAT and many FUSE disks: put the index on another disk"
-        raise OSError(f"The index {uri} cannot be {verb}: {reason}") from error
-
-
-def _first_line(error: Exception) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    reason = re.sub(r",? ?\S+\.rs:\d+:\d+", "", reason)  # locations in LanceDB's source
-    if "os error 28" in reason:
-        return "the disk is full. Earlier writes are kept; free some space and run the same command again"
-    return reason
+        raise OSError(f"The index {location.uri} cannot be {verb}: {location.reason(error)}") from error
 
 
 def _model_of(info: IndexInfo) -> tuple[str, str, int, int | None, int | None]:
@@ -329,38 +312,19 @@ def _has_path(paths: Sequence[str]) -> Any:
     return col("path").isin([lit(path) for path in paths])
 
 
-def _lacks_hard_links(error: Exception, uri: str) -> bool:
-    """Return whether a commit failed because the disk has no hard links, by which LanceDB commits a version."""
-    if "unable to rename" not in str(error).lower():
-        return False
-    folder = next(folder for folder in (Path(uri), *Path(uri).absolute().parents) if folder.is_dir())
-    with suppress(OSError), TemporaryDirectory(prefix=".", dir=folder) as scratch:  # a full or read-only disk: unknown
-        file = Path(scratch, "file")
-        file.touch()
-        try:
-            os.link(file, file.with_name("link"))
-        except OSError:
-            return True
-    return False
+def _is_conflict(error: Exception, location: Location) -> bool:
+    """Return whether an error is a write conflict. LanceDB has no type for it, so its message is searched."""
+    return re.search("conflict|concurrent", location.without_paths(str(error)), re.IGNORECASE) is not None
 
 
-def _is_conflict(error: Exception, uri: str) -> bool:
-    """Return whether an error is a write conflict. LanceDB has no type for it, so its message is searched.
-
-    Paths are removed from the message first: they may contain spaces and the same words.
-    """
-    message = str(error).replace(os.path.abspath(uri), "/")
-    message = re.sub(r"\S*[/\\]\S*", "", message)
-    return re.search("conflict|concurrent", message, re.IGNORECASE) is not None
-
-
-def _import_lancedb():
+def _import_lancedb() -> None:
     os.environ.setdefault("LANCEDB_LOG", "error")  # LanceDB's warnings are about its internals
     try:
-        import lancedb
+        import lancedb  # noqa: F401
     except ImportError as error:
-        raise ImportError('An index in a folder needs LanceDB: pip install "modeling-pig[search]"') from error
-    return lancedb
+        raise ImportError(
+            'An index in a folder or in object storage needs LanceDB: pip install "modeling-pig[search]"'
+        ) from error
 
 
 __all__ = ["LanceStore"]

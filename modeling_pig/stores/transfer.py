@@ -90,7 +90,9 @@ def _write_errors(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(f"{path} cannot be written: {str(error).strip().splitlines()[0]}") from error
 
 
-def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
+def import_index(
+    path: str | os.PathLike, uri: str | os.PathLike, storage_options: Mapping[str, str] | None = None
+) -> VideoIndex:
     """Import a file that [`export_index`] wrote into an index, which is created if it does not exist.
 
     Entries of other files in the index stay. An interrupted import can be repeated. Memory holds one batch of rows,
@@ -99,6 +101,7 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
     Args:
         path (`str` or `os.PathLike`): Parquet file to read.
         uri (`str` or `os.PathLike`): URI of the index, see [`VideoIndex`].
+        storage_options (`Mapping[str, str]`, *optional*): options for object storage, see [`VideoIndex`].
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -112,7 +115,7 @@ def import_index(path: str | os.PathLike, uri: str | os.PathLike) -> VideoIndex:
         raise FileNotFoundError(f"There is no file {path}: give a file that `pig export` wrote.")
     try:
         with pq.ParquetFile(path) as file:
-            index = VideoIndex(uri, _read_info(file, path))
+            index = VideoIndex(uri, _read_info(file, path), storage_options)
             try:
                 index.add_columns(columns_of(file.schema_arrow))
                 counts: Counter[str] = Counter()
