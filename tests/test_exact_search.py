@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import lancedb
 import numpy as np
 import pytest
+from lancedb.index import IvfRq
 
 from modeling_pig.stores import exact_search, lance_searcher, lance_store
 from modeling_pig.stores.exact_search import Block, search_exactly
 from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.lance_location import find_location
 from modeling_pig.stores.vectors import synthetic_queries
 
 
@@ -194,6 +196,23 @@ def test_ann_index_reaches_its_recall_and_finds_later_rows(index, monkeypatch):
     for where in list(CONDITIONS)[1:]:
         found, expected = count_hits(index, held, draw(5, seed=97), where)
         assert found == expected
+
+
+def test_an_ann_index_that_another_program_built_is_measured_and_used(index, monkeypatch):
+    """As by lance-ray on several machines: LanceDB builds it here, without this package."""
+    set_exact_up_to(monkeypatch, 400)
+    monkeypatch.setattr(lance_searcher, "_ROWS_PER_PARTITION", 64)
+    held: dict[int, np.ndarray] = {}
+    upsert(index, range(600), held)
+    assert index.optimize(ann_index=False) == {"method": "exact"}
+    table = find_location(index.uri).connect().open_table("videos")
+    table.create_index("embedding", config=IvfRq("cosine", 9, num_bits=4), name="embedding_idx")
+    before = [found.name for found in table.list_indices()]
+    method = index.optimize()
+    assert (method["method"], method["rows"], method["num_partitions"]) == ("IVF_RQ", 600, 9)
+    assert method["recall@10"] > 0.9 and [found.name for found in table.list_indices()] == before
+    found, expected = count_hits(index, held, draw(50, seed=98), None)
+    assert 0.95 < found / expected
 
 
 def exact_cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -102,6 +102,12 @@ def index(
             "single_tower always stores them.",
         ),
     ] = False,
+    no_ann_index: Annotated[
+        bool,
+        typer.Option(
+            "--no-ann-index", help="Do not build the ANN index at the end, as when several machines are to build it."
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="CSV file to write: all failed files with reasons.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments per forward pass.")] = 16,
     threads: Annotated[
@@ -183,6 +189,7 @@ def index(
                     by_hash=by_hash,
                     again=store.files(again) if again else (),
                     prune=prune,
+                    ann_index=not no_ann_index,
                     batch_size=batch_size,
                     num_threads=num_threads,
                     progress=True,

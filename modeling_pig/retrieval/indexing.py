@@ -67,6 +67,7 @@ def index_videos(
     by_hash: bool = False,
     again: Collection[str] = (),
     prune: bool = False,
+    ann_index: bool = True,
     batch_size: int = 16,
     num_threads: int | None = None,
     progress: bool = False,
@@ -94,6 +95,7 @@ def index_videos(
         again (`Collection[str]`): absolute paths of files that are encoded again, even if they are unchanged.
         prune (`bool`): remove deleted files from the index: those that `sources` covers but that do not exist. All
             other files stay in any case.
+        ann_index (`bool`): build the ANN index at the end, if there are enough entries.
         batch_size (`int`): segments per forward pass.
         num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
         progress (`bool`): show a progress bar.
@@ -158,7 +160,7 @@ def index_videos(
         existing = {video.path for video in found.videos}
         gone = set(known) if world_size == 1 else set(index.files())  # another process may have moved files
         deleted = [path for path in gone - moved.keys() if path not in existing and found.covers(path)]
-        _finish(index, deleted, prune, report)
+        _finish(index, deleted, prune, ann_index, report)
     return report
 
 
@@ -382,7 +384,7 @@ def _gather(report: IndexingReport, problem: OSError | None) -> OSError | None:
     return problem
 
 
-def _finish(index: VideoIndex, deleted: list[str], prune: bool, report: IndexingReport) -> None:
+def _finish(index: VideoIndex, deleted: list[str], prune: bool, ann_index: bool, report: IndexingReport) -> None:
     """Remove deleted files from the index or count them, and optimise the index."""
     if report.interrupted:
         report.deleted = len(deleted)
@@ -393,7 +395,7 @@ def _finish(index: VideoIndex, deleted: list[str], prune: bool, report: Indexing
         report.removed = len(deleted)
     else:
         report.deleted = len(deleted)
-    index.optimize()
+    index.optimize(ann_index)
 
 
 def _hash_path(path: str) -> int:

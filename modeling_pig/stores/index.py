@@ -635,10 +635,14 @@ class VideoIndex:
     def _read_batch(self, rows: "pa.Table | pa.RecordBatch") -> EntryBatch:
         return EntryBatch(read_entries(rows), read_embeddings(rows), read_context(rows, self.info.embedding_dim))
 
-    def optimize(self) -> dict[str, Any]:
+    def optimize(self, ann_index: bool = True) -> dict[str, Any]:
         """Merge the small files that many writes leave; build the ANN index if there are enough entries.
 
-        Other processes may write at the same time.
+        Other processes may write at the same time. An ANN index that lance-ray has built is measured and used in place
+        of one that is built here.
+
+        Args:
+            ann_index (`bool`): build the ANN index.
 
         Returns:
             `dict[str, Any]`: the new `search_method`.
@@ -646,7 +650,7 @@ class VideoIndex:
         Raises:
             OSError: the index cannot be written.
         """
-        self._store.optimize()
+        self._store.optimize(ann_index)
         return self.search_method
 
     def versions(self) -> list[IndexVersion]:

@@ -1,6 +1,7 @@
 """Search a LanceDB table: exactly in memory while that is fast enough, with an ANN index for larger tables."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -339,6 +340,27 @@ def refresh_ann_index(table: Any, open_newest: Callable[[], Any]) -> None:
     table.update_field_metadata({"path": _COLUMN, "metadata": {_METADATA_KEY: json.dumps(parameters)}})
 
 
+def adopt_ann_index(table: Any, open_newest: Callable[[], Any]) -> None:
+    """Measure an ANN index that another program has built, such as lance-ray, so that searches use it.
+
+    It takes the place of the one that [`refresh_ann_index`] would build, until the table has outgrown it. It is
+    expected to have a partition per `_ROWS_PER_PARTITION` rows.
+
+    Args:
+        table (`lancedb.Table`): table whose column `embedding` may have an ANN index without measured recall.
+        open_newest (`Callable`): opens the table at a fixed version: others may write while recall is measured.
+    """
+    found = [index for index in table.list_indices() if index.columns == [_COLUMN]]
+    count = table.count_rows()
+    if not found or count <= EXACT_UP_TO or ann_parameters(table) is not None:
+        return
+    num_partitions = count // _ROWS_PER_PARTITION
+    shape = {"rows": count, "num_partitions": num_partitions, "num_bits": _NUM_BITS}
+    method = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", found[0].index_type).upper()  # IvfRq -> IVF_RQ
+    parameters = {"method": method, **shape, **_measure_recall(open_newest(), num_partitions)}
+    table.update_field_metadata({"path": _COLUMN, "metadata": {_METADATA_KEY: json.dumps(parameters)}})
+
+
 def _measure_recall(table: Any, num_partitions: int) -> dict[str, Any]:
     """Choose the number of partitions to probe, and return it with the recall against exact search."""
     queries = synthetic_queries(_draw_embeddings(table, 2 * _NUM_QUERIES))
@@ -369,4 +391,4 @@ def _scan(table: Any, condition: str | None = None) -> Iterator[Block]:
         yield Block(batch["_rowid"].to_numpy(), read_embeddings(batch))
 
 
-__all__ = ["EXACT_UP_TO", "LanceSearcher", "ann_parameters", "refresh_ann_index"]
+__all__ = ["EXACT_UP_TO", "LanceSearcher", "adopt_ann_index", "ann_parameters", "refresh_ann_index"]

@@ -18,7 +18,7 @@ import numpy as np
 from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_location import Location, find_location
-from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
+from .lance_searcher import EXACT_UP_TO, LanceSearcher, adopt_ann_index, ann_parameters, refresh_ann_index
 from .lance_text import build_text_index, without_text_index
 from .records import IndexInfo, row_schema
 from .video_store import IndexVersion, RankedRows, TextMatches
@@ -226,11 +226,13 @@ class LanceStore:
                 self._retry_conflicts(partial(build_text_index, self._table, column))
         return self._searcher.search_text(self._table, text, columns, query_embedding, k, where)
 
-    def optimize(self) -> None:
+    def optimize(self, ann_index: bool = True) -> None:
         with self._one_line_errors("written"):
             self._table.checkout_latest()
             self._retry_conflicts(self._compact)
-            self._retry_conflicts(lambda: refresh_ann_index(self._table, self._searcher.open_newest))
+            if ann_index:
+                self._retry_conflicts(lambda: adopt_ann_index(self._table, self._searcher.open_newest))
+                self._retry_conflicts(lambda: refresh_ann_index(self._table, self._searcher.open_newest))
 
     def versions(self) -> list[IndexVersion]:
         with self._one_line_errors("read"):

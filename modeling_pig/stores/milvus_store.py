@@ -192,10 +192,10 @@ class MilvusStore:
             "folder, with pig export and pig import."
         )
 
-    def optimize(self) -> None:
+    def optimize(self, ann_index: bool = True) -> None:
         with self._one_line_errors("written"):
             self._request("flush")
-            if self._count() > EXACT_UP_TO and self._index_type() == "FLAT":
+            if ann_index and self._count() > EXACT_UP_TO and self._index_type() == "FLAT":
                 self._build_ann_index()
 
     def versions(self) -> list[IndexVersion]:

@@ -140,8 +140,8 @@ class VideoStore(Protocol):
             ValueError: the database has no full-text search.
         """
 
-    def optimize(self) -> None:
-        """Compact the stored files; build or refresh the ANN index if there are enough rows."""
+    def optimize(self, ann_index: bool = True) -> None:
+        """Compact the stored files; with `ann_index`, build or refresh the ANN index if there are enough rows."""
 
     def versions(self) -> list[IndexVersion]:
         """Return the versions that can be restored, oldest first. Raises `ValueError` if the store has none."""
