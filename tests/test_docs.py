@@ -25,6 +25,7 @@ from tests.warm_python import WarmPython, warm_python
 PAGES = [
     "README.md",
     "docs/search.md",
+    "docs/cluster.md",
     "docs/maintenance.md",
     "docs/videos.md",
     "docs/models.md",
@@ -56,6 +57,11 @@ STAND_INS = {
     "--model runs/mine/model --recipe msrvtt_1k ": "--model runs/demo/model --recipe msrvtt_1k ",
     "--recipe msrvtt_1k ": "--recipe msrvtt_1k_tiny.yaml ",
     "data.videos=data/msrvtt/videos": "data.videos=originals",
+    '"s3://bucket/videos.lance"': 'os.environ["BUCKET"] + "/videos.lance"',
+    "s3://bucket/": "$BUCKET/",
+    "torchrun --nproc_per_node": "torchrun --standalone --nproc_per_node",  # any free port: tests run in parallel
+    '"$SLURM_NNODES" --nproc_per_node 4': '"$SLURM_NNODES" --nproc_per_node 2',
+    '"$head:29500"': '"localhost:0"',
     '"http://127.0.0.1:19530"': 'os.environ["MILVUS"]',
     "http://127.0.0.1:19530": "$MILVUS",
     "benchmark.py search --threads 1 --sizes 1000 10000 100000 1000000": "benchmark.py --help",  # has a test
@@ -80,6 +86,13 @@ sys.exit(f"no extra {{unknown}}" if unknown else 0)
 """
 MAKE = """#!/bin/sh
 exec /usr/bin/make --dry-run -C {root} "$@" > /dev/null
+"""
+# Stand in for Slurm with one machine.
+SRUN = """#!/bin/sh
+exec "$@"
+"""
+SCONTROL = """#!/bin/sh
+echo "$3"
 """
 BRIEFLY = """#!{python}
 # Starts a server, waits for its address, and ends it.
@@ -148,7 +161,7 @@ def workspace(model_folder, tmp_path) -> Path:
     (own.parent / "captions.csv").write_text("\n".join(rows))
     programs = folder / "bin"
     programs.mkdir()
-    for name, text in {"pip": PIP, "make": MAKE, "briefly": BRIEFLY}.items():
+    for name, text in {"pip": PIP, "make": MAKE, "briefly": BRIEFLY, "srun": SRUN, "scontrol": SCONTROL}.items():
         (programs / name).write_text(text.format(python=sys.executable, root=ROOT))
         (programs / name).chmod(0o755)
     write_programs(folder, warm_python())
@@ -194,11 +207,12 @@ def test_readme_has_at_most_900_words():
 
 
 @pytest.fixture
-def services(page, workspace, tmp_path):
-    """Environment of the commands of a page: the address of a Milvus server, or of a Hub, if the page needs one."""
-    if page == "docs/search.md":
-        server = MilvusServer(tmp_path / "data")
-        yield {"MILVUS": f"http://127.0.0.1:{server.port}"}
+def services(page, workspace, tmp_path, request):
+    """Environment of the commands of a page: the addresses of the servers that the page needs."""
+    if page in ("docs/search.md", "docs/cluster.md"):
+        server, s3 = MilvusServer(tmp_path / "data"), request.getfixturevalue("s3_server")
+        slurm = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "127.0.0.1"}
+        yield {"MILVUS": f"http://127.0.0.1:{server.port}", "BUCKET": s3.make_bucket(), **s3.environment, **slurm}
         server.kill()
     elif page == "docs/publish.md":
         run(["bash", "-e", "-c", f"pig train --recipe moving_shapes --output runs/published {SMALL}"], workspace)

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from modeling_pig import VideoIndex
@@ -258,3 +259,39 @@ def test_four_processes_write_one_index(s3_server, bucket, many_videos, model_fo
         wait_for_success(process, log)
     assert f"{uri} holds 16 entries of 16 videos" in logs[0].read_text()
     assert compare_with_fresh_encodings(uri, many_videos, model_folder)[0] == 16
+
+
+@pytest.mark.bench
+def test_count_requests(s3_server, bucket):
+    """Count the requests of docs/search.md: `pytest -m bench tests/test_object_storage.py -s`."""
+
+    def count(name: str, call):
+        s3_server.requests.clear()
+        result = call()
+        print(f"{name}: {len(s3_server.requests)} requests")
+        return result
+
+    def fill(uri: str, num_rows: int, per_write: int) -> VideoIndex:
+        index, rng = VideoIndex(uri, IndexInfo("benchmark", "0", 64)), np.random.default_rng(0)
+        centres = rng.standard_normal((500, 64))
+        for first in range(0, num_rows, per_write):
+            rows = centres[rng.integers(0, 500, per_write)] + 0.8 * rng.standard_normal((per_write, 64))
+            entries = entries_of(*(f"/{row}.mp4" for row in range(first, first + per_write)))
+            index.upsert(entries, rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        index.optimize()
+        return index
+
+    queries = np.random.default_rng(1).standard_normal((6, 64))
+    index = fill(f"{bucket}/small.lance", 10_000, 2500)
+    count("write a file", lambda: index.upsert(entries_of("/new.mp4"), np.eye(1, 64)))
+    index.optimize()
+    opened = count("open", lambda: VideoIndex(index.uri))
+    count("first search of 10,000 rows", lambda: opened.search(queries[:1]))
+    count("further search", lambda: opened.search(queries[:1]))
+    time.sleep(1.1)
+    count("further search after a second", lambda: opened.search(queries[:1]))
+    large = VideoIndex(fill(f"{bucket}/large.lance", 200_000, 50_000).uri)
+    print(large.search_method)
+    for number, query in enumerate(queries):
+        time.sleep(1.1)
+        count(f"search {number + 1} of 200,000 rows", lambda query=query: large.search(query[None]))
