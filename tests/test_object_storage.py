@@ -120,6 +120,12 @@ def test_a_store_without_conditional_writes_gets_no_index(s3_server, bucket):
     assert VideoIndex(f"{bucket}/v.lance", INFO).is_new
 
 
+def test_a_store_that_cannot_be_asked_gets_a_warning(s3_server, bucket, caplog):
+    s3_server.fault = lambda request: (403, "AccessDenied") if ".conditional-write-" in request.path else None
+    assert VideoIndex(f"{bucket}/v.lance", INFO).is_new
+    assert "did not say whether it has conditional writes" in caplog.text and "\n" not in caplog.messages[0]
+
+
 def test_a_table_in_dynamodb_stands_in_for_conditional_writes(s3_server, bucket, monkeypatch):
     monkeypatch.setenv("DYNAMODB_ENDPOINT", s3_server.url)
     s3_server.make_commit_table("commits")

@@ -1,5 +1,6 @@
 """Locate LanceDB tables: in a [`Folder`], or in [`ObjectStorage`] such as S3, with the errors of each in one line."""
 
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 from uuid import uuid4
 
+
+logger = logging.getLogger(__name__)
 
 _OBJECT_STORAGE = re.compile(r"(?:s3|gs|az)://(?P<bucket>[^/@?#\s]+)/[^?#]*[^/?#][^?#]*")
 # With the name of a table in DynamoDB, by which LanceDB commits where the store has no conditional writes.
@@ -251,7 +254,7 @@ class ObjectStorage:
         given: Any = {name: config[name] for name in known if name in config}
         is_plain = (environment | self._given).get("allow_http", environment.get("aws_allow_http", "")) == "true"
         name = f".conditional-write-{uuid4()}"
-        with suppress(BaseError):  # LanceDB reports its errors by itself
+        try:
             store = S3Store.from_url(
                 self.uri,
                 endpoint=endpoint,
@@ -262,14 +265,22 @@ class ObjectStorage:
             store.put(name, b"", mode="create")
             try:
                 store.put(name, b"", mode="create")
+                has_conditional_writes = False
             except AlreadyExistsError:
-                return
-            finally:
+                has_conditional_writes = True
+            with suppress(BaseError):  # an empty object stays
                 store.delete(name)
+        except BaseError as error:  # as with a login that only LanceDB reads, such as AWS_PROFILE
+            logger.warning(
+                f"The store of {self.uri} did not say whether it has conditional writes ({type(error).__name__}): "
+                "unless you know that it has them, let one process write at a time"
+            )
+            return
+        if not has_conditional_writes:
             raise ValueError(f"The index {self.uri} cannot be created: {_NO_CONDITIONAL_WRITES}.")
 
     def identity(self, table: Any) -> Any:
-        return table.schema.metadata
+        return tuple((table.schema.metadata or {}).items())  # the index keeps the time of its creation there
 
     def state(self, name: str) -> tuple | None:
         return None
