@@ -409,9 +409,9 @@ def test_embeddings_are_drawn_from_all_pages(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_MAX_ROWS", 10)
     videos = random_embeddings(120)
     index.upsert(entries_of(*(f"{i:03}" for i in range(120))), videos)
-    rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index._store._draw_embeddings(40)]
+    rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index.draw_embeddings(40)]
     assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
-    assert len(index._store._draw_embeddings(200)) == 120
+    assert len(index.draw_embeddings(200)) == 120
 
 
 def test_optimize_does_nothing_while_another_process_builds_the_ann_index(index, monkeypatch):

@@ -57,6 +57,16 @@ def search(
         list[str] | None,
         typer.Option(help="Column that --hybrid-text searches, once per column; by default all columns of text."),
     ] = None,
+    collapse_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--collapse-duplicates", help="Show copies of a video, such as one in another size, as one result."
+        ),
+    ] = False,
+    duplicate_score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Smallest similarity of two files that --collapse-duplicates joins."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -85,6 +95,8 @@ def search(
             raise ValueError("the sentence is empty: describe a video")
         if text_column and not hybrid_text:
             raise ValueError("--text-column names the columns of --hybrid-text: give both")
+        if duplicate_score is not None and not collapse_duplicates:
+            raise ValueError("--duplicate-score is the limit of --collapse-duplicates: give both")
         texts = read_queries(queries) if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
@@ -94,6 +106,7 @@ def search(
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
+        options["collapse_duplicates"] = collapse_duplicates if duplicate_score is None else duplicate_score
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:
@@ -171,7 +184,8 @@ def print_results(
     for rank, result in rows:
         cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
         cells += [format_span(result.start, result.end)] if has_segments else []
-        cells += [printable(result.path)]
+        copies = [f"same video: {path}" for path in result.duplicates]
+        cells += ["\n".join(map(printable, [result.path, *copies]))]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
         previous_rank = rank
     # Without markup: file names may hold brackets. In a pipe, lines are not folded.
@@ -188,11 +202,13 @@ def print_json(ranked: RankedQueries, kind: str) -> None:
 
 
 def _to_record(result: dict[str, Any]) -> dict[str, Any]:
-    """Convert a result to plain data; without values of the owner's columns, it has no `metadata`."""
+    """Convert a result to plain data; `metadata` and `duplicates` are left out if there are none."""
     from ..stores.columns import describe_value
 
     metadata = {name: describe_value(value) for name, value in result.pop("metadata").items()}
     result |= {"id": metadata.pop("id")} if "id" in metadata else {}
+    if not result["duplicates"]:
+        del result["duplicates"]
     if "others" in result:
         result["others"] = [_to_record(other) for other in result["others"]]
     return {**result, "metadata": metadata} if metadata else result
@@ -207,13 +223,15 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     from ..stores.columns import describe_value
 
     own = list(dict.fromkeys(name for _, results in ranked for result in results for name in result.metadata))
+    copies = ["duplicates"] if any(result.duplicates for _, results in ranked for result in results) else []
     stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *own])
+        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *copies, *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
-                values = (describe_value(r.metadata.get(name)) for name in own)
+                values = [list(r.duplicates)] * len(copies)
+                values += [describe_value(r.metadata.get(name)) for name in own]
                 cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
                 writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *cells])
 
