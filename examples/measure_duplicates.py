@@ -1,6 +1,6 @@
 """Measure on drawn videos how well stored embeddings tell copies of a video from videos that are merely similar.
 
-    python examples/measure_duplicates.py --model runs/demo/model --videos 150 --json duplicates.json
+    python examples/measure_duplicates.py --model runs/demo/model --json duplicates.json
 
 Copies are encoded again in other containers, sizes, qualities and frame rates, or lack a part at the start or the end.
 Similar videos differ in one attribute of one shape, or show the same shapes elsewhere. Films of ten scenes are indexed
@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from modeling_pig import VideoIndex, load_encoder
+from modeling_pig import VideoIndex
 from modeling_pig.benchmarks.moving_shapes import make_scene, redraw_scene, twin_of
 from modeling_pig.benchmarks.shapes_drawing import FPS, GROUNDS, NUM_FRAMES, Scene, draw_scene
+from modeling_pig.encoding.loading import load_encoder
 from modeling_pig.files import write_text
 from modeling_pig.retrieval.duplicates import MIN_COSINE, read_files, similarity
 from modeling_pig.retrieval.indexing import index_videos
@@ -137,7 +138,7 @@ def choose_limit(found: dict[str, tuple[bool, np.ndarray]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure on drawn videos how copies of a video are recognised.")
     parser.add_argument("--model", required=True, help="model trained on moving_shapes")
-    parser.add_argument("--videos", type=int, default=150, help="videos per seed, at least 20")
+    parser.add_argument("--videos", type=int, default=100, help="videos per seed, at least 20")
     parser.add_argument("--json", help="write the figures to this file too")
     args = parser.parse_args()
     if args.videos < 2 * SCENES_PER_FILM:

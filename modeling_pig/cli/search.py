@@ -67,6 +67,10 @@ def search(
         float | None,
         typer.Option(min=0, max=1, help="Smallest similarity of two files that --collapse-duplicates joins."),
     ] = None,
+    judge: Annotated[bool, typer.Option(help="Note if probably no video fits a sentence; see docs/scores.md.")] = True,
+    judge_threshold: Annotated[
+        float, typer.Option(help="Note it below this excess over sentences that describe no video.")
+    ] = 1.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -113,8 +117,12 @@ def search(
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
         _note_missing_results(ranked, k, where, min_score)
+        nothing_fits: list[bool | None] = []
+        if judge and video is None and not hybrid_text:  # words find names, which no model knows
+            nothing_fits = [judged.nothing_fits for judged in searcher.judge(texts, where, judge_threshold)]
+            _note_unfitting(texts, nothing_fits)
         if as_json:
-            print_json(ranked, "sentence" if video is None else "video")
+            print_json(ranked, "sentence" if video is None else "video", nothing_fits)
         if as_csv:
             write_csv(ranked, as_csv)
         if html:
@@ -140,6 +148,17 @@ def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_
         typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
     elif not filters and num_results < k:
         typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
+
+
+def _note_unfitting(texts: Sequence[str], nothing_fits: "Sequence[bool | None]") -> None:
+    """Print a note for each sentence that probably no video fits."""
+    from ..retrieval.judging import NOTHING_FITS
+    from ..visualization.text import printable
+
+    for text, is_unfitting in zip(texts, nothing_fits, strict=True):
+        if is_unfitting:
+            name = f" “{printable(text)}”" if len(texts) > 1 else ""
+            typer.echo(f"note: {NOTHING_FITS}{name}", err=True)
 
 
 def read_queries(path: Path) -> list[str]:
@@ -195,10 +214,14 @@ def print_results(
     console.print(table)
 
 
-def print_json(ranked: RankedQueries, kind: str) -> None:
-    """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters."""
-    for query, results in ranked:
-        print(json.dumps({kind: query, "results": [_to_record(asdict(result)) for result in results]}))
+def print_json(ranked: RankedQueries, kind: str, nothing_fits: "Sequence[bool | None]" = ()) -> None:
+    """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters.
+
+    Queries that were judged have the key `nothing_fits`.
+    """
+    for number, (query, results) in enumerate(ranked):
+        judged = {"nothing_fits": nothing_fits[number]} if nothing_fits else {}
+        print(json.dumps({kind: query, **judged, "results": [_to_record(asdict(result)) for result in results]}))
 
 
 def _to_record(result: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..stores.conditions import And, Comparison, Condition
 from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
 from .duplicates import MIN_COSINE, DuplicateFinder
 from .fusion import fuse
+from .judging import THRESHOLD, Judge, Judgement
 from .segments import Segmentation
 
 
@@ -153,6 +154,7 @@ class VideoSearcher:
         self.encoder = encoder
         self._reranker: Reranker | None = None
         self.indexes = list(indexes)
+        self._judge = Judge(text_encoder, self.indexes)
 
     @classmethod
     def from_pretrained(
@@ -227,6 +229,43 @@ class VideoSearcher:
         else:
             ranked = self.search_embeddings(self.text_encoder(texts), checked)
         return ranked[0] if isinstance(queries, str) else ranked
+
+    @overload
+    def judge(self, queries: str, where: str | Condition | None = None, threshold: float = THRESHOLD) -> Judgement: ...
+
+    @overload
+    def judge(
+        self, queries: list[str], where: str | Condition | None = None, threshold: float = THRESHOLD
+    ) -> list[Judgement]: ...
+
+    def judge(
+        self, queries: str | list[str], where: str | Condition | None = None, threshold: float = THRESHOLD
+    ) -> Judgement | list[Judgement]:
+        """Judge by the stored embeddings whether any video fits sentences. It is a guess: see docs/scores.md.
+
+        The first judgement of a version of the indexes, and of a condition, searches for 64 sentences that describe no
+        video; each further one for its query only.
+
+        Args:
+            queries (`str` or `list[str]`): sentence or sentences.
+            where (`str` or `Condition`, *optional*): condition that the videos meet, as in a search.
+            threshold (`float`): smallest excess of a sentence that a video fits, see [`Judgement`]. A larger one finds
+                more sentences that nothing fits, and is wrong about more of those that a video fits.
+
+        Returns:
+            [`Judgement`], or for a list of sentences a list of them.
+
+        Raises:
+            ValueError: a sentence is empty, or `where` is not a valid condition.
+            OSError: an index cannot be read.
+        """
+        texts = [queries] if isinstance(queries, str) else queries
+        conditions = self._conditions(SearchOptions(where=where))
+        excess: list[float | None] = [None] * len(texts)
+        if not self.is_single_tower:  # its scores come from the interaction, not from the stored embeddings
+            excess = self._judge.excess(self.text_encoder(texts), conditions)
+        judged = [Judgement(None if value is None else value < threshold, value, threshold) for value in excess]
+        return judged[0] if isinstance(queries, str) else judged
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
         """Find the videos, or segments of videos, nearest to a video.
