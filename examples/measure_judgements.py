@@ -3,8 +3,8 @@
     python examples/measure_judgements.py --model runs/demo/model --json judgements.json
 
 Indexes of several sizes are drawn from the videos of a seed. A video fits sentences about a scene of the index, about
-one of its shapes, and of two words. Nothing fits if all videos that a sentence fits are left out, if no video shows the
-colour of a sentence, and if a sentence is about everyday things. Shares in per cent: of the sentences that a video
+one of its shapes, and of two words. Nothing fits if all videos that a sentence fits are left out, if no video shows
+the colour of a sentence, and if a sentence is about everyday things. Shares in per cent: of the sentences that a video
 fits, those of which it is said that nothing fits (false alarms), and of the others, those of which it is not (missed).
 
 Beside it stand two simpler rules: the score of the best video, and the standardised score, its distance from the mean

@@ -122,9 +122,9 @@ def test_copies_are_one_result(tmp_path, monkeypatch, seed, k):
     for where in (None, "duration > 15"):
         ranked = searcher.search("a", k=10_000, where=where)
         ordinals = {entry.key: n for file in files for n, entry in enumerate(file)}
-        number = {(r.path, r.start): ordinals[VideoEntry(r.path, r.start, r.end).key] for r in ranked}
+        positions = {(r.path, r.start): ordinals[VideoEntry(r.path, r.start, r.end).key] for r in ranked}
         # By segment: one result per video and position.
-        groups = expected_groups(ranked, lambda r: (video_of(r.path), number[r.path, r.start]))
+        groups = expected_groups(ranked, lambda r, of=positions: (video_of(r.path), of[r.path, r.start]))
         results = searcher.search("a", k=k, where=where, collapse_duplicates=True)
         assert [result.path for result in results] == [path for path, _ in groups[:k]]
         assert [result.rank for result in results] == list(range(1, len(results) + 1))

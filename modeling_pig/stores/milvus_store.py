@@ -378,7 +378,7 @@ class MilvusStore:
         rows = itertools.chain.from_iterable(self._pages(None, ["key"], _MAX_ROWS))
         keys = [row["key"] for position, row in enumerate(rows) if position in drawn]
         embeddings = [_to_array(row[_COLUMN]) for row in self._select("key", keys, [_COLUMN])]
-        return rng.permutation(np.stack(embeddings))
+        return rng.permutation(np.array(embeddings, self._dtype).reshape(-1, self.info.embedding_dim))
 
     def _find_keys(self, query_embeddings: np.ndarray) -> list[list[str]]:
         return [result.rows["key"].to_pylist() for result in self._search(query_embeddings, _RECALL_AT, "")]
