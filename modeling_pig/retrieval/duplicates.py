@@ -116,8 +116,9 @@ class DuplicateFinder:
         pair = (first, second) if first < second else (second, first)
         if pair not in self._verdicts:
             one, other = self._files[first], self._files[second]
-            is_known = one is not None and other is not None  # a file may be deleted while it is searched for
-            self._verdicts[pair] = is_known and similarity(one, other) >= self._min_cosine
+            if one is None or other is None:  # deleted since the search
+                return False
+            self._verdicts[pair] = similarity(one, other) >= self._min_cosine
         return self._verdicts[pair]
 
     def _read(self, paths: Iterable[str]) -> None:
