@@ -34,7 +34,7 @@ from modeling_pig.stores.index import IndexInfo, VideoEntry
 VALIDATION_SEED, TEST_SEEDS = 101, (202, 303)
 REGIMES = {"caption of all shapes": Regime(), "caption of one shape": Regime(named=1)}
 FITTING = (*REGIMES, "colour and form")
-# Of two disjoint lists, the threshold was chosen on the first.
+# The limits are chosen on the first of two disjoint lists.
 EVERYDAY = {
     VALIDATION_SEED: (
         *("a man is cooking pasta in a kitchen", "two dogs run along a beach at sunset", "a woman plays the violin"),
@@ -103,14 +103,14 @@ def draw_queries(
     return queries
 
 
-def choose_limits(found: Found) -> dict[str, float]:
-    """Return the limit of each rule: the given threshold, and limits with as many false alarms."""
+def choose_limits(found: Found, threshold: float) -> dict[str, float]:
+    """Return the limit of each rule: the threshold of the excess, and limits with as many false alarms."""
 
     def values(rule: str) -> np.ndarray:
         return np.array([row[rule] for (_, kind), rows in found.items() if kind in FITTING for row in rows])
 
-    share = float((values("excess") < THRESHOLD).mean())
-    return {rule: THRESHOLD if rule == "excess" else float(np.quantile(values(rule), share)) for rule in RULES}
+    share = float((values("excess") < threshold).mean())
+    return {rule: threshold if rule == "excess" else float(np.quantile(values(rule), share)) for rule in RULES}
 
 
 def main() -> None:
@@ -120,13 +120,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 200, 400], help="entries per index, at least 20")
     parser.add_argument("--repeats", type=int, default=4, help="indexes of each size and seed")
     parser.add_argument("--queries", type=int, default=20, help="scenes per index that sentences are about")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="smallest excess that fits")
     parser.add_argument("--json", help="write the figures to this file too")
     args = parser.parse_args()
     if not 20 <= min(args.sizes) <= max(args.sizes) <= args.videos:
         parser.error(f"--sizes is {args.sizes}: give sizes from 20 to --videos, {args.videos}")
     options = (args.videos, args.sizes, args.repeats, args.queries)
     try:
-        limits = choose_limits(measure(args.model, *options, VALIDATION_SEED))
+        limits = choose_limits(measure(args.model, *options, VALIDATION_SEED), args.threshold)
         test = [measure(args.model, *options, seed) for seed in TEST_SEEDS]
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

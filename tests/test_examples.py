@@ -97,7 +97,7 @@ def test_copies_and_judgements_are_measured(run_folder):
 
     sizes = ("--videos", "24", "--sizes", "20", "--repeats", "1", "--queries", "3")
     output = example(run_folder, "measure_judgements.py", *settings, *sizes)
-    assert "limits: judgement 1.500" in output
+    assert "limits: judgement 0.000" in output
     rows = {row["sentence"]: row for row in json.loads((run_folder / "figures.json").read_text())["shares"]}
     assert rows["everyday"]["error"] == "missed" and rows["colour and form"]["error"] == "false alarms"
     assert all(0 <= row["judgement, 20"] <= 100 for row in rows.values()) and len(rows) == 7

@@ -100,7 +100,8 @@ def test_the_excess_is_that_over_the_background(searcher):
 
 def test_sentences_about_the_videos_fit_and_others_do_not(searcher):
     assert [searcher.judge(f"topic {topic}").nothing_fits for topic in range(3)] == [False] * 3
-    others = [searcher.judge(f"sentence {n} about something else").nothing_fits for n in range(40)]
+    sentences = [f"sentence {n} about something else" for n in range(40)]
+    others = [judged.nothing_fits for judged in searcher.judge(sentences, threshold=1.5)]
     assert sum(others) > 30
     fitting = searcher.judge("topic 0", threshold=1e6)
     assert fitting.nothing_fits and fitting.threshold == 1e6

@@ -70,7 +70,7 @@ def search(
     judge: Annotated[bool, typer.Option(help="Note if probably no video fits a sentence; see docs/scores.md.")] = True,
     judge_threshold: Annotated[
         float, typer.Option(help="Note it below this excess over sentences that describe no video.")
-    ] = 1.5,
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
