@@ -23,7 +23,7 @@ from ..stores.index import VideoIndex
 
 
 NOTHING_FITS = "probably nothing here fits"
-THRESHOLD = 0.0  # few false alarms on validation, also by a weak model: docs/scores.md
+THRESHOLD = 0.0  # a compromise for two models, chosen on validation: docs/scores.md
 MIN_ENTRIES = 20  # an index with fewer entries has no distribution of scores
 _SHRINKAGE = 0.1
 _NUM_DRAWN = 1000  # entries per index whose mean stands for that of all
