@@ -26,6 +26,7 @@ PAGES = [
     "README.md",
     "docs/search.md",
     "docs/cluster.md",
+    "docs/scores.md",
     "docs/maintenance.md",
     "docs/videos.md",
     "docs/models.md",

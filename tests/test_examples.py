@@ -86,6 +86,23 @@ def test_train_evaluate_index_and_search(run_folder):
     assert (run_folder / "own.png").stat().st_size > 10_000
 
 
+def test_copies_and_judgements_are_measured(run_folder):
+    settings = ("--model", "run/model", "--json", "figures.json")
+    output = example(run_folder, "measure_duplicates.py", *settings, "--videos", "10")
+    assert "10 videos, model run/model; the default limit is 0.98" in output
+    pairs = {row["pairs"]: row for row in json.loads((run_folder / "figures.json").read_text())["pairs"]}
+    assert pairs["webm, VP9"]["number"] == 10 and pairs["film: a whole scene cut off at the end"]["number"] == 1
+    assert pairs["same but for one attribute"]["number"] == 3 and pairs["other shapes"]["number"] == 42
+    assert {row["error"] for row in pairs.values()} == {"missed", "grouped"}
+
+    sizes = ("--videos", "24", "--sizes", "20", "--repeats", "1", "--queries", "3")
+    output = example(run_folder, "measure_judgements.py", *settings, *sizes)
+    assert "limits: judgement 0.000" in output
+    rows = {row["sentence"]: row for row in json.loads((run_folder / "figures.json").read_text())["shares"]}
+    assert rows["everyday"]["error"] == "missed" and rows["colour and form"]["error"] == "false alarms"
+    assert all(0 <= row["judgement, 20"] <= 100 for row in rows.values()) and len(rows) == 7
+
+
 def test_quickstart_ranks_queries(run_folder, shape_videos):
     output = example(run_folder, "quickstart.py", "--model", "run/model", shape_videos[0], "a red circle", "a star")
     percentages = [float(line.split("%")[0]) for line in output.splitlines()]

@@ -205,6 +205,19 @@ def test_batches_yield_all_entries(index):
     assert contents(index) == as_contents(entries, videos)
 
 
+def test_embeddings_are_drawn_without_repetition(index):
+    assert index.draw_embeddings(5).shape == (0, 8)
+    for part in range(3):
+        index.upsert(entries_of(*(f"{part}{n}" for n in range(20))), random_embeddings(20, seed=part))
+    index.delete(["05"])
+    held = np.concatenate([batch.embeddings for batch in index.batches()])
+    drawn = index.draw_embeddings(40)
+    positions = [int((held == row).all(axis=1).nonzero()[0][0]) for row in drawn]
+    assert len(set(positions)) == 40 and positions != sorted(positions)
+    assert len(np.unique(index.draw_embeddings(1000), axis=0)) == 59
+    np.testing.assert_array_equal(index.draw_embeddings(40), drawn)
+
+
 def test_keys_are_media_fragments():
     assert VideoEntry("/a b.mp4").key == "/a b.mp4"
     assert VideoEntry("/a.mp4", 30.0, 60.5).key == "/a.mp4#t=30,60.5"

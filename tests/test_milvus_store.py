@@ -15,7 +15,10 @@ from dataclasses import replace
 import numpy as np
 import pymilvus
 import pytest
+import torch
 
+from modeling_pig import VideoSearcher
+from modeling_pig.encoding.lazy_model import LazyEncoder
 from modeling_pig.stores import milvus_store
 from modeling_pig.stores.index import VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
@@ -100,6 +103,7 @@ for _test in (
     test_index.test_unusual_paths_are_stored_and_deleted_one_by_one,
     test_index.test_files_returns_the_state_of_each_file,
     test_index.test_batches_yield_all_entries,
+    test_index.test_embeddings_are_drawn_without_repetition,
     test_index.test_index_of_another_model_is_refused,
     test_index.test_drop_if_new_deletes_only_empty_indexes,
     test_columns.test_columns_are_filtered_by_and_returned,
@@ -409,9 +413,9 @@ def test_embeddings_are_drawn_from_all_pages(index, monkeypatch):
     monkeypatch.setattr(milvus_store, "_MAX_ROWS", 10)
     videos = random_embeddings(120)
     index.upsert(entries_of(*(f"{i:03}" for i in range(120))), videos)
-    rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index._store._draw_embeddings(40)]
+    rows = [int((videos.numpy() == drawn).all(axis=1).argmax()) for drawn in index.draw_embeddings(40)]
     assert len(set(rows)) == 40 and min(rows) < 30 and max(rows) > 90 and rows != sorted(rows)
-    assert len(index._store._draw_embeddings(200)) == 120
+    assert len(index.draw_embeddings(200)) == 120
 
 
 def test_optimize_does_nothing_while_another_process_builds_the_ann_index(index, monkeypatch):
@@ -440,6 +444,16 @@ def test_search_and_write_while_the_ann_index_is_built(index, monkeypatch):
     stop.set()
     searching.join()
     assert set(found) == {"7"} and len(index) == 300
+
+
+def test_copies_are_one_result_and_queries_are_judged(index):
+    videos = random_embeddings(30)
+    index.upsert(entries_of(*(f"{n:02}" for n in range(30)), "copy"), torch.cat([videos, videos[:1]]))
+    searcher = VideoSearcher(LazyEncoder("none"), lambda texts: random_embeddings(len(texts), seed=5).numpy(), [index])
+    results = searcher.search("a", k=31, collapse_duplicates=0.999)
+    assert len(results) == 30 and [r.path for r in results if r.duplicates] == ["00"]
+    assert searcher.judge("a").excess is not None
+    assert searcher.judge("a", threshold=1e6).nothing_fits
 
 
 def test_words_of_columns_are_not_searched(index):

@@ -310,6 +310,21 @@ def make_scene(split: str, index: int, seed: int = 0, regime: Regime = _PLAIN_RE
             return scene if index == base else other
 
 
+def redraw_scene(scene: Scene, seed: int) -> Scene:
+    """Draw a scene that fits the same captions without the ground: its shapes at other positions, on another ground.
+
+    Raises:
+        ValueError: there is no room for the shapes.
+    """
+    rng = np.random.default_rng([seed, 3])
+    ground = _choose(rng, [ground for ground in GROUNDS if ground != scene.ground])
+    for _ in range(_MAX_TRIALS):
+        placed = _position_shapes(rng, scene.shapes, scene.scale)
+        if placed is not None:
+            return replace(scene, ground=ground, shapes=tuple(placed))
+    raise ValueError(f"There is no room for the shapes of {scene}: give a smaller scale.")
+
+
 # Captions, their descriptions, and the scenes that they fit
 
 

@@ -66,6 +66,20 @@ def search(
         list[str] | None,
         typer.Option(help="Column that --hybrid-text searches, once per column; by default all columns of text."),
     ] = None,
+    collapse_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--collapse-duplicates", help="Show copies of a video, such as one in another size, as one result."
+        ),
+    ] = False,
+    duplicate_score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Smallest similarity of two files that --collapse-duplicates joins."),
+    ] = None,
+    judge: Annotated[bool, typer.Option(help="Note if probably no video fits a sentence; see docs/scores.md.")] = True,
+    judge_threshold: Annotated[
+        float, typer.Option(help="Note it below this excess over sentences that describe no video.")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -95,6 +109,8 @@ def search(
             raise ValueError("the sentence is empty: describe a video")
         if text_column and not hybrid_text:
             raise ValueError("--text-column names the columns of --hybrid-text: give both")
+        if duplicate_score is not None and not collapse_duplicates:
+            raise ValueError("--duplicate-score is the limit of --collapse-duplicates: give both")
         texts = read_queries(queries) if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
@@ -109,14 +125,19 @@ def search(
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
+        options["collapse_duplicates"] = collapse_duplicates if duplicate_score is None else duplicate_score
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
         _note_missing_results(ranked, k, where, min_score)
+        nothing_fits: list[bool | None] = []
+        if judge and video is None and not hybrid_text:  # words find names, which no model knows
+            nothing_fits = [judged.nothing_fits for judged in searcher.judge(texts, where, judge_threshold)]
+            _note_unfitting(texts, nothing_fits)
         if as_json:
-            print_json(ranked, "sentence" if video is None else "video")
+            print_json(ranked, "sentence" if video is None else "video", nothing_fits)
         if as_csv:
             write_csv(ranked, as_csv)
         if html:
@@ -142,6 +163,17 @@ def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_
         typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
     elif not filters and num_results < k:
         typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
+
+
+def _note_unfitting(texts: Sequence[str], nothing_fits: "Sequence[bool | None]") -> None:
+    """Print a note for each sentence that probably no video fits."""
+    from ..retrieval.judging import NOTHING_FITS
+    from ..visualization.text import printable
+
+    for text, is_unfitting in zip(texts, nothing_fits, strict=True):
+        if is_unfitting:
+            name = f" “{printable(text)}”" if len(texts) > 1 else ""
+            typer.echo(f"note: {NOTHING_FITS}{name}", err=True)
 
 
 def read_queries(path: Path) -> list[str]:
@@ -186,7 +218,8 @@ def print_results(
     for rank, result in rows:
         cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
         cells += [format_span(result.start, result.end)] if has_segments else []
-        cells += [printable(result.path)]
+        copies = [f"same video: {path}" for path in result.duplicates]
+        cells += ["\n".join(map(printable, [result.path, *copies]))]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
         previous_rank = rank
     # Without markup: file names may hold brackets. In a pipe, lines are not folded.
@@ -196,18 +229,24 @@ def print_results(
     console.print(table)
 
 
-def print_json(ranked: RankedQueries, kind: str) -> None:
-    """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters."""
-    for query, results in ranked:
-        print(json.dumps({kind: query, "results": [_to_record(asdict(result)) for result in results]}))
+def print_json(ranked: RankedQueries, kind: str, nothing_fits: "Sequence[bool | None]" = ()) -> None:
+    """Print one JSON object per query, with `kind` as the key of the query. JSON escapes all but ASCII characters.
+
+    Queries that were judged have the key `nothing_fits`.
+    """
+    for number, (query, results) in enumerate(ranked):
+        judged = {"nothing_fits": nothing_fits[number]} if nothing_fits else {}
+        print(json.dumps({kind: query, **judged, "results": [_to_record(asdict(result)) for result in results]}))
 
 
 def _to_record(result: dict[str, Any]) -> dict[str, Any]:
-    """Convert a result to plain data; without values of the owner's columns, it has no `metadata`."""
+    """Convert a result to plain data; `metadata` and `duplicates` are left out if there are none."""
     from ..stores.columns import describe_value
 
     metadata = {name: describe_value(value) for name, value in result.pop("metadata").items()}
     result |= {"id": metadata.pop("id")} if "id" in metadata else {}
+    if not result["duplicates"]:
+        del result["duplicates"]
     if "others" in result:
         result["others"] = [_to_record(other) for other in result["others"]]
     return {**result, "metadata": metadata} if metadata else result
@@ -222,13 +261,15 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     from ..stores.columns import describe_value
 
     own = list(dict.fromkeys(name for _, results in ranked for result in results for name in result.metadata))
+    copies = ["duplicates"] if any(result.duplicates for _, results in ranked for result in results) else []
     stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *own])
+        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *copies, *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
-                values = (describe_value(r.metadata.get(name)) for name in own)
+                values = [list(r.duplicates)] * len(copies)
+                values += [describe_value(r.metadata.get(name)) for name in own]
                 cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
                 writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *cells])
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
 from ..stores.conditions import And, Comparison, Condition
 from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
+from .duplicates import MIN_COSINE, DuplicateFinder
 from .fusion import fuse
+from .judging import THRESHOLD, Judge, Judgement
 from .segments import Segmentation
 
 
@@ -31,6 +33,9 @@ RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by it
 MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most
 _FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused, or k if it is more
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
+
+_Arrange: TypeAlias = Callable[[list[SearchResult]], list[SearchResult]]  # ranked entries -> results
+_Ranked = TypeVar("_Ranked")
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,17 @@ class SearchOptions:
             or in all their columns of text (`True`), and order the results by reciprocal rank fusion of the two
             rankings. Scores stay cosines, and `min_score` refers to them. Not with `rerank`, nor with a
             `single_tower`.
+        collapse_duplicates (`bool` or `float`): leave out files that show the same video as a better result, such as
+            a copy in another size; the result names them in `duplicates`. `True` for files whose stored embeddings
+            have a [`similarity`] of at least 0.98, a number for another limit. There are fewer than k results if the
+            10,000 best entries of each index show fewer videos.
 
     Attributes:
 
     Raises:
         ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, `rerank` is less
-            than `k` or more than 10,000, or `rerank` and `hybrid_text` are both given.
+            than `k` or more than 10,000, `rerank` and `hybrid_text` are both given, or `collapse_duplicates` is not
+            a cosine.
     """
 
     k: int = 10
@@ -67,6 +77,7 @@ class SearchOptions:
     group: bool = False
     rerank: int | None = None
     hybrid_text: bool | Sequence[str] = False
+    collapse_duplicates: bool | float = False
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
@@ -77,6 +88,13 @@ class SearchOptions:
             raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
         if self.hybrid_text and self.rerank is not None:
             raise ValueError("rerank and hybrid_text both order the results: give one of them.")
+        if not 0 <= self.collapse_duplicates <= 1:
+            raise ValueError(f"collapse_duplicates is {self.collapse_duplicates}: expected a cosine, from 0 to 1.")
+
+    @property
+    def joins_entries(self) -> bool:
+        """Whether a result may stand for several entries, so that k results may take more than k entries."""
+        return self.group or bool(self.collapse_duplicates)
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -88,6 +106,7 @@ class SearchKeywords(TypedDict, total=False):
     group: bool
     rerank: int | None
     hybrid_text: bool | Sequence[str]
+    collapse_duplicates: bool | float
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,7 @@ class VideoSearcher:
         self.encoder = encoder
         self._reranker: Reranker | None = None
         self.indexes = list(indexes)
+        self._judge = Judge(text_encoder, self.indexes)
 
     @classmethod
     def from_pretrained(
@@ -207,15 +227,52 @@ class VideoSearcher:
         texts = [queries] if isinstance(queries, str) else queries
         self._conditions(checked)  # before the model is loaded
         if checked.hybrid_text:
-            columns = self._text_columns(checked)
+            columns, arrange = self._text_columns(checked), self._arrangement(checked)
             embeddings = self.text_encoder(texts)
             ranked = [
-                self._search_with_words(text, embedding, columns, checked)
+                self._search_with_words(text, embedding, columns, checked, arrange)
                 for text, embedding in zip(texts, embeddings, strict=True)
             ]
         else:
             ranked = self.search_embeddings(self.text_encoder(texts), checked)
         return ranked[0] if isinstance(queries, str) else ranked
+
+    @overload
+    def judge(self, queries: str, where: str | Condition | None = None, threshold: float = THRESHOLD) -> Judgement: ...
+
+    @overload
+    def judge(
+        self, queries: list[str], where: str | Condition | None = None, threshold: float = THRESHOLD
+    ) -> list[Judgement]: ...
+
+    def judge(
+        self, queries: str | list[str], where: str | Condition | None = None, threshold: float = THRESHOLD
+    ) -> Judgement | list[Judgement]:
+        """Judge by the stored embeddings whether any video fits sentences. It is a guess: see docs/scores.md.
+
+        The first judgement of a version of the indexes, and of a condition, searches for 64 sentences that describe no
+        video; each further one for its query only.
+
+        Args:
+            queries (`str` or `list[str]`): sentence or sentences.
+            where (`str` or `Condition`, *optional*): condition that the videos meet, as in a search.
+            threshold (`float`): smallest excess of a sentence that a video fits, see [`Judgement`]. A larger one finds
+                more sentences that nothing fits, and is wrong about more of those that a video fits.
+
+        Returns:
+            [`Judgement`], or for a list of sentences a list of them.
+
+        Raises:
+            ValueError: a sentence is empty, or `where` is not a valid condition.
+            OSError: an index cannot be read.
+        """
+        texts = [queries] if isinstance(queries, str) else queries
+        conditions = self._conditions(SearchOptions(where=where))
+        excess: list[float | None] = [None] * len(texts)
+        if not self.is_single_tower:  # its scores come from the interaction, not from the stored embeddings
+            excess = self._judge.excess(self.text_encoder(texts), conditions)
+        judged = [Judgement(None if value is None else value < threshold, value, threshold) for value in excess]
+        return judged[0] if isinstance(queries, str) else judged
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
         """Find the videos, or segments of videos, nearest to a video.
@@ -281,20 +338,33 @@ class VideoSearcher:
             raise ValueError("hybrid_text is for sentences: leave it out of a search by a video or by embeddings.")
         if options.rerank is None and not is_by_video and self.is_single_tower:
             options = replace(options, rerank=min(max(options.k, RERANKED_BY_DEFAULT), MAX_FETCHED))
+        arrange = self._arrangement(options)
         if options.rerank is not None:
-            return [self._search_and_rerank(query, options.rerank, options) for query in query_embeddings]
+            return [self._search_and_rerank(query, options.rerank, options, arrange) for query in query_embeddings]
         conditions = self._conditions(options, exclude)
-        fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
-        while True:
+
+        def rank(fetch: int) -> tuple[list[list[SearchResult]], bool]:
             by_index = [
                 index.search(query_embeddings, fetch, condition)
                 for index, condition in zip(self.indexes, conditions, strict=True)
             ]
             by_query = [list(chain(*by_index))] if merge_queries else list(zip(*by_index, strict=True))
-            ranked = [_rank(lists, fetch, options) for lists in by_query]
-            if fetch == max_fetch or all(is_complete for _, is_complete in ranked):
-                return [results for results, _ in ranked]
-            fetch = min(4 * fetch, max_fetch)
+            ranked = [_rank(lists, fetch, options, arrange) for lists in by_query]
+            return [results for results, _ in ranked], all(is_complete for _, is_complete in ranked)
+
+        return _fetch_until_complete(rank, options.k, options.k)
+
+    def _arrangement(self, options: SearchOptions) -> _Arrange:
+        """Return the function that makes results of ranked entries: one more than k if they join entries."""
+        limit = MIN_COSINE if options.collapse_duplicates is True else options.collapse_duplicates
+        finder = DuplicateFinder(self.indexes, limit) if limit else None
+
+        def arrange(ranked: list[SearchResult]) -> list[SearchResult]:
+            if finder is not None:
+                ranked = finder.collapse(ranked, options.k + 1, by_file=options.group)
+            return _group(ranked, options.k + 1) if options.group else ranked
+
+        return arrange
 
     def _conditions(self, options: SearchOptions, exclude: str | None = None) -> list[Condition | None]:
         """Return the condition of each index, which may have columns that the others lack."""
@@ -315,7 +385,12 @@ class VideoSearcher:
         return [index.text_columns(chosen) for index in self.indexes]
 
     def _search_with_words(
-        self, query: str, query_embedding: np.ndarray, columns: list[list[str]], options: SearchOptions
+        self,
+        query: str,
+        query_embedding: np.ndarray,
+        columns: list[list[str]],
+        options: SearchOptions,
+        arrange: _Arrange,
     ) -> list[SearchResult]:
         """Return the results of a query and its embedding, (D,): the fused rankings by vectors and by words."""
         conditions = self._conditions(options)
@@ -325,8 +400,8 @@ class VideoSearcher:
             for relevance, result in self._find_words(query, query_embedding, columns, conditions, options.k)
             if result.score >= asked_score
         ]
-        fetch, max_fetch = max(options.k, _FUSED_BY_VECTOR), max(options.k, MAX_FETCHED)
-        while True:
+
+        def rank(fetch: int) -> tuple[list[SearchResult], bool]:
             lists = [
                 index.search(query_embedding[None], fetch, condition)[0]
                 for index, condition in zip(self.indexes, conditions, strict=True)
@@ -337,13 +412,11 @@ class VideoSearcher:
             by_vector = [(result.score, result) for result in chain(*lists) if result.score >= min_score]
             # What words find has a rank by its vector too, behind the entries that were fetched.
             by_vector += [(result.score, result) for _, result in by_words]
-            ranked = fuse(by_vector, by_words)
-            if options.group:
-                ranked = _group(ranked, options.k + 1)
-            is_complete = len(ranked) >= options.k + options.group or min_score > floor or floor == -math.inf
-            if is_complete or fetch == max_fetch:
-                return ranked[: options.k]
-            fetch = min(4 * fetch, max_fetch)
+            results = arrange(fuse(by_vector, by_words))
+            is_complete = len(results) >= options.k + options.joins_entries or min_score > floor or floor == -math.inf
+            return results[: options.k], is_complete
+
+        return _fetch_until_complete(rank, max(options.k, _FUSED_BY_VECTOR), options.k)
 
     def _find_words(
         self,
@@ -371,7 +444,7 @@ class VideoSearcher:
         return above
 
     def _search_and_rerank(
-        self, query_embedding: np.ndarray, count: int, options: SearchOptions
+        self, query_embedding: np.ndarray, count: int, options: SearchOptions, arrange: _Arrange
     ) -> list[SearchResult]:
         """Return the results of a query embedding, (D,): the best `count` entries, ranked by their pooled scores."""
         if self._reranker is None:
@@ -389,8 +462,7 @@ class VideoSearcher:
             scores = self._reranker(query_embedding, np.stack(contexts))
             results += [replace(result, score=float(score)) for result, score in zip(some, scores, strict=True)]
         min_score = -math.inf if options.min_score is None else options.min_score
-        ranked = _merge(result for result in results if result.score >= min_score)
-        return (_group(ranked, options.k + 1) if options.group else ranked)[: options.k]
+        return arrange(_merge(result for result in results if result.score >= min_score))[: options.k]
 
     def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encode videos that are not in the index, or that have changed, and add them to the index.
@@ -431,18 +503,26 @@ def _exclude(condition: Condition | None, path: str | None) -> Condition | None:
     return other_path if condition is None else And((condition, other_path))
 
 
+def _fetch_until_complete(rank: Callable[[int], tuple[_Ranked, bool]], first: int, k: int) -> _Ranked:
+    """Return the results of `rank`, called with ever more entries per index until they are complete or the most."""
+    fetch, max_fetch = first, max(k, MAX_FETCHED)
+    while True:
+        results, is_complete = rank(fetch)
+        if is_complete or fetch == max_fetch:
+            return results
+        fetch = min(4 * fetch, max_fetch)
+
+
 def _rank(
-    lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions
+    lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions, arrange: _Arrange
 ) -> tuple[list[SearchResult], bool]:
     """Merge lists of at most `fetched` results into one ranking; also return whether it is complete."""
     # Below the last score of a full list, its index may hold better entries than the other lists.
     floor = max((results[-1].score for results in lists if len(results) == fetched), default=-math.inf)
     min_score = floor if options.min_score is None else max(floor, options.min_score)
-    results = _merge(result for results in lists for result in results if result.score >= min_score)
-    if options.group:
-        results = _group(results, options.k + 1)
-    # All segments of a file are found once the next file begins.
-    is_complete = len(results) >= options.k + options.group or min_score > floor or floor == -math.inf
+    results = arrange(_merge(result for results in lists for result in results if result.score >= min_score))
+    # All segments of a file, and all copies of a video, are found once the next one begins.
+    is_complete = len(results) >= options.k + options.joins_entries or min_score > floor or floor == -math.inf
     return results[: options.k], is_complete
 
 

@@ -117,6 +117,8 @@ class SearchResult:
         start (`float`, *optional*): start of the segment in seconds; `None` for a whole file.
         end (`float`, *optional*): end of the segment in seconds; `None` for a whole file.
         metadata (`Mapping[str, Any]`): values of the owner's columns that are known; times in UTC.
+        duplicates (`tuple[str, ...]`): paths of the other files that this result stands for, see `collapse_duplicates`
+            of [`SearchOptions`].
     """
 
     rank: int
@@ -126,6 +128,7 @@ class SearchResult:
     start: float | None = None
     end: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    duplicates: tuple[str, ...] = ()
 
     @property
     def id(self) -> str | None:
@@ -260,7 +263,7 @@ class VideoIndex:
         new, converted = self._convert_metadata(metadata)
         named = {name for values in metadata.values() for name in values}
         known = {name: kind for name, kind in self.columns.items() if name in named}
-        rows = self._rows_of(list(metadata), ["key", "path", *known])
+        rows = self.rows_of(list(metadata), ["key", "path", *known])
         if missing := sorted(metadata.keys() - set(rows["path"].to_pylist())):
             raise ValueError(f"The index {self.uri} does not hold {missing[0]!r}: index the file first.")
         self.add_columns(new)
@@ -307,8 +310,12 @@ class VideoIndex:
         }
         return new, converted
 
-    def _rows_of(self, paths: Sequence[str], columns: Sequence[str]) -> "pa.Table":
-        """Return columns of the entries of files; the columns include `path`."""
+    def rows_of(self, paths: Sequence[str], columns: Sequence[str]) -> "pa.Table":
+        """Return columns of the entries of files, in any order; the columns include `path`.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -320,6 +327,20 @@ class VideoIndex:
             held = pa.array(paths)
             batches = [b.filter(pc.is_in(b["path"], held)) for b in self._store.scan(columns, 10_000)]
         return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
+
+    def draw_embeddings(self, count: int) -> np.ndarray:
+        """Return the embeddings of entries drawn at random, the same for the same content of an index in a folder.
+
+        Args:
+            count (`int`): number of entries at most.
+
+        Returns:
+            `np.ndarray` of shape `(N, D)`: as stored, in float16 or float32, in random order.
+
+        Raises:
+            OSError: the index cannot be read.
+        """
+        return self._store.draw_embeddings(count)
 
     def scan(
         self, columns: Sequence[str], where: str | Condition | None = None, size: int = 10_000
@@ -405,7 +426,7 @@ class VideoIndex:
         held: dict[str, Mapping[str, Any]] = {}  # by key
         shared: dict[str, dict[str, Any]] = {}  # values of all entries of a file, by path
         silent = list(dict.fromkeys(entry.path for entry in entries if entry.metadata is None))
-        for row in self._rows_of(silent, ["key", "path", *own]).to_pylist():
+        for row in self.rows_of(silent, ["key", "path", *own]).to_pylist():
             key, path = row.pop("key"), row.pop("path")
             held[key], known = row, shared.get(path, row)
             shared[path] = {name: value if known[name] == value else None for name, value in row.items()}

@@ -148,6 +148,19 @@ class LanceSearcher:
         scores = cosine_scores(read_embeddings(found), query_embedding)
         return TextMatches(relevance[order], RankedRows(scores[order], found.take(order).select(columns[1:])))
 
+    def draw_embeddings(self, newest: Any, count: int) -> np.ndarray:
+        """Draw embeddings as [`VideoStore.draw_embeddings`] does, from memory if the rows are held there."""
+        with self._errors():
+            _, table, held = self._take_snapshot(newest)
+            if held is None:
+                return _draw_embeddings(table, count)
+        rng = np.random.default_rng(0)
+        drawn = rng.choice(len(held.ids), min(count, len(held.ids)), replace=False)
+        blocks, ends = list(held.blocks.values()), np.cumsum([len(block.ids) for block in held.blocks.values()])
+        of_block = np.searchsorted(ends, drawn, side="right")
+        rows = [blocks[b].embeddings[row - ends[b]] for b, row in zip(of_block.tolist(), drawn.tolist(), strict=True)]
+        return np.array(rows, np.float16).reshape(len(rows), table.schema.field(_COLUMN).type.list_size)
+
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
         return self._database.open_table(self._table_name)

@@ -202,6 +202,9 @@ class LanceStore:
     def warm(self) -> None:
         self._searcher.warm(self._table)
 
+    def draw_embeddings(self, count: int) -> np.ndarray:
+        return self._searcher.draw_embeddings(self._table, count)
+
     def search(
         self,
         query_embeddings: np.ndarray,

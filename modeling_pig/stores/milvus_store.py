@@ -164,6 +164,10 @@ class MilvusStore:
     def warm(self) -> None:
         pass  # a server holds its collections in memory
 
+    def draw_embeddings(self, count: int) -> np.ndarray:
+        with self._one_line_errors("read"):
+            return self._draw(count)
+
     def search(
         self,
         query_embeddings: np.ndarray,
@@ -351,7 +355,7 @@ class MilvusStore:
 
     def _build_ann_index(self) -> None:
         """Replace exact search by HNSW. Milvus holds one index per column: searches wait until it is built."""
-        queries = synthetic_queries(self._draw_embeddings(2 * _NUM_QUERIES))
+        queries = synthetic_queries(self._draw(2 * _NUM_QUERIES))
         exact = self._find_keys(queries)
         for remaining in range(5)[::-1]:
             self._request("release_collection")
@@ -368,14 +372,13 @@ class MilvusStore:
         measured = {**_HNSW, "ef": _EF, f"recall@{_RECALL_AT}": recall, "queries": len(queries)}
         self._request("alter_collection_properties", properties={_ANN_KEY: json.dumps(measured)})
 
-    def _draw_embeddings(self, count: int) -> np.ndarray:
-        """Return the embeddings (at most `count`, D) of rows drawn at random, in random order."""
+    def _draw(self, count: int) -> np.ndarray:
         rng, total = np.random.default_rng(0), self._count()
         drawn = set(rng.choice(total, min(count, total), replace=False).tolist())
         rows = itertools.chain.from_iterable(self._pages(None, ["key"], _MAX_ROWS))
         keys = [row["key"] for position, row in enumerate(rows) if position in drawn]
         embeddings = [_to_array(row[_COLUMN]) for row in self._select("key", keys, [_COLUMN])]
-        return rng.permutation(np.stack(embeddings))
+        return rng.permutation(np.array(embeddings, self._dtype).reshape(-1, self.info.embedding_dim))
 
     def _find_keys(self, query_embeddings: np.ndarray) -> list[list[str]]:
         return [result.rows["key"].to_pylist() for result in self._search(query_embeddings, _RECALL_AT, "")]

@@ -101,6 +101,9 @@ class VideoStore(Protocol):
     def warm(self) -> None:
         """Read into memory what searches read, so that the first searches are as fast as later ones."""
 
+    def draw_embeddings(self, count: int) -> np.ndarray:
+        """Return the embeddings (at most `count`, D) of rows drawn at random, in random order."""
+
     def search(
         self,
         query_embeddings: np.ndarray,

@@ -182,6 +182,7 @@ def _card(result: SearchResult, picture: Picture) -> str:
         + f'<span class="score">{result.score:.3f}</span></span>\n<span class="name">{name}</span></a>'
         + _columns(result.shown_metadata)
         + _others(getattr(result, "others", ()))
+        + _duplicates(result.duplicates)
         + "</li>\n"
     )
 
@@ -212,12 +213,23 @@ def _others(segments: Sequence[SearchResult]) -> str:
     return f"\n<details><summary>{len(segments)} more here</summary><ol>{rows}</ol></details>"
 
 
+def _duplicates(paths: Sequence[str]) -> str:
+    if not paths:
+        return ""
+    rows = "".join(f'<li><a href="{_file_address(path)}">{_shown(path)}</a></li>' for path in paths)
+    return f"\n<details><summary>{len(paths)} more of the same video</summary><ol>{rows}</ol></details>"
+
+
 def _address(result: SearchResult) -> str:
     """Return the URI of the file; for a segment, with its start and end."""
-    address = Path(os.path.abspath(result.path)).as_uri()
+    address = _file_address(result.path)
     if result.start is None:
-        return escape(address)
-    return escape(f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}"))
+        return address
+    return f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}")
+
+
+def _file_address(path: str) -> str:
+    return escape(Path(os.path.abspath(path)).as_uri())
 
 
 __all__ = ["write_results_page"]
