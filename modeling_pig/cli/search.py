@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from .common import DeviceOption, DTypeOption, IndexesOption, MovedModelOption, TrustOption, one_line_errors
+from .common import (
+    STANDARD_STREAM,
+    DeviceOption,
+    DTypeOption,
+    IndexesOption,
+    MovedModelOption,
+    TrustOption,
+    one_line_errors,
+    read_lines,
+)
 
 
 if TYPE_CHECKING:
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
 
 
 RankedQueries: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results
-STANDARD_STREAM = Path("-")  # standard input or standard output
 
 
 def search(
@@ -29,7 +37,9 @@ def search(
     queries: Annotated[
         Path | None, typer.Option("--queries", "--sentences", help="Text file, one query per line; -: standard input.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Search for videos similar to this video file.")] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Search for videos similar to this video file.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 10,
     where: Annotated[
         str | None, typer.Option(help="Condition on results, such as \"duration < 60 and path like '%holiday%'\".")
@@ -85,7 +95,7 @@ def search(
             raise ValueError("the sentence is empty: describe a video")
         if text_column and not hybrid_text:
             raise ValueError("--text-column names the columns of --hybrid-text: give both")
-        texts = read_queries(queries) if queries else [query or ""]
+        texts = read_lines(queries, "queries") if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
 
@@ -95,7 +105,7 @@ def search(
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
         if video is not None:
-            ranked = [(str(video), searcher.search_like(video, **options))]
+            ranked = [(video, searcher.search_like(video, **options))]
         else:
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
@@ -127,19 +137,6 @@ def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_
         typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
     elif not filters and num_results < k:
         typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
-
-
-def read_queries(path: Path) -> list[str]:
-    """Read the queries of a UTF-8 file, or of standard input (`-`): one per line, without empty lines.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is not UTF-8 text, or holds no query.
-    """
-    from ..visualization.text import split_lines
-
-    content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
-    return split_lines(content, path, "queries")
 
 
 def print_results(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..files import replace_file
+from ..remote import is_remote, open_source
 from ..stores.index import SearchResult
 from .text import abridge, format_span, printable, readable
 
@@ -119,7 +120,8 @@ def _picture(path: str, start: float | None, end: float | None) -> Picture:
     from ..video_decoding_pig import VideoDecodingError, decode_video
 
     try:
-        frames, _ = decode_video(path, num_frames=1, start=start, end=end)
+        with open_source(path) as source:
+            frames, _ = decode_video(source, num_frames=1, start=start, end=end)
     except VideoDecodingError as error:
         return Picture(False, error.reason)
     image = PIL.Image.fromarray(frames[0])
@@ -214,7 +216,7 @@ def _others(segments: Sequence[SearchResult]) -> str:
 
 def _address(result: SearchResult) -> str:
     """Return the URI of the file; for a segment, with its start and end."""
-    address = Path(os.path.abspath(result.path)).as_uri()
+    address = result.path if is_remote(result.path) else Path(os.path.abspath(result.path)).as_uri()
     if result.start is None:
         return escape(address)
     return escape(f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}"))
