@@ -402,8 +402,7 @@ class LocalHub:
             case ["GET", "tree", revision, *path]:
                 return _list_tree(repo.resolve(revision), "/".join(path), request.query.get("recursive") == "true")
             case ["POST", "paths-info", revision]:
-                listed = _list_tree(repo.resolve(revision), "", recursive=True).body
-                return Reply([entry for entry in listed if entry["path"] in request.form["paths"]])
+                return Reply([entry for path in request.form["paths"] for entry in _find_entry(repo, revision, path)])
             case ["GET", "discussions"]:
                 return Reply({"discussions": repo.discussions, "count": len(repo.discussions), "start": 0})
             case ["POST", "preupload", revision]:
@@ -558,6 +557,15 @@ def _list_tree(commit: Commit, folder: str, recursive: bool) -> Reply:
     if folder and not entries:
         raise HubError(404, f"{folder} does not exist on {commit.sha}", "EntryNotFound")
     return Reply([entry for _, entry in sorted(entries.items())])
+
+
+def _find_entry(repo: Repository, revision: str, path: str) -> list[dict]:
+    """Return the file or folder at a path, in a list that is otherwise empty."""
+    folder = path.rpartition("/")[0]
+    try:
+        return [entry for entry in _list_tree(repo.resolve(revision), folder, False).body if entry["path"] == path]
+    except HubError:
+        return []
 
 
 def _serve(request: Request, content: bytes, headers: dict[str, str]) -> Reply:

@@ -22,8 +22,6 @@ MAX_BLOCKS = 64  # blocks that a `RemoteFile` keeps in memory
 _PAGES = ("text/html", "application/xhtml+xml")
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "Last-Modified")
 _TAGS = ("ETag", "etag", "blob_id", "xet_hash", "generation", "md5Hash")
-# Arguments by which a file system asks its server again. Of the Hub, only the long answer holds the identifier.
-_FRESH = {"s3": {"refresh": True}, "hf": {"refresh": True, "expand_info": True}}
 
 
 class RemoteState(NamedTuple):
@@ -76,7 +74,10 @@ def read_info(address: str) -> dict[str, Any]:
         protocol = address.partition("://")[0]
         store = filesystem(protocol)
         store.invalidate_cache(address)
-        return store.info(address, **_FRESH.get(protocol, {}))
+        options: dict[str, Any] = {"refresh": True} if protocol in ("hf", "s3") else {}
+        if protocol == "hf" and store.resolve_path(address).path:  # of a file, only the long answer has an identifier
+            options["expand_info"] = True
+        return store.info(address, **options)
 
     info = attempt(address, read)
     if info.get("mimetype") in _PAGES:
