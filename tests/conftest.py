@@ -170,3 +170,10 @@ def index(pig, video_folder, model_folder) -> str:
     status, _, error = pig("index", video_folder, "--model", model_folder, "--index", "v.lance")
     assert status == 0, error
     return "v.lance"
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    from .s3_server import S3Server
+
+    return S3Server()

@@ -23,7 +23,7 @@ def remote(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     _forget_connections()
-    yield tmp_path / "assets/modeling-pig/videos"
+    yield tmp_path / "assets/modeling_pig/videos"
     _forget_connections()
 
 
@@ -31,6 +31,18 @@ def _forget_connections() -> None:
     filesystem.cache_clear()
     for protocol in ("http", "s3"):
         fsspec.get_filesystem_class(protocol).clear_instance_cache()
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch):
+    """Create an empty bucket; return it as a `boto3` resource: `bucket.name`, `bucket.put_object(Key=, Body=)`."""
+    import boto3
+
+    s3_server.reset()
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in {**s3_server.environment, "AWS_ENDPOINT_URL": s3_server.url}.items():
+        monkeypatch.setenv(name, value)
+    return boto3.resource("s3").Bucket(s3_server.make_bucket().removeprefix("s3://"))
 
 
 @pytest.fixture

@@ -1,55 +1,96 @@
-"""An S3 server (moto) on the loopback for tests; a test module loads its fixtures with `pytest_plugins`."""
+"""S3 on this machine: moto behind a server that counts requests and answers some of them as a faulty store does."""
 
-import urllib.request
-import uuid
-from collections.abc import Iterator
+import itertools
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
 
-import pytest
-
-
-@pytest.fixture(scope="session")
-def s3_url() -> Iterator[str]:
-    """Start a server that keeps buckets in memory; return its address."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 
-@pytest.fixture
-def s3_environment(s3_url, monkeypatch, tmp_path) -> str:
-    """Point the clients of this process and its children at the server, with credentials; return its address."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no_config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no_credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return s3_url
+ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message><AWSAccessKeyId>{}</AWSAccessKeyId></Error>'
+KEY, SECRET = "AKIAINTESTSONLY", "secret/in+tests"
+_numbers = itertools.count()
 
 
-@pytest.fixture
-def s3_bucket(s3_environment):
-    """Create an empty bucket; return it as a `boto3` resource: `bucket.name`, `bucket.put_object(Key=, Body=)`."""
-    import boto3
-
-    bucket = boto3.resource("s3").Bucket(f"bucket-{uuid.uuid4().hex[:12]}")
-    bucket.create()
-    return bucket
+class Request(NamedTuple):
+    method: str
+    path: str
+    query: str
 
 
-@pytest.fixture
-def s3_rejects(s3_url) -> Iterator[None]:
-    """Let the server reject all credentials."""
-    _post(f"{s3_url}/moto-api/reset-auth", b"0")
-    yield
-    _post(f"{s3_url}/moto-api/reset-auth", b"inf")
+class _QuietHandler(WSGIRequestHandler):
+    def log(self, *arguments) -> None:
+        """Print nothing."""
 
 
-def _post(url: str, body: bytes) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "text/plain"})).close()
+class S3Server:
+    """An S3 server in threads of this process.
+
+    Attributes:
+        url: address of the server
+        requests: all requests since the last `requests.clear()`
+        fault: function of a request that returns the status and code of an error, or `None` to let moto answer
+        ignores_conditions: whether `If-None-Match` is ignored, as by stores without conditional writes
+    """
+
+    def __init__(self):
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._writes = (
+            threading.Lock()
+        )  # moto looks whether an object exists, and then writes it: S3 does both at once
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        self.requests: list[Request] = []
+        self.reset()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        login = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+        self._client = boto3.client("s3", endpoint_url=self.url, **login)
+
+    def reset(self) -> None:
+        self.requests.clear()
+        self.fault: Callable[[Request], tuple[int, str] | None] = lambda request: None
+        self.ignores_conditions = False
+
+    def make_bucket(self) -> str:
+        """Return the URI of a new bucket."""
+        name = f"test-{next(_numbers)}"
+        self._client.create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def contents(self, bucket: str) -> dict[str, bytes]:
+        """Return the objects of a bucket: name -> content."""
+        name = bucket.removeprefix("s3://")
+        names = [entry["Key"] for entry in self._client.list_objects_v2(Bucket=name).get("Contents", [])]
+        return {key: self._client.get_object(Bucket=name, Key=key)["Body"].read() for key in names}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables by which LanceDB finds this server, and no credentials of the user."""
+        return {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT": self.url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def _answer(self, environ, start_response):
+        request = Request(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
+        self.requests.append(request)
+        if fault := self.fault(request):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            status, code = fault
+            start_response(f"{status} {code}", [("Content-Type", "application/xml")])
+            return [b"" if request.method == "HEAD" else ERROR.format(code, "It is so.", KEY).encode()]
+        if self.ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
+        if request.method != "PUT":
+            return self._moto(environ, start_response)
+        with self._writes:
+            return self._moto(environ, start_response)

@@ -20,7 +20,7 @@ from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 from tests.web_server import FIRST_TIME, WebFile
 
 
-pytest_plugins = ["tests.remote_fixtures", "tests.s3_server"]
+pytest_plugins = ["tests.remote_fixtures"]
 
 MB = 1_000_000
 
@@ -213,7 +213,7 @@ def test_a_missing_package_is_named(remote, monkeypatch):
     assert reason_of("gs://bucket/a.mp4") == 'reading gs:// needs gcsfs: pip install "modeling-pig[remote]"'
 
 
-def test_failures_of_s3_are_one_line(remote, s3_bucket, monkeypatch, request):
+def test_failures_of_s3_are_one_line(remote, s3_bucket, s3_server):
     s3_bucket.put_object(Key="videos/a.mp4", Body=b"a")
     assert "no such bucket" in reason_of("s3://no-such-bucket-here/a.mp4")
     assert "no such file" in reason_of(f"s3://{s3_bucket.name}/b.mp4")
@@ -221,11 +221,16 @@ def test_failures_of_s3_are_one_line(remote, s3_bucket, monkeypatch, request):
         open_source(f"s3://{s3_bucket.name}/videos").__enter__()
     assert not is_gone(f"s3://{s3_bucket.name}/videos/a.mp4")
     assert is_gone(f"s3://{s3_bucket.name}/videos/b.mp4")
-    request.getfixturevalue("s3_rejects")
-    for address in (f"s3://{s3_bucket.name}/videos/a.mp4", f"s3://{s3_bucket.name}/videos"):
-        reason = "access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID"
-        assert reason in reason_of(address)
-        assert not is_gone(address)
+    for status, code, reason in (
+        (403, "InvalidAccessKeyId", "access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", "access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID"),
+        (400, "AuthorizationHeaderMalformed", "AWS_DEFAULT_REGION"),
+        (503, "SlowDown", "the server failed (status 503), in 3 attempts; run again later"),
+    ):
+        s3_server.fault = lambda request, status=status, code=code: (status, code)
+        for address in (f"s3://{s3_bucket.name}/videos/a.mp4", f"s3://{s3_bucket.name}/videos"):
+            assert reason in reason_of(address)
+            assert not is_gone(address)
 
 
 def test_without_credentials_s3_says_where_to_put_them(remote, s3_bucket, monkeypatch):

@@ -18,7 +18,7 @@ from modeling_pig.remote import errors
 from tests.web_server import WebFile
 
 
-pytest_plugins = ["tests.hub_server", "tests.remote_fixtures", "tests.s3_server"]
+pytest_plugins = ["tests.hub_server", "tests.remote_fixtures"]
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def test_changed_moved_and_deleted_videos_of_a_bucket(index_videos, pig, filled_
     assert "2 unchanged, 0 failed" in index_videos(source, "--hash")
 
 
-def test_a_bucket_that_cannot_be_listed_loses_nothing(index_videos, filled_bucket, web, s3_url, request):
+def test_a_bucket_that_cannot_be_listed_loses_nothing(index_videos, filled_bucket, web, s3_server):
     source = f"s3://{filled_bucket.name}/videos"
     index_videos(source)
-    request.getfixturevalue("s3_rejects")
+    s3_server.fault = lambda request: (403, "SignatureDoesNotMatch")
     printed = index_videos(source, f"{web.url}/3.mp4", "--prune", status=3)
     assert f"failed: {source}: access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID" in printed
     assert "indexed 1 new, 0 changed, 0 unchanged, 1 failed, 0 removed" in printed
@@ -148,7 +148,7 @@ def test_deleted_remote_files_are_removed_by_name_pattern_and_absence(index_vide
 
 
 def test_each_bad_address_is_one_line_and_the_others_are_indexed(
-    index_videos, web, remote, monkeypatch, tmp_path, s3_environment
+    index_videos, web, remote, monkeypatch, tmp_path, s3_bucket
 ):
     monkeypatch.setattr(errors, "TIMEOUT", 0.3)
     web.files["/page"] = WebFile(b"<html>", kind="text/html")

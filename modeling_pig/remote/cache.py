@@ -96,7 +96,7 @@ class VideoCache:
         """
         if size > self.max_bytes:
             return None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(self.folder / _LOCK, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             copies: list[tuple[int, int, str]] = []  # time of the last use, size and path
@@ -154,7 +154,7 @@ def default_cache() -> VideoCache:
         max_bytes = -1
     if max_bytes < 0:
         raise ValueError(f"{CACHE_VARIABLE} is {value!r}: set it to the size of the cache of remote videos, in GB.")
-    return VideoCache(Path(constants.HF_ASSETS_CACHE) / "modeling-pig" / "videos", max_bytes)
+    return VideoCache(Path(constants.HF_ASSETS_CACHE) / "modeling_pig" / "videos", max_bytes)
 
 
 def _open_locked(path: Path) -> io.BufferedReader | None:

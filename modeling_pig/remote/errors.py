@@ -12,7 +12,7 @@ T = TypeVar("T")
 TIMEOUT = 20.0  # seconds without a byte from the server
 WAITS = (0.5, 2.0)  # seconds before the second and the third attempt
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
-_BROKEN = ("ClientPayloadError", "ContentLengthError", "TransferEncodingError", "IncompleteReadError")
+_BROKEN = ("ClientPayloadError", "HttpProcessingError", "IncompleteReadError")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ProfileNotFound")
 
@@ -79,7 +79,7 @@ def explain(address: str, error: BaseException) -> RemoteError:
     broken = f"no connection to the server, or it broke ({message}): check the address and the network"
     if names.intersection(_BROKEN):  # aiohttp gives some of them the status 400
         return RemoteError(address, broken, is_transient=True)
-    if code in _OTHER_REGION or status == 301:
+    if code in _OTHER_REGION:
         return RemoteError(address, "the bucket is in another region: set AWS_DEFAULT_REGION to its region")
     if code in _NO_BUCKET:
         return RemoteError(address, "there is no such bucket: check its name")
