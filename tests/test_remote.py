@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from modeling_pig.files import hash_file, make_content_id
-from modeling_pig.remote import check_address, errors, file_state, is_gone, open_source, read_with, redact
+from modeling_pig.remote import cache, check_address, errors, file_state, is_gone, open_source, read_with, redact
 from modeling_pig.remote.cache import CACHE_VARIABLE, VideoCache
 from modeling_pig.remote.filesystem import RemoteFile, read_state
 from modeling_pig.retrieval.find_videos import find_videos
@@ -71,6 +71,18 @@ def test_a_copy_is_downloaded_once_for_each_state_of_its_file(web, remote):
         assert source.read() == web.files["/1.mp4"].content != first
 
 
+def test_a_copy_of_a_file_that_changed_meanwhile_is_not_kept(web, remote, monkeypatch):
+    def copy_and_change(*args):
+        copy_remote(*args)
+        web.write("/0.mp4", web.files["/1.mp4"].content)
+
+    copy_remote = cache.copy_remote
+    monkeypatch.setattr(cache, "copy_remote", copy_and_change)
+    with pytest.raises(VideoDecodingError, match="changed while it was read; run again"):
+        open_source(f"{web.url}/0.mp4").__enter__()
+    assert not copies(remote)
+
+
 def test_samples_and_seeks_read_only_parts_of_a_large_file(web, remote, tmp_path):
     content = bytes(1000) + os.urandom(1000) + bytes(40 * MB)
     web.files["/large.mp4"] = WebFile(content)
@@ -92,45 +104,45 @@ def test_samples_and_seeks_read_only_parts_of_a_large_file(web, remote, tmp_path
 def test_the_cache_is_bounded_and_keeps_what_is_used(web, tmp_path):
     for number in range(4):
         web.files[f"/{number}"] = WebFile(bytes([number]) * MB)
-    cache = VideoCache(tmp_path / "cache", int(2.5 * MB))
+    bounded = VideoCache(tmp_path / "cache", int(2.5 * MB))
     states = {f"{web.url}/{number}": read_state(f"{web.url}/{number}") for number in range(4)}
     a, b, c, d = states
 
     def is_copied(address: str) -> bool:
         web.sent.clear()
-        with cache.open(address, states[address]) as file:
+        with bounded.open(address, states[address]) as file:
             assert file.read() == web.files[address.removeprefix(web.url)].content
         return not web.sent
 
     assert [is_copied(address) for address in (a, b, a, b)] == [False, False, True, True]
     assert is_copied(a)  # so that b was used least recently
-    with cache.open(a, states[a]) as in_use:
+    with bounded.open(a, states[a]) as in_use:
         assert not is_copied(c)  # in the place of b
-        with cache.open(c, states[c]), cache.open(d, states[d]) as uncopied:
+        with bounded.open(c, states[c]), bounded.open(d, states[d]) as uncopied:
             assert isinstance(uncopied, RemoteFile)  # both others are in use
             assert uncopied.read() == web.files["/3"].content
         assert is_copied(c)
         assert not is_copied(d)
         assert in_use.read() == web.files["/0"].content
         assert is_copied(a)
-        assert sum(copies(cache.folder)) == 2 * MB
-    with VideoCache(cache.folder, MB // 2).open(b, states[b]) as uncopied:
+        assert sum(copies(bounded.folder)) == 2 * MB
+    with VideoCache(bounded.folder, MB // 2).open(b, states[b]) as uncopied:
         assert isinstance(uncopied, RemoteFile)
 
 
 def test_threads_share_the_cache(web, tmp_path):
-    cache = VideoCache(tmp_path / "cache", 30_000)
+    bounded = VideoCache(tmp_path / "cache", 30_000)
     states = {address: read_state(address) for address in (f"{web.url}/{number}.mp4" for number in range(5))}
     expected = {f"{web.url}{path}": file.content for path, file in web.files.items()}
 
     def read(address: str) -> tuple[str, bytes, int]:
-        with cache.open(address, states[address]) as file:
-            return address, file.read(), sum(copies(cache.folder))
+        with bounded.open(address, states[address]) as file:
+            return address, file.read(), sum(copies(bounded.folder))
 
     with ThreadPoolExecutor(6) as pool:
         for address, content, num_bytes in pool.map(read, list(states) * 6):
             assert content == expected[address]
-            assert num_bytes <= cache.max_bytes
+            assert num_bytes <= bounded.max_bytes
 
 
 def test_a_killed_download_leaves_a_file_that_the_next_download_removes(web, remote):
@@ -169,8 +181,9 @@ def test_without_room_in_the_cache_ranges_are_read(web, remote, monkeypatch, sha
 def test_an_invalid_size_of_the_cache_is_refused(web, monkeypatch):
     for value in ("much", "-1", "nan"):
         monkeypatch.setenv(CACHE_VARIABLE, value)
-        with pytest.raises(ValueError, match=f"{CACHE_VARIABLE} is '{value}'"):
-            open_source(f"{web.url}/0.mp4").__enter__()
+        for read in (find_videos, lambda address: open_source(address).__enter__()):
+            with pytest.raises(ValueError, match=f"{CACHE_VARIABLE} is '{value}'"):
+                read(f"{web.url}/0.mp4")
 
 
 def test_what_may_pass_is_tried_again(web, shape_videos):
@@ -221,6 +234,7 @@ def test_failures_of_s3_are_one_line(remote, s3_bucket, s3_server):
         open_source(f"s3://{s3_bucket.name}/videos").__enter__()
     assert not is_gone(f"s3://{s3_bucket.name}/videos/a.mp4")
     assert is_gone(f"s3://{s3_bucket.name}/videos/b.mp4")
+    assert not is_gone("s3://no-such-bucket-here/a.mp4")
     for status, code, reason in (
         (403, "InvalidAccessKeyId", "access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID"),
         (400, "ExpiredToken", "access is denied, check the address and the rights: set AWS_ACCESS_KEY_ID"),

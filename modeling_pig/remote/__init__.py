@@ -77,14 +77,22 @@ def is_gone(path: str) -> bool:
     """Return whether a local file does not exist, or a server says so of a remote one: not if it does not answer."""
     if not is_remote(path):
         return not os.path.lexists(path)
+    from .addresses import WEB
     from .errors import RemoteError
     from .filesystem import read_info
 
+    protocol, _, name = path.partition("://")
     try:
         read_info(path)
+        return False
     except RemoteError as error:
-        return error.is_missing
-    return False
+        if not error.is_missing or protocol in WEB or protocol == "hf":
+            return error.is_missing
+    try:  # some stores say of a file in a bucket that they lack, or hide, that the file is missing
+        read_info(f"{protocol}://{name.partition('/')[0]}")
+        return True
+    except RemoteError:
+        return False
 
 
 __all__ = ["check_address", "file_state", "is_gone", "is_remote", "open_source", "read_with", "redact"]

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from ..files import PARTIAL_SUFFIX
 from .errors import NoRangesError, RemoteError, attempt
-from .filesystem import RemoteFile, RemoteState, filesystem
+from .filesystem import RemoteFile, RemoteState, filesystem, read_state
 
 
 CACHE_VARIABLE = "PIG_VIDEO_CACHE_GB"
@@ -78,6 +78,8 @@ class VideoCache:
             return None
         try:
             copy_remote(address, state, file)
+            if read_state(address) != state:  # a mixture of two states would be found as a copy of the first
+                raise RemoteError(address, "changed while it was read; run again")
             os.replace(partial, path)
             fcntl.flock(file, fcntl.LOCK_SH)
         except BaseException as error:  # also KeyboardInterrupt

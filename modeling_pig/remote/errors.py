@@ -14,7 +14,10 @@ WAITS = (0.5, 2.0)  # seconds before the second and the third attempt
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BROKEN = ("ClientPayloadError", "HttpProcessingError", "IncompleteReadError")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ProfileNotFound")
+_NO_CREDENTIALS = (
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),  # of botocore
+    *("DefaultCredentialsError", "RefreshError"),  # of google-auth
+)
 
 
 class RemoteError(OSError):
@@ -45,7 +48,8 @@ def attempt(address: str, operation: Callable[[], T]) -> T:
     Raises:
         RemoteError: the last error. Its context is cut: messages of other packages may hold signed addresses.
     """
-    for wait in (*WAITS, None):
+    waits = () if address.startswith("gs://") else WAITS  # gcsfs itself tries six times
+    for wait in (*waits, None):
         try:
             return operation()
         except Exception as error:  # of fsspec, aiohttp, httpx, botocore and the packages of other stores
@@ -68,7 +72,8 @@ def explain(address: str, error: BaseException) -> RemoteError:
         return RemoteError(
             address, f'reading {protocol}:// needs {PROTOCOLS[protocol]}: pip install "modeling-pig[remote]"'
         )
-    if names.intersection(_NO_CREDENTIALS):
+    is_adlfs = isinstance(error, ValueError) and "credentials" in str(error)
+    if names.intersection(_NO_CREDENTIALS) or is_adlfs:
         return RemoteError(address, f"there are no credentials, or only a part of them: {credentials}")
     if "OfflineModeIsEnabled" in names:
         return RemoteError(address, "HF_HUB_OFFLINE forbids to read it: unset HF_HUB_OFFLINE")
@@ -86,7 +91,8 @@ def explain(address: str, error: BaseException) -> RemoteError:
     if "RepositoryNotFoundError" in names:  # the Hub does not tell these apart
         reason = f"there is no such repository, or it is private: check the address, and {credentials}"
         return RemoteError(address, reason)
-    if status in (400, 401, 403, 407) or isinstance(error, PermissionError):
+    is_gcsfs = str(error).startswith("Forbidden: ")
+    if status in (400, 401, 403, 407) or isinstance(error, PermissionError) or is_gcsfs:
         return RemoteError(address, f"access is denied, check the address and the rights: {credentials}")
     if status in (404, 410) or (status is None and isinstance(chain[-1], FileNotFoundError)):
         return RemoteError(address, "there is no such file or folder: check the address", is_missing=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -58,6 +59,8 @@ def filesystem(protocol: str) -> "AbstractFileSystem":
     elif protocol == "s3":
         timeouts = {"connect_timeout": errors.TIMEOUT, "read_timeout": errors.TIMEOUT}
         options["config_kwargs"] = timeouts | {"retries": {"max_attempts": 1}}
+    elif protocol == "gs":
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs each failed request with its traceback
     elif protocol == "az":
         options |= {"connection_timeout": errors.TIMEOUT, "read_timeout": errors.TIMEOUT}
     return fsspec.filesystem(protocol, **options)
@@ -111,7 +114,7 @@ def state_of(address: str, info: Mapping[str, Any]) -> RemoteState:
         return RemoteState(info["size"], seconds * 10**9)
     tag = next(filter(None, map(info.get, _TAGS)), None)
     digest = hashlib.blake2b(str(tag).encode(), digest_size=7).digest()
-    return RemoteState(info["size"], -1 - int.from_bytes(digest) if tag else 0)
+    return RemoteState(info["size"], -1 - int.from_bytes(digest, "big") if tag else 0)
 
 
 def find_files(address: str) -> Iterator[tuple[str, dict[str, Any]]]:

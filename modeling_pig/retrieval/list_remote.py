@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..remote import check_address, redact
 from ..remote.addresses import WEB
+from ..remote.cache import default_cache
 from ..remote.errors import RemoteError
 from ..remote.filesystem import RemoteState, find_files, read_info, state_of
 from ..video_file_pig import VideoDecodingError
@@ -37,7 +38,14 @@ class RemoteListing:
 
 
 def list_remote(names: Iterable[str]) -> Iterator[RemoteListing]:
-    """List the files behind addresses, in their order. An address that cannot be read is a failure of its listing."""
+    """List the files behind addresses, in their order. An address that cannot be read is a failure of its listing.
+
+    Raises:
+        ValueError: the size of the cache in the environment is not a number: the files could not be read later.
+    """
+    names = list(names)
+    if names:
+        default_cache()
     with ThreadPoolExecutor(NUM_LISTED_AT_ONCE) as pool:
         try:
             yield from pool.map(_list, names)
