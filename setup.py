@@ -23,6 +23,8 @@ EXTRAS = {
         *("lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "obstore>=0.12", "pyarrow>=16", "starlette>=1.0"),
         "uvicorn>=0.30",
     ],
+    # videos in S3, Google Cloud Storage and Azure, and on web servers
+    "remote": ["adlfs>=2026.8", "aiohttp>=3.14", "gcsfs>=2026.9", "s3fs>=2026.9"],
     # training with low-rank adapters (`model.lora`)
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
@@ -40,7 +42,7 @@ TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
-TOOLS += ["moto[server]>=5.2"]  # an S3 server for indexes in object storage
+TOOLS += ["moto[server]>=5.2"]  # an S3 server
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

@@ -10,6 +10,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from .remote.addresses import check_address, is_remote, redact
 
 
 # Extensions of the formats that `decode_video` opens.
@@ -141,20 +144,35 @@ def is_hidden(name: str) -> bool:
 
 
 def candidate_paths(path: str) -> list[str]:
-    """Return the absolute paths under which an index may hold a file: a link by its own path or by its target's."""
+    """Return the paths under which an index may hold a file: a link by its own absolute path or by its target's.
+
+    Raises:
+        ValueError: the address of a remote file holds credentials, which no index does.
+    """
+    if is_remote(path):
+        try:
+            return [check_address(path)]
+        except ValueError as error:
+            raise ValueError(f"{redact(path)}: {error}.") from None
     folder, name = os.path.split(os.path.abspath(path))
     candidates = [os.path.join(os.path.realpath(folder), name), os.path.realpath(path), os.path.abspath(path)]
     return list(dict.fromkeys(candidates))
 
 
-def hash_file(path: str | os.PathLike) -> str:
+def hash_file(source: str | os.PathLike | BinaryIO) -> str:
     """Return the SHA-256 of a file in hexadecimal; for a folder of frames, the SHA-256 of its `sha256sum` listing.
+
+    Args:
+        source (`str`, `os.PathLike` or `BinaryIO`): path, or a seekable binary file.
 
     Raises:
         OSError: the file cannot be read, or the folder holds no numbered frames.
         VideoDecodingError: the folder cannot be read.
     """
-    path = os.fspath(path)
+    if not isinstance(source, (str, os.PathLike)):
+        source.seek(0)
+        return hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+    path = os.fspath(source)
     if os.path.isdir(path):
         from .video_decoding_pig import list_frames  # imports transformers
 
@@ -162,33 +180,45 @@ def hash_file(path: str | os.PathLike) -> str:
             lines = [f"{hash_file(os.path.join(path, name))}  {name}\n" for name in names]
             return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(file)
 
 
-def make_content_id(path: str | os.PathLike) -> str:
+def make_content_id(source: str | os.PathLike | BinaryIO) -> str:
     """Return an identifier made from the content of a video file: "content-" and 32 hexadecimal digits.
 
     It hashes the size and 16 samples of 64 KiB at equal distances, so that a large file is not read completely; of a
     folder of frames, the sizes and the samples of about 16 frames. Equal files have equal identifiers. Unlike with
     [`hash_file`], different files may have equal ones too, if someone made them so.
 
+    Args:
+        source (`str`, `os.PathLike` or `BinaryIO`): path, or a seekable binary file.
+
     Raises:
         OSError: the file cannot be read.
         VideoDecodingError: the folder cannot be read.
     """
-    files = [os.fspath(path)]
-    if os.path.isdir(path):
+    if not isinstance(source, (str, os.PathLike)):
+        size = source.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(repr([size]).encode())
+        _add_samples(digest, source, size)
+        return _CONTENT_ID_PREFIX + digest.hexdigest()[:32]
+    files = [os.fspath(source)]
+    if os.path.isdir(source):
         from .video_decoding_pig import list_frames  # imports transformers
 
-        files = [os.path.join(path, name) for name in list_frames(os.fspath(path))]
+        files = [os.path.join(source, name) for name in list_frames(os.fspath(source))]
     digest = hashlib.sha256(repr([os.path.getsize(file) for file in files]).encode())
     for file in files[:: max(len(files) // _NUM_SAMPLES, 1)]:
-        last = max(os.path.getsize(file) - _SAMPLE_BYTES, 0)
         with open(file, "rb") as opened:
-            for number in range(_NUM_SAMPLES if last else 1):
-                opened.seek(last * number // (_NUM_SAMPLES - 1))
-                digest.update(opened.read(_SAMPLE_BYTES))
+            _add_samples(digest, opened, os.path.getsize(file))
     return _CONTENT_ID_PREFIX + digest.hexdigest()[:32]
+
+
+def _add_samples(digest: Any, file: BinaryIO, size: int) -> None:
+    last = max(size - _SAMPLE_BYTES, 0)
+    for number in range(_NUM_SAMPLES if last else 1):
+        file.seek(last * number // (_NUM_SAMPLES - 1))
+        digest.update(file.read(_SAMPLE_BYTES))
 
 
 def is_content_id(text: str | None) -> bool:

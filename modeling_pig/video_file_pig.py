@@ -142,7 +142,7 @@ def import_av() -> ModuleType:
 
 def is_url(path: str) -> bool:
     """Return whether a string is a URL, such as `https://host/a.mp4`, and not the path of a file."""
-    return re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) is not None and not os.path.exists(path)
+    return re.match(r"[a-z][a-z0-9+.:-]+:/", path, re.IGNORECASE) is not None and not os.path.exists(path)
 
 
 def source_name(source: Source) -> str:

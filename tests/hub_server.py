@@ -39,7 +39,7 @@ from modeling_pig.cli import app
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".bin", ".pt", ".mp4")
 GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
-ACTIONS = {"branch", "commit", "discussions", "preupload", "revision", "settings", "tree"}
+ACTIONS = {"branch", "commit", "discussions", "paths-info", "preupload", "revision", "settings", "tree"}
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}  # of a repository's address
 MAIN = "refs/heads/main"
@@ -78,6 +78,10 @@ class Request:
     @property
     def query(self) -> dict[str, str]:
         return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+
+    @property
+    def form(self) -> dict[str, list[str]]:
+        return parse_qs(self.body.decode())
 
     @property
     def json(self) -> dict:
@@ -397,6 +401,8 @@ class LocalHub:
                 return _describe(repo, repo.resolve(revision))
             case ["GET", "tree", revision, *path]:
                 return _list_tree(repo.resolve(revision), "/".join(path), request.query.get("recursive") == "true")
+            case ["POST", "paths-info", revision]:
+                return Reply([entry for path in request.form["paths"] for entry in _find_entry(repo, revision, path)])
             case ["GET", "discussions"]:
                 return Reply({"discussions": repo.discussions, "count": len(repo.discussions), "start": 0})
             case ["POST", "preupload", revision]:
@@ -553,13 +559,23 @@ def _list_tree(commit: Commit, folder: str, recursive: bool) -> Reply:
     return Reply([entry for _, entry in sorted(entries.items())])
 
 
+def _find_entry(repo: Repository, revision: str, path: str) -> list[dict]:
+    """Return the file or folder at a path, in a list that is otherwise empty."""
+    folder = path.rpartition("/")[0]
+    try:
+        return [entry for entry in _list_tree(repo.resolve(revision), folder, False).body if entry["path"] == path]
+    except HubError:
+        return []
+
+
 def _serve(request: Request, content: bytes, headers: dict[str, str]) -> Reply:
-    """Serve the content of a file, or the range `bytes=START-` that the request asks for."""
+    """Serve the content of a file, or the range `bytes=START-` or `bytes=START-LAST` that the request asks for."""
     if not (wanted := request.headers.get("range")):
         return Reply(content, headers={**headers, "Accept-Ranges": "bytes"})
-    start = int(wanted.removeprefix("bytes=").split("-")[0])
-    served = f"bytes {start}-{len(content) - 1}/{len(content)}"
-    return Reply(content[start:], 206, {**headers, "Content-Range": served})
+    start, _, last = wanted.removeprefix("bytes=").partition("-")
+    served = content[int(start) : int(last) + 1 if last else None]
+    where = f"bytes {start}-{int(start) + len(served) - 1}/{len(content)}"
+    return Reply(served, 206, {**headers, "Content-Range": where})
 
 
 class _Server(ThreadingHTTPServer):

@@ -97,7 +97,7 @@ class S3Server:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             status, code = fault
             start_response(f"{status} {code}", [("Content-Type", "application/xml")])
-            return [ERROR.format(code, "It is so.", KEY).encode()]
+            return [b"" if request.method == "HEAD" else ERROR.format(code, "It is so.", KEY).encode()]
         if self.ignores_conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if request.method != "PUT":

@@ -8,18 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from huggingface_hub import HfApi
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from modeling_pig.benchmarks.moving_shapes import make_captions, make_scene
 from modeling_pig.benchmarks.shapes_drawing import write_video
 from tests.benchmark_stand_ins import write_msrvtt_1k
 from tests.hub_server import LocalHub
+from tests.s3_server import S3Server
 from tests.test_milvus_store import Server as MilvusServer
 from tests.test_training import ROOT, tiny_run
 from tests.warm_python import WarmPython, warm_python
+from tests.web_server import WebServer
 
 
 PAGES = [
@@ -29,6 +34,7 @@ PAGES = [
     "docs/scores.md",
     "docs/maintenance.md",
     "docs/videos.md",
+    "docs/remote.md",
     "docs/models.md",
     "docs/own_videos.md",
     "docs/train.md",
@@ -53,6 +59,7 @@ STAND_INS = {
     "--clip CLIP": "--clip tiny_clip",
     "--clip openai/clip-vit-base-patch32": "--clip tiny_clip",
     "openai/clip-vit-base-patch16": "tiny_clip",
+    "https://host/": "$WEB/",
     "--model openai/clip-vit-base-patch32": "--model tiny_clip",
     'load_encoder("openai/clip-vit-base-patch32"': 'load_encoder("tiny_clip"',
     "--model runs/mine/model --recipe msrvtt_1k ": "--model runs/demo/model --recipe msrvtt_1k ",
@@ -226,8 +233,37 @@ def services(page, workspace, tmp_path, request):
             write_programs(workspace, server)
             yield online
             server.close()
+    elif page == "docs/remote.md":
+        yield from serve_remote_videos(workspace, tmp_path)
     else:
         yield {}
+
+
+def serve_remote_videos(workspace: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Serve the videos of a page from S3, a Hub and a web server; yield the environment that leads there."""
+    videos = {path.name: path.read_bytes() for path in sorted((workspace / "VIDEOS").iterdir())}
+    clip = (workspace / "clip.mp4").read_bytes()
+    s3 = S3Server()
+    with LocalHub() as hub, WebServer({"/a.mp4": clip, "/b.mp4": clip}) as web:
+        token = hub.add_user("ada", "hf_ada", organizations=["org"])
+        with pytest.MonkeyPatch.context() as patch, hub.connected(tmp_path / "home", token):
+            for name, value in {**s3.environment, "AWS_ENDPOINT_URL": s3.url}.items():
+                patch.setenv(name, value)
+            bucket = boto3.resource("s3").create_bucket(Bucket="films")
+            HfApi().create_repo("org/films", repo_type="dataset")
+            for name, content in videos.items():
+                bucket.put_object(Key=f"videos/{name}", Body=content)
+                HfApi().upload_file(
+                    path_or_fileobj=content, path_in_repo=name, repo_id="org/films", repo_type="dataset"
+                )
+        (workspace / "list.txt").write_text(f"{web.url}/b.mp4\n")
+        online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        online |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
+        online |= {**s3.environment, "AWS_ENDPOINT_URL": s3.url, "WEB": web.url}
+        server = WarmPython(**online)
+        write_programs(workspace, server)
+        yield online
+        server.close()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -245,14 +245,11 @@ def test_missing_and_empty_sources_are_refused(tmp_path, monkeypatch):
             find_videos(sources)
     with pytest.raises(ValueError, match="matches no videos"):
         find_videos(tmp_path / "full/*.mkv")
-    for url in (
-        "https://host/a.mp4?x=1",
-        "s3://bucket/videos",
-        "hf://datasets/org/name/a.mp4",
-        Path("https://host/a.mp4"),
-    ):
-        with pytest.raises(ValueError, match="URLs are not read: download the file"):
+    for url in ("file:///videos/a.mp4", "github://org:name@main/a.mp4", "simplecache::https://host/a.mp4"):
+        with pytest.raises(ValueError, match="this protocol is not read: give a path"):
             find_videos(url)
+    with pytest.raises(ValueError, match="give addresses as text"):
+        find_videos(Path("https://host/a.mp4"))
     touch(tmp_path, "odd:/a.mp4")  # a folder named like the scheme of a URL
     monkeypatch.chdir(tmp_path)
     assert relative_paths(tmp_path, find_videos("odd:/a.mp4")) == ["odd:/a.mp4"]

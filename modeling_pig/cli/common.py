@@ -1,6 +1,7 @@
 """Define what the commands share: options, exit statuses, errors in one line, launched processes, recipes."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,13 +10,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..visualization.text import printable
+from ..visualization.text import printable, split_lines
 
 
 EXIT_ERROR = 1  # nothing was done; standard error holds the reason
 EXIT_WITH_FAILURES = 3  # done, except for files that failed
 EXIT_INTERRUPTED = 130  # stopped by Ctrl-C
 NUM_LISTED = 20  # failed files that are listed on the screen
+STANDARD_STREAM = Path("-")  # standard input or standard output
 RECIPES = Path(__file__).parent.parent / "configuration/recipes"
 
 ModelOption = Annotated[str, typer.Option(help="Model folder, or name of a model on the Hub.")]
@@ -108,6 +110,21 @@ def require_modules(extra: str, *modules: str) -> None:
     """Raise an `ImportError` that names missing modules and the extra of this package that installs them."""
     if missing := [module for module in modules if not find_spec(module)]:
         raise ImportError(f'The modules {", ".join(missing)} are missing: pip install "modeling-pig[{extra}]"')
+
+
+def read_lines(path: Path, things: str) -> list[str]:
+    """Read the lines of a UTF-8 file, or of standard input (`-`), without empty lines.
+
+    Args:
+        path (`Path`): file.
+        things (`str`): plural of what a line holds, for errors.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is not UTF-8 text, or holds no lines.
+    """
+    content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
+    return split_lines(content, path, things)
 
 
 def read_launcher(name: str, default: int) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +100,7 @@ def delete(
                     unknown.append(path)
             chosen = named
         if missing:
-            chosen = {path for path in chosen if not os.path.lexists(path)}
+            chosen = _missing(chosen)
         for path in unknown:
             reason = f"is not in the index {index}" if where is None else f"is not in the index {index}, where {where}"
             print_error(f"{path} {reason}: `pig list` prints its files")
@@ -118,13 +120,26 @@ def delete(
 def _held_under(path: str, held: set[str]) -> set[str]:
     """Return the files of an index that a path or a pattern names, seen from the working directory."""
     from ..files import candidate_paths
+    from ..remote import is_remote
 
-    found = held.intersection(candidate_paths(path))
+    candidates = candidate_paths(path)
+    found = held.intersection(candidates)
     if not found and any(character in path for character in "*?["):
-        folder, pattern = os.path.split(os.path.abspath(path))
-        patterns = (f"{folder}/{pattern}", f"{os.path.realpath(folder)}/{pattern}")
+        patterns: Iterable[str] = candidates
+        if not is_remote(path):
+            folder, pattern = os.path.split(os.path.abspath(path))
+            patterns = (f"{folder}/{pattern}", f"{os.path.realpath(folder)}/{pattern}")
         found = {name for name in held if any(fnmatchcase(name, pattern) for pattern in patterns)}
     return found
+
+
+def _missing(paths: set[str]) -> set[str]:
+    """Return the files that do not exist. Many servers are asked at the same time."""
+    from ..remote import is_gone
+
+    ordered = sorted(paths)
+    with ThreadPoolExecutor() as pool:
+        return {path for path, gone in zip(ordered, pool.map(is_gone, ordered), strict=True) if gone}
 
 
 def print_contents(store: "VideoIndex", index: str) -> None:

@@ -18,9 +18,9 @@ from .common import (
     one_line_errors,
     print_failures,
     read_launcher,
+    read_lines,
     require_modules,
 )
-from .search import read_queries
 
 
 MIN_BOOTSTRAP = 100  # samples; fewer give no usable interval
@@ -99,7 +99,7 @@ def evaluate(
             _check_output(file, name)
         if save_ranks and output and save_ranks.resolve() == output.resolve():
             raise ValueError(f"--output and --save-ranks are both {output}: give --save-ranks another file.")
-        bank = read_queries(querybank) if querybank else None
+        bank = read_lines(querybank, "queries") if querybank else None
         if 0 < bootstrap < MIN_BOOTSTRAP:
             raise ValueError(f"--bootstrap is {bootstrap}: expected 0, or {MIN_BOOTSTRAP} or more.")
         from modeling_pig import PigForRetrieval

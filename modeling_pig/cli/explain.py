@@ -9,7 +9,7 @@ from .common import ModelOption, one_line_errors, require_modules
 
 
 def explain(
-    video: Annotated[Path, typer.Argument(help="Video file, or folder of numbered JPEG frames.")],
+    video: Annotated[str, typer.Argument(help="Video file or its address, or folder of numbered JPEG frames.")],
     query: Annotated[str, typer.Argument(help="Sentence about the video.")],
     model: ModelOption,
     output: Annotated[Path, typer.Option(help="Picture to write, .png or .pdf.")] = Path("tokens.png"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..remote import redact
 from ..visualization.text import printable
 from .common import (
     EXIT_ERROR,
@@ -28,6 +29,7 @@ from .common import (
     parse_storage_options,
     print_failures,
     read_launcher,
+    read_lines,
 )
 from .entries import print_contents
 
@@ -40,14 +42,19 @@ if TYPE_CHECKING:
 
 
 def index(
-    videos: Annotated[
-        list[str],
-        typer.Argument(
-            help='Folders of videos (mp4, mov, mkv, mpg, ts and others), files, or globs in quotes: "clips/**/*.mp4"'
-        ),
-    ],
     index: IndexOption,
     model: ModelOption,
+    videos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders of videos (mp4, mov, mkv, mpg, ts and others), files, or globs in quotes: "
+            '"clips/**/*.mp4". Also addresses: s3://, gs://, az://, hf://, https://.'
+        ),
+    ] = None,
+    listed: Annotated[
+        Path | None,
+        typer.Option("--from", help="Text file with further VIDEOS, one per line; -: standard input."),
+    ] = None,
     storage_option: StorageOption = None,
     segment: Annotated[
         float | None,
@@ -150,7 +157,10 @@ def index(
                 types = parse_types(column or [])
                 if types and metadata is None:
                     raise ValueError("--column gives the type of a column of --metadata FILE: give both")
-                found = find_videos(videos)
+                names = [*(videos or ()), *(read_lines(listed, "videos") if listed else ())]
+                if not names:
+                    raise ValueError("no videos are named: give folders, files or addresses, or --from FILE")
+                found = find_videos(names)
                 encoder = load_encoder(
                     model,
                     device=device,
@@ -223,7 +233,8 @@ def index(
             typer.echo(f"warning: {len(problems) - NUM_LISTED} more subtitle files and tags cannot be used", err=True)
         if not (result.new or result.changed or result.unchanged or result.moved or result.interrupted):
             store.drop_if_new()
-            raise ValueError(f"none of the {len(result.failures)} videos in {' '.join(videos)} can be decoded")
+            places = redact(" ".join([*(videos or ()), *([str(listed)] if listed else ())]))
+            raise ValueError(f"none of the {len(result.failures)} videos in {places} can be decoded")
         _print_result(result, world_size)
         print_contents(store, index)
         if segment is not None and result.unchanged:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from .common import (
+    STANDARD_STREAM,
     DeviceOption,
     DTypeOption,
     IndexesOption,
@@ -20,6 +21,7 @@ from .common import (
     TrustOption,
     one_line_errors,
     parse_storage_options,
+    read_lines,
 )
 
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 
 RankedQueries: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results
-STANDARD_STREAM = Path("-")  # standard input or standard output
 
 
 def search(
@@ -38,7 +39,9 @@ def search(
     queries: Annotated[
         Path | None, typer.Option("--queries", "--sentences", help="Text file, one query per line; -: standard input.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Search for videos similar to this video file.")] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Search for videos similar to this video file.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 10,
     where: Annotated[
         str | None, typer.Option(help="Condition on results, such as \"duration < 60 and path like '%holiday%'\".")
@@ -111,7 +114,7 @@ def search(
             raise ValueError("--text-column names the columns of --hybrid-text: give both")
         if duplicate_score is not None and not collapse_duplicates:
             raise ValueError("--duplicate-score is the limit of --collapse-duplicates: give both")
-        texts = read_queries(queries) if queries else [query or ""]
+        texts = read_lines(queries, "queries") if queries else [query or ""]
 
         from ..retrieval.search import VideoSearcher
 
@@ -127,7 +130,7 @@ def search(
         options["hybrid_text"] = text_column or hybrid_text
         options["collapse_duplicates"] = collapse_duplicates if duplicate_score is None else duplicate_score
         if video is not None:
-            ranked = [(str(video), searcher.search_like(video, **options))]
+            ranked = [(video, searcher.search_like(video, **options))]
         else:
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
@@ -174,19 +177,6 @@ def _note_unfitting(texts: Sequence[str], nothing_fits: "Sequence[bool | None]")
         if is_unfitting:
             name = f" “{printable(text)}”" if len(texts) > 1 else ""
             typer.echo(f"note: {NOTHING_FITS}{name}", err=True)
-
-
-def read_queries(path: Path) -> list[str]:
-    """Read the queries of a UTF-8 file, or of standard input (`-`): one per line, without empty lines.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is not UTF-8 text, or holds no query.
-    """
-    from ..visualization.text import split_lines
-
-    content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
-    return split_lines(content, path, "queries")
 
 
 def print_results(

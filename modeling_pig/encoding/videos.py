@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from ..files import hash_file, make_content_id
+from ..remote import file_state, open_source
 from ..video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from .encoder import Encoder
 from .video_segment import VideoSegment
@@ -124,8 +125,10 @@ def _decode_in_order(
 
     def decode(position: int, video: str | VideoSegment) -> _DecodedVideo | VideoDecodingError:
         path, start, end = video if isinstance(video, VideoSegment) else VideoSegment(video)
+        decode_clip = partial(decode_video, num_frames=encoder.num_frames, start=start, end=end)
         try:
-            frames, metadata = decode_video(path, encoder.num_frames, start=start, end=end, **encoder.decoding_options)
+            with open_source(path) as source:
+                frames, metadata = decode_clip(source, **encoder.decoding_options)
         except VideoDecodingError as error:
             return error
         return _DecodedVideo(position, path, encoder.preprocess(frames, metadata), metadata.duration)
@@ -256,11 +259,13 @@ def _read_file(
         failure: VideoDecodingError | None = None
         duration = content_hash = content_id = None
         try:
-            for frames, metadata in decode_segments(path, encoder.num_frames, split, **encoder.decoding_options):
-                yield reading, _Clip(encoder.preprocess(frames, metadata))
-                duration = metadata.duration
-            content_hash = hash_file(path) if with_hash else None
-            content_id = make_content_id(path)
+            with open_source(path, state) as source:
+                segments = decode_segments(source, encoder.num_frames, split, **encoder.decoding_options)
+                for frames, metadata in segments:
+                    yield reading, _Clip(encoder.preprocess(frames, metadata))
+                    duration = metadata.duration
+                content_hash = hash_file(source) if with_hash else None
+                content_id = make_content_id(source)
         except VideoDecodingError as error:
             failure = error
         except OSError as error:
@@ -271,19 +276,17 @@ def _read_file(
             yield reading, failure
             return
         else:
-            segments = [VideoSegment(path, start, end) for start, end in split(duration)]
-            yield reading, _ReadFile(segments, duration, *state[:2], content_hash, content_id)
+            spans = [VideoSegment(path, start, end) for start, end in split(duration)]
+            yield reading, _ReadFile(spans, duration, state[0], state[1], content_hash, content_id)
             return
     yield reading, VideoDecodingError(path, "changed while it was read; run again")
 
 
-def _state(path: str) -> tuple[int, int, int] | None:
-    """Return size, time of the last change in ns and inode of a file; writing or replacing the file changes them."""
+def _state(path: str) -> tuple[int, ...] | None:
     try:
-        status = os.stat(path)
+        return file_state(path)
     except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+        return None  # opening the file will report the reason
 
 
 def _in_threads(

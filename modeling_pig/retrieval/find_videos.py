@@ -1,10 +1,14 @@
-"""Find video files in folders, by patterns and by name, with the size and time by which changes are detected."""
+"""Find video files in folders, by patterns and by name, with the size and time by which changes are detected.
+
+Folders and files are on this machine, in object storage, on the Hugging Face Hub or on web servers.
+"""
 
 import os
 import re
 import stat
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -12,7 +16,9 @@ from typing import NamedTuple
 import PIL.Image
 
 from ..files import VIDEO_EXTENSIONS, is_hidden
+from ..remote import open_source
 from ..video_file_pig import VideoDecodingError, is_url
+from .list_remote import RemoteListing, list_remote
 
 
 # Other files have these extensions too: extension -> what the start of a video contains, and of the others does not.
@@ -34,9 +40,9 @@ class FoundVideo(NamedTuple):
     """A video file.
 
     Attributes:
-        path (`str`): absolute path.
+        path (`str`): absolute path, or address of a remote file.
         size (`int`): size in bytes.
-        modified (`int`): time of the last change, in ns since 1970.
+        modified (`int`): time of the last change, in ns since 1970; see also [`RemoteState`].
     """
 
     path: str
@@ -49,9 +55,11 @@ class _Source:
     """A file, or a folder and the pattern that paths in it must match."""
 
     name: str  # as the user gave it
-    root: str  # absolute path of the file or folder
+    root: str  # absolute path or address of the file or folder
     pattern: list[str]  # components below `root`, such as ["**", "*.mp4"]; empty if all videos in `root` match
     visited: set[tuple[int, int]] = field(default_factory=set)  # device and inode of its folders: links may form loops
+    is_folder: bool = False
+    is_readable: bool = True
     num_videos: int = 0  # including those that another source listed before
     passed_over: Counter[str] = field(default_factory=Counter)  # files that are not videos, by extension
 
@@ -79,9 +87,9 @@ class FoundVideos:
 
     @property
     def folders(self) -> list[str]:
-        """Absolute paths of the folders that were searched; for a single file, the path of its folder."""
-        roots = (source.root for source in self._sources)
-        return list(dict.fromkeys(root if os.path.isdir(root) else os.path.dirname(root) for root in roots))
+        """Paths of the folders that were searched; for a single file, the path of its folder."""
+        sources = (source for source in self._sources if source.is_readable)
+        return list(dict.fromkeys(s.root if s.is_folder else os.path.dirname(s.root) for s in sources))
 
     def covers(self, path: str) -> bool:
         """Return whether the search would have found a video with this absolute path, if it existed.
@@ -108,20 +116,34 @@ def find_videos(sources: str | bytes | os.PathLike | Iterable[str | bytes | os.P
     are `modeling_pig.files.SYSTEM_FOLDERS`. Links are followed. A file with several paths is listed once, if possible
     by a path without links.
 
+    A remote source that cannot be read is a failure, and the others are searched; its videos do not count as deleted.
+
     Args:
         sources (`str`, `os.PathLike` or several): folders, files, or patterns such as `"clips/**/*.mp4"`, where `**`
-            matches any number of folders. If a pattern matches a folder, all videos in the folder match.
+            matches any number of folders. If a pattern matches a folder, all videos in the folder match. The address
+            of a remote source starts with `s3://`, `gs://`, `az://`, `hf://`, `https://` or `http://`; the last two
+            name single files.
 
     Raises:
-        ValueError: a source is a URL, does not exist, cannot be read, or contains no videos. An empty folder may be
-            the mount point of a missing disk, so its videos do not count as deleted.
+        ValueError: a local source does not exist or cannot be read, the only source is remote and cannot be read, or
+            a source contains no videos. An empty folder may be the mount point of a missing disk, so its videos do not
+            count as deleted.
     """
     finder = _Finder()
-    for name in [sources] if isinstance(sources, (str, bytes, os.PathLike)) else sources:
-        finder.search(_make_source(os.fsdecode(name)))
+    several = [sources] if isinstance(sources, (str, bytes, os.PathLike)) else sources
+    names = list(map(os.fsdecode, several))
+    for name in names:
+        if not is_url(name):
+            finder.search(_make_source(name))
     finder.follow_links()
+    for listing in list_remote(filter(is_url, names)):
+        finder.add_remote(listing)
     found = finder.found
+    if len(names) == 1 and found.failures and not found.videos and not found._sources[0].is_readable:
+        raise ValueError(str(found.failures[0]))
     for source in found._sources:
+        if not source.is_readable:
+            continue
         if source.root in found._unreadable:
             raise ValueError(
                 f"{source.name} cannot be read: mount its disk, and check that you have the permission to list it."
@@ -149,8 +171,6 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
 
 def _make_source(name: str) -> _Source:
     """Make a source of a path or pattern. A path that exists is no pattern, whatever characters it contains."""
-    if is_url(name):
-        raise ValueError(f"{name} is a URL, and URLs are not read: download the file first, and give its path.")
     root = os.path.abspath(os.path.expanduser(name))
     pattern: list[str] = []
     while not os.path.exists(root) and any(character in root for character in "*?["):
@@ -159,7 +179,7 @@ def _make_source(name: str) -> _Source:
     if not os.path.exists(root):
         raise ValueError(f"There is no file or folder {name}.")
     if os.path.isdir(root):
-        return _Source(name, os.path.realpath(root), pattern)
+        return _Source(name, os.path.realpath(root), pattern, is_folder=True)
     # A link to a file keeps its own name, as it does when its folder is the source.
     return _Source(name, os.path.join(os.path.realpath(os.path.dirname(root)), os.path.basename(root)), pattern)
 
@@ -171,6 +191,7 @@ class _Finder:
         self.found = FoundVideos()
         self._listed: set[tuple[int, int]] = set()  # device and inode of the files in `found`
         self._passed_over: set[tuple[int, int]] = set()  # device and inode of counted files, or of their folder
+        self._addresses: set[str] = set()  # of remote files that are listed or passed over
         self._links: deque[tuple[_Source, str, list[str]]] = deque()
 
     def search(self, source: _Source) -> None:
@@ -182,6 +203,30 @@ class _Finder:
         """Follow the links of all sources. This comes last, so that a path without links has priority."""
         while self._links:
             self._search(*self._links.popleft())
+
+    def add_remote(self, listing: RemoteListing) -> None:
+        """Add the videos among remote files, which have neither links nor folders of frames."""
+        is_readable = bool(listing.files) or not listing.failures
+        source = _Source(listing.name, listing.root, listing.pattern, is_folder=listing.is_folder)
+        source.is_readable = is_readable
+        self.found._sources.append(source)
+        for failure in listing.failures:
+            self.found._unreadable.append(listing.root if failure.path == listing.name else failure.path)
+        self.found.failures += listing.failures
+        for address, state in listing.files:
+            parts = _parts_below(listing.root, address)
+            if parts and (any(map(is_hidden, parts)) or not _matches(parts, listing.pattern)):
+                continue
+            is_new = address not in self._addresses
+            self._addresses.add(address)
+            if not parts or _has_video_extension(address) and (not is_new or _may_hold_video(address)):
+                source.num_videos += address not in self.found._not_videos
+                if is_new:
+                    self.found.videos.append(FoundVideo(address, *state))
+            elif is_new:
+                source.passed_over[_extension(address)] += 1
+                if _has_video_extension(address):
+                    self.found._not_videos.add(address)
 
     def _search(self, source: _Source, path: str, parts: list[str]) -> None:
         """Search a file or folder; `parts` are the components of its path below the root of the source."""
@@ -267,14 +312,16 @@ def _has_video_extension(path: str) -> bool:
 def _may_hold_video(path: str) -> bool:
     """Return whether the content of a file may be a video; `True` if it is damaged: decoding reports the reason."""
     extension = _extension(path)
+    if extension != ".gif" and extension not in CONTENT_OF_VIDEOS:
+        return True
     try:
-        if extension == ".gif":
-            with PIL.Image.open(path, formats=["GIF"]) as image:
-                return getattr(image, "is_animated", True)
-        if extension in CONTENT_OF_VIDEOS:
-            with open(path, "rb") as file:
+        with open_source(path, whole=False) as source:
+            if extension == ".gif":
+                with PIL.Image.open(source, formats=["GIF"]) as image:
+                    return getattr(image, "is_animated", True)
+            with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
                 return CONTENT_OF_VIDEOS[extension].search(file.read(READ_BYTES)) is not None
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError):
+    except (OSError, SyntaxError, VideoDecodingError, PIL.Image.DecompressionBombError):
         pass
     return True
 

@@ -1,4 +1,4 @@
-"""Update an index from videos on disk: encode new and changed files, remove deleted files."""
+"""Update an index from video files: encode new and changed files, remove deleted files."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import BinaryIO
 
 import torch
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ..encoding.encoder import Encoder
 from ..encoding.videos import EncodedFile, encode_files
 from ..files import hash_file, is_content_id, make_content_id
+from ..remote import is_gone, read_with
 from ..stores.columns import ID
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
@@ -121,7 +123,7 @@ def index_videos(
         unchanged = {video.path for video in share}.difference(outdated)
         report.unchanged = len(unchanged)
         moved = _find_moved([video for video in share if video.path not in known], known)
-        _move(index, known, moved)
+        _move(index, moved, {video.path: video.modified for video in share})
         report.moved = len(moved)
         new_paths = set(moved.values())
         outdated = [path for path in outdated if path not in new_paths]
@@ -212,7 +214,7 @@ def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str,
     sizes = {video.size for video in new}
     gone: dict[int, list[str]] = {}  # size -> paths in the index whose files are gone
     for path, state in known.items():
-        if state.size is not None and state.size in sizes and not os.path.lexists(path):
+        if state.size is not None and state.size in sizes and is_gone(path):
             gone.setdefault(state.size, []).append(path)
     moved: dict[str, str] = {}
     for video in new:
@@ -227,15 +229,14 @@ def _find_moved(new: list[FoundVideo], known: dict[str, FileState]) -> dict[str,
     return moved
 
 
-def _move(index: VideoIndex, known: dict[str, FileState], moved: dict[str, str]) -> None:
-    """Write the entries of moved files under their new paths, then remove the old ones."""
+def _move(index: VideoIndex, moved: dict[str, str], modified: dict[str, int]) -> None:
+    """Write the entries of moved files under their new paths, with their new times, then remove the old ones."""
     paths = list(moved)
     for start in range(0, len(paths), FILES_PER_WRITE):
         old = paths[start : start + FILES_PER_WRITE]
         batch = index.entries(old)
-        states = {path: os.stat(moved[path]) for path in old}
         entries = [
-            replace(entry, path=moved[entry.path], modified=states[entry.path].st_mtime_ns) for entry in batch.entries
+            replace(entry, path=moved[entry.path], modified=modified[moved[entry.path]]) for entry in batch.entries
         ]
         index.upsert(entries, batch.embeddings, batch.context_embeds)
         index.delete(old)
@@ -274,9 +275,9 @@ def _is_hash(content_hash: str | None) -> bool:
     return content_hash is not None and not is_content_id(content_hash)
 
 
-def _or_none(hash_function: Callable[[str], str], path: str) -> str | None:
+def _or_none(hash_function: Callable[[str | BinaryIO], str], path: str) -> str | None:
     try:
-        return hash_function(path)
+        return read_with(hash_function, path)
     except (OSError, VideoDecodingError):
         return None  # decoding the file will report the reason
 

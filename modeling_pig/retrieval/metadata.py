@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..remote import is_remote
 from ..stores.columns import ID, TEXT, check_columns, convert, infer_type, shorten
 from ..tables import PATH_COLUMNS, Row, read_rows
 
@@ -43,7 +44,7 @@ def read_metadata(
     key = next((name for name in PATH_COLUMNS if name in names), None)
     if key is None:
         raise ValueError(f"{path} has no column {' or '.join(PATH_COLUMNS)}: its columns are {_join(names)}.")
-    roots = list(dict.fromkeys(make(folder) for folder in folders for make in (os.path.abspath, os.path.realpath)))
+    roots = list(dict.fromkeys(root for folder in folders for root in _roots(folder)))
     for row in rows:
         found = _find(row, key, roots, known_paths)
         if found in by_path:
@@ -69,6 +70,17 @@ def read_metadata(
         for found, row in by_path.items()
     }
     return kinds, values
+
+
+def _roots(folder: str | os.PathLike) -> list[str]:
+    path = os.fspath(folder)
+    return [path] if is_remote(path) else [os.path.abspath(path), os.path.realpath(path)]
+
+
+def _join_path(root: str, path: str) -> str:
+    if is_remote(root):
+        return f"{root}/{path.removeprefix('./')}"
+    return os.path.normpath(os.path.join(root, path))
 
 
 def _check_ids(rows: Iterable[Row]) -> None:
@@ -114,7 +126,7 @@ def _find(row: Row, key: str, roots: Sequence[str], known_paths: Collection[str]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{row.place}: the column {key} is {shorten(repr(value))}; expected the path of a video")
     for root in roots:
-        found = os.path.normpath(os.path.join(root, value.strip()))
+        found = value.strip() if is_remote(value.strip()) else _join_path(root, value.strip())
         if found in known_paths:
             return found
     shown = shorten(repr(value.strip()), 500)

@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..remote import is_remote
 from ..stores.columns import MAX_TEXT, TEXT
 from ..video_file_pig import import_av
 
@@ -51,6 +52,9 @@ class SubtitleReader:
             read earlier stays.
         """
         folder, name = os.path.split(path)
+        if is_remote(path):
+            self.problems[folder] = "subtitle files of remote videos are not read: give their words with --metadata"
+            return {}
         try:
             file = self._files_in(folder).get(os.path.splitext(name)[0].casefold())
         except OSError as error:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from ..remote import open_source
 from ..stores.columns import FLOAT, TEXT, TIME, convert, shorten
 from ..video_file_pig import VideoDecodingError, import_av, open_video
 
@@ -26,7 +27,7 @@ def read_tags(path: str) -> tuple[dict[str, Any], list[str]]:
         not valid. Values of such tags are left out, as all are if the file cannot be opened.
     """
     try:
-        with open_video(import_av(), path) as (container, stream):
+        with open_source(path, whole=False) as source, open_video(import_av(), source) as (container, stream):
             tags = {**_fold(stream.metadata), **_fold(container.metadata)}
     except VideoDecodingError:
         return {}, []

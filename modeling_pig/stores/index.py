@@ -19,6 +19,7 @@ import numpy as np
 from modeling_pig import __version__
 
 from ..files import is_content_id
+from ..remote import is_remote
 from .columns import ID, TEXT, TEXTS, check_columns, convert, infer_type
 from .conditions import Condition, In, parse_where
 from .lance_location import is_object_storage
@@ -480,7 +481,7 @@ class VideoIndex:
             ValueError: a relative path is not in the index.
             OSError: the index cannot be written.
         """
-        if relative := [path for path in paths if not os.path.isabs(path)]:
+        if relative := [path for path in paths if not (os.path.isabs(path) or is_remote(path))]:
             held = {entry.path for entry in self.entries(relative).entries}
             if unknown := [path for path in relative if path not in held]:
                 raise ValueError(

@@ -104,11 +104,12 @@ class VideoEntry:
     """Source of one stored embedding: a whole video file, or one segment of it.
 
     Args:
-        path (`str`): absolute path of the file.
+        path (`str`): absolute path of the file, or its address, such as `s3://bucket/a.mp4`.
         start, end (`float`, *optional*): segment, in seconds after the start of the file; `None` for a whole file.
         duration (`float`, *optional*): duration of the file in seconds.
         size (`int`, *optional*): size of the file in bytes.
-        modified (`int`, *optional*): time of the file's last change, in ns since 1970.
+        modified (`int`, *optional*): time of the file's last change, in ns since 1970; negative for a remote file
+            without a time, see [`RemoteState`].
         content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal, or [`make_content_id`].
         metadata (`Mapping[str, Any]`, *optional*): values of the owner's columns, see [`VideoIndex.add_columns`].
             `None` in a write: the index keeps the values that it holds for the entry.

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..remote import open_source
 from ..stores.index import SearchResult
 from ..video_decoding_pig import VideoDecodingError, decode_video
 
@@ -34,7 +35,8 @@ def draw_results(
         row.set_facecolor("white")
         for axes, result in zip(row.subplots(1, columns), of_query, strict=False):
             try:
-                frames, _ = decode_video(result.path, num_frames=1)
+                with open_source(result.path) as source:
+                    frames, _ = decode_video(source, num_frames=1)
                 axes.imshow(frames[0])
             except VideoDecodingError:  # moved or deleted since it was indexed
                 axes.text(0.5, 0.5, "file cannot\nbe read", ha="center", va="center", transform=axes.transAxes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..files import replace_file
+from ..remote import is_remote, open_source
 from ..stores.index import SearchResult
 from .text import abridge, format_span, printable, readable
 
@@ -119,7 +120,8 @@ def _picture(path: str, start: float | None, end: float | None) -> Picture:
     from ..video_decoding_pig import VideoDecodingError, decode_video
 
     try:
-        frames, _ = decode_video(path, num_frames=1, start=start, end=end)
+        with open_source(path) as source:
+            frames, _ = decode_video(source, num_frames=1, start=start, end=end)
     except VideoDecodingError as error:
         return Picture(False, error.reason)
     image = PIL.Image.fromarray(frames[0])
@@ -229,7 +231,7 @@ def _address(result: SearchResult) -> str:
 
 
 def _file_address(path: str) -> str:
-    return escape(Path(os.path.abspath(path)).as_uri())
+    return escape(path if is_remote(path) else Path(os.path.abspath(path)).as_uri())
 
 
 __all__ = ["write_results_page"]

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from modeling_pig import PigForRetrieval, PigProcessor
 
 from ..encoding.texts import encode_texts
+from ..remote import open_source
 from ..video_decoding_pig import decode_video
 
 
@@ -134,7 +135,7 @@ def explain_video(
     Args:
         model (`PigForRetrieval`): model in evaluation mode.
         processor (`PigProcessor`): processor of the model.
-        video (`str` or `Path`): video file, or folder of numbered JPEG frames.
+        video (`str` or `Path`): video file or its address, or folder of numbered JPEG frames.
         query (`str`): query.
         captions (`Sequence[str]`, *optional*): captions among which to find the nearest to the pseudo-query; `hybrid`
             only.
@@ -167,9 +168,10 @@ def explain_video(
         raise ValueError(f"This is a {framework} model, which generates no pseudo-query: leave the captions out.")
 
     of_videos = processor.video_processor
-    frames, metadata = decode_video(
-        video, num_frames or of_videos.num_frames, start=start, end=end, sampling=of_videos.frame_sampling
-    )
+    with open_source(video) as source:
+        frames, metadata = decode_video(
+            source, num_frames or of_videos.num_frames, start=start, end=end, sampling=of_videos.frame_sampling
+        )
     inputs = processor(videos=frames, do_sample_frames=False, return_tensors="pt")
     pixel_values_videos = inputs["pixel_values_videos"].to(model.device, model.dtype)  # (1, T, 3, height, width)
     features = model.get_video_features(pixel_values_videos)
