@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from .common import DeviceOption, DTypeOption, IndexesOption, MovedModelOption, TrustOption, one_line_errors
+from ..visualization.text import printable
+from .common import (
+    EXIT_WITH_FAILURES,
+    DeviceOption,
+    DTypeOption,
+    IndexesOption,
+    MovedModelOption,
+    TrustOption,
+    one_line_errors,
+    print_failures,
+)
 
 
 if TYPE_CHECKING:
@@ -60,6 +70,18 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-clips",
+            metavar="DIR",
+            help="Folder into which to save the found segments as clips with sound: copied from a keyframe up to 1 s "
+            "before the segment if there is one, else re-encoded. No file is overwritten.",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Cut the clips of --save-clips to the frame: re-encode them.")
+    ] = False,
     model: MovedModelOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
@@ -81,6 +103,12 @@ def search(
             from ..files import resolve_replaceable
 
             resolve_replaceable(html)  # fail before the search if the page cannot be written
+        if exact and clips is None:
+            raise ValueError("--exact is for the clips of --save-clips DIR: give both")
+        if clips:
+            from ..retrieval.saved_clips import prepare_folder
+
+            prepare_folder(clips)  # fail before the search if no clip can be written
         if query is not None and not query.strip():
             raise ValueError("the sentence is empty: describe a video")
         if text_column and not hybrid_text:
@@ -109,13 +137,30 @@ def search(
 
             titles = [text if video is None else f"Videos like {text}" for text, _ in ranked]
             write_results_page(list(zip(titles, (results for _, results in ranked), strict=True)), html)
+        failed = clips is not None and not _save_clips(ranked, clips, exact)
         if as_json or as_csv == STANDARD_STREAM:
-            return
+            raise typer.Exit(EXIT_WITH_FAILURES if failed else 0)
         for output in filter(None, (as_csv, html)):
             typer.echo(f"written: {output}")
         if not as_csv and not html:
             for text, results in ranked:
                 print_results(results, title=text if len(ranked) > 1 else None)
+        if failed:
+            raise typer.Exit(EXIT_WITH_FAILURES)
+
+
+def _save_clips(ranked: RankedQueries, folder: Path, exact: bool) -> bool:
+    """Save the found segments as clips; print what was saved and what failed. Return whether all are saved."""
+    from ..retrieval.saved_clips import save_clips
+
+    saved = save_clips((result for _, results in ranked for _, result in _with_segments(results)), folder, exact=exact)
+    print_failures([str(failure) for failure in saved.failures], "--json lists all results")
+    num_copied = sum(clip.is_copy for clip in saved.clips)
+    kept = f", {len(saved.kept)} were there already" if saved.kept else ""
+    typer.echo(
+        printable(f"clips in {folder}: {len(saved.clips)} saved ({num_copied} without re-encoding){kept}"), err=True
+    )
+    return not saved.failures
 
 
 def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
@@ -157,7 +202,7 @@ def print_results(
     from rich.console import Console
     from rich.table import Table
 
-    from ..visualization.text import format_span, printable
+    from ..visualization.text import format_span
 
     rows = list(_with_segments(results))
     has_segments = any(result.start is not None for _, result in rows)
