@@ -112,7 +112,7 @@ def sample_frame_times(
     return np.clip(np.searchsorted(times, chosen + TIME_TOLERANCE, side="right") - 1, 0, None)
 
 
-def _is_regular(times: np.ndarray) -> bool:
+def is_regular(times: np.ndarray) -> bool:
     """Return whether each frame is within half a frame of its time at a constant frame rate."""
     if len(times) < 3:
         return True
@@ -218,7 +218,7 @@ def decode_segments(
         av = import_av()
         track = read_track(av, source)
         metadata = track.metadata
-        by_time = sampling == "time" and not _is_regular(track.times)
+        by_time = sampling == "time" and not is_regular(track.times)
         if track.warning is not None:
             warnings.warn(f"{source_name(source)}: {track.warning}", VideoDecodingWarning, stacklevel=2)
         sampled = [
@@ -355,7 +355,7 @@ def _frames_between(
 
 
 def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, VideoMetadata]]:
-    """Decode all frames of a video file in display order, for re-encoding.
+    """Decode all frames of a video file in display order, for re-encoding and for finding cuts.
 
     Args:
         path (`str` or `os.PathLike`): video file, not a folder of frames.
@@ -367,11 +367,16 @@ def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, 
     Raises:
         VideoDecodingError: the file cannot be decoded to its end, or has neither timestamps nor a frame rate.
         ImportError: PyAV is not installed.
+
+    Warns:
+        VideoDecodingWarning: the file ends early, and the frames before its end are used.
     """
     path = os.fsdecode(path)
     av = import_av()
     track = read_track(av, path)
     metadata, times = track.metadata, track.times
+    if track.warning is not None:
+        warnings.warn(f"{path}: {track.warning}", VideoDecodingWarning, stacklevel=2)
     if metadata.duration is None or metadata.fps is None:
         raise VideoDecodingError(path, "the file has neither timestamps nor a frame rate")
     index = -1  # index of the last yielded frame

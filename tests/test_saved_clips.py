@@ -34,7 +34,8 @@ def test_found_segments_are_saved_once_and_kept_by_a_second_run(pig, segments, t
     names = sorted(f"video_{n}_{time}.mp4" for n in range(5) for time in ("0m00s-0m01s", "0m01s-0m02s"))
     found = tmp_path / "clips/found"
     assert sorted(os.listdir(found)) == names
-    assert [duration_of(found / name) for name in names] == pytest.approx([1.0] * 10, abs=0.2)
+    # A copy ends a few frames of 1/12 s later.
+    assert all(0.99 < duration_of(found / name) < 1.5 for name in names)
     before = {name: (found / name).stat().st_mtime_ns for name in names}
     assert "0 saved (0 without re-encoding), 10 were there already" in pig(*arguments)[2]
     assert {name: (found / name).stat().st_mtime_ns for name in os.listdir(found)} == before
