@@ -67,6 +67,14 @@ def search(
         list[str] | None,
         typer.Option(help="Column that --hybrid-text searches, once per column; by default all columns of text."),
     ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine-moments",
+            help="Find the seconds of each result that the sentence describes best. Decodes and encodes the found "
+            "segments, 2 s at each second: choose a small -k.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
@@ -122,6 +130,7 @@ def search(
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
+        options["refine"] = refine
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:
@@ -205,7 +214,7 @@ def print_results(
     from ..visualization.text import format_span
 
     rows = list(_with_segments(results))
-    has_segments = any(result.start is not None for _, result in rows)
+    has_segments = any(result.span != (None, None) for _, result in rows)
     table = Table(box=None, pad_edge=False)
     for name in ["rank", "score", *(["time"] if has_segments else [])]:
         table.add_column(name, justify="right")
@@ -215,7 +224,7 @@ def print_results(
     previous_rank = None
     for rank, result in rows:
         cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
-        cells += [format_span(result.start, result.end)] if has_segments else []
+        cells += [format_span(*result.span)] if has_segments else []
         cells += [printable(result.path)]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
         previous_rank = rank
@@ -238,6 +247,8 @@ def _to_record(result: dict[str, Any]) -> dict[str, Any]:
 
     metadata = {name: describe_value(value) for name, value in result.pop("metadata").items()}
     result |= {"id": metadata.pop("id")} if "id" in metadata else {}
+    if (moment := result.pop("moment")) is not None:
+        result["moment"] = moment._asdict()
     if "others" in result:
         result["others"] = [_to_record(other) for other in result["others"]]
     return {**result, "metadata": metadata} if metadata else result
@@ -255,12 +266,15 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *own])
+        moments = any(result.moment is not None for _, results in ranked for result in results)
+        columns = ["moment_start", "moment_end"] if moments else []
+        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *columns, *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
                 values = (describe_value(r.metadata.get(name)) for name in own)
                 cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
-                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *cells])
+                moment = (r.moment[:2] if r.moment else ("", "")) if moments else ()
+                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *moment, *cells])
 
 
 def _with_segments(results: "Sequence[SearchResult]") -> "Iterator[tuple[int, SearchResult]]":

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,13 @@ class ShotDetector:
 
 def check_shot_detector() -> None:
     """Raise an `ImportError` that says what to install if shots cannot be detected."""
-    if find_spec("scenedetect") is None or find_spec("cv2") is None:
-        raise ImportError('Splitting videos into shots needs PySceneDetect: pip install "modeling-pig[shots]"')
+    try:
+        import cv2  # noqa: F401
+        import scenedetect  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'Splitting videos into shots needs PySceneDetect: pip install "modeling-pig[shots]"'
+        ) from error
 
 
 def decode_shots(

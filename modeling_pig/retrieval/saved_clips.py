@@ -62,7 +62,7 @@ def save_clips(
     exact: bool = False,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> SavedClips:
-    """Cut the segments of results out of their videos.
+    """Cut the segments of results, or their moments, out of their videos.
 
     A clip is named after its video and its time, such as `holiday_0m30s-1m00s.mp4`. If the name is taken by a file
     that is not this clip, the clip gets the next free one (`..._2.mp4`): no file is overwritten.
@@ -80,8 +80,7 @@ def save_clips(
         InterruptedError: `is_cancelled` returned `True`.
     """
     saved, suffix = SavedClips(), clip_suffix()
-    segments = {(result.path, result.start, result.end): result for result in results}
-    for path, start, end in segments:
+    for path, start, end in dict.fromkeys((result.path, *result.span) for result in results):
         comment = _describe(path, start, end, exact)
         name = clip_name(path, start, end)
         output = None

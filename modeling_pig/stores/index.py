@@ -104,6 +104,21 @@ class FileState(NamedTuple):
     id: str | None = None
 
 
+class Moment(NamedTuple):
+    """Seconds of a found segment that a sentence describes best, see `refine` of [`SearchOptions`].
+
+    Attributes:
+        start, end (`float`): seconds after the start of the file.
+        best (`float`): middle of the best 2 s.
+        score (`float`): cosine of the query embedding and the embedding of the best 2 s.
+    """
+
+    start: float
+    end: float
+    best: float
+    score: float
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """One result of a query.
@@ -116,6 +131,7 @@ class SearchResult:
         start (`float`, *optional*): start of the segment in seconds; `None` for a whole file.
         end (`float`, *optional*): end of the segment in seconds; `None` for a whole file.
         metadata (`Mapping[str, Any]`): values of the owner's columns that are known; times in UTC.
+        moment (`Moment`, *optional*): best seconds of the segment, if the search was asked for them.
     """
 
     rank: int
@@ -125,6 +141,12 @@ class SearchResult:
     start: float | None = None
     end: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    moment: Moment | None = None
+
+    @property
+    def span(self) -> tuple[float | None, float | None]:
+        """Start and end of the moment, else of the segment, in seconds; `(None, None)` for a whole file."""
+        return (self.start, self.end) if self.moment is None else self.moment[:2]
 
     @property
     def id(self) -> str | None:
@@ -766,6 +788,7 @@ __all__ = [
     "EntryBatch",
     "FileState",
     "IndexInfo",
+    "Moment",
     "IndexVersion",
     "SearchResult",
     "TextResults",
