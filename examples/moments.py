@@ -2,10 +2,10 @@
 
     python examples/moments.py --model runs/demo/model --json runs/moments.json
 
-Draws films of 20 shots of 2 to 20 s from the validation split of `moving_shapes`, indexes them in each way, and
-Draws films of 20 shots of 2 to 20 s from the validation split of `moving_shapes`, and indexes them in each way. Then
-it searches with a caption of each shot among all films of one seed. A caption counts as answered if the first result is
-of the right film, and its time overlaps the shot by at least half of their union.
+Draws films of 20 shots of 2 to 20 s from the validation split of `moving_shapes`, and indexes them in each way. Each
+shot is searched by a caption among all films of one seed. A caption counts as answered if the first result is of the
+right film, and its time overlaps the shot by at least half of their union.
+"""
 
 import argparse
 import json
@@ -76,9 +76,10 @@ def measure(model: str, num_films: int, num_shots: int, seed: int, folder: Path)
         shots += draw_film(folder / f"film_{film}.mp4", first + film * num_shots, num_shots, rng)
     captions = [make_captions("validation", first + number)[0] for number in range(len(shots))]
     encoder = load_encoder(model)
-    info = IndexInfo(model, encoder.fingerprint, encoder.embedding_dim, encoder.num_frames)
     figures = {}
     for name, rule in WAYS.items():
+        lengths = (rule.min_length, rule.max_length) if isinstance(rule, ShotRule) else None
+        info = IndexInfo(model, encoder.fingerprint, encoder.embedding_dim, encoder.num_frames, shots=lengths)
         index = VideoIndex(folder / f"{name.replace(' ', '_')}.lance", info)
         index_videos(encoder, index, folder / "*.mp4", segmentation=rule)
         searcher = VideoSearcher.from_pretrained(model, index.uri)

@@ -25,6 +25,7 @@ from tests.warm_python import WarmPython, warm_python
 PAGES = [
     "README.md",
     "docs/search.md",
+    "docs/moments.md",
     "docs/maintenance.md",
     "docs/videos.md",
     "docs/models.md",

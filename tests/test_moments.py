@@ -62,6 +62,12 @@ def test_best_seconds_of_a_segment(film, start, end, expected):
     assert moment.score == pytest.approx(1 if expected == 3 else np.cos((expected - 3) * np.pi / 20), abs=1e-2)
 
 
+def test_moments_of_shots_are_whole_shots(film):
+    results = [[SearchResult(1, 0.5, film, 10.0, 2.0, 8.0)]]
+    [[result]] = find_moments(LateEncoder(), direction(3.0), results, keep_spans=True)
+    assert result.moment[:3] == (2, 8, 3)
+
+
 def test_each_segment_is_encoded_once(film):
     encoder = LateEncoder()
     results = [SearchResult(1, 0.5, film, 10.0, 0.0, 5.0), SearchResult(2, 0.4, film, 10.0, 5.0, 10.0)]
@@ -129,7 +135,7 @@ def test_command(pig, index, video_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoDecodingWarning)
         status, output, _ = pig(*options)
-        assert status == 0 and output.count("0:00–0:02") == 4
+        assert status == 0 and output.count("0:00–0:02  0:01  ") == 4
         records = json.loads(pig(*options, "--json")[1])["results"]
         rows = list(csv.DictReader(io.StringIO(pig(*options, "--csv", "-")[1])))
         saved = pig(*options, "--save-clips", "clips", "--html", "page.html")

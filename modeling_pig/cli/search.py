@@ -216,7 +216,8 @@ def print_results(
     rows = list(_with_segments(results))
     has_segments = any(result.span != (None, None) for _, result in rows)
     table = Table(box=None, pad_edge=False)
-    for name in ["rank", "score", *(["time"] if has_segments else [])]:
+    has_moments = any(result.moment is not None for _, result in rows)
+    for name in ["rank", "score", *(["time"] if has_segments else []), *(["best"] if has_moments else [])]:
         table.add_column(name, justify="right")
     table.add_column("file", overflow="fold")
     if captions:
@@ -225,6 +226,8 @@ def print_results(
     for rank, result in rows:
         cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
         cells += [format_span(*result.span)] if has_segments else []
+        best = "" if result.moment is None else format_span(result.moment.best, None).removesuffix("–")
+        cells += [best] if has_moments else []
         cells += [printable(result.path)]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
         previous_rank = rank
@@ -267,13 +270,13 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
         moments = any(result.moment is not None for _, results in ranked for result in results)
-        columns = ["moment_start", "moment_end"] if moments else []
+        columns = ["moment_start", "moment_end", "moment_best"] if moments else []
         writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *columns, *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
                 values = (describe_value(r.metadata.get(name)) for name in own)
                 cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
-                moment = (r.moment[:2] if r.moment else ("", "")) if moments else ()
+                moment = (r.moment[:3] if r.moment else ("", "", "")) if moments else ()
                 writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *moment, *cells])
 
 

@@ -29,6 +29,7 @@ def find_moments(
     query_embeddings: np.ndarray,
     ranked: Sequence[Sequence[SearchResult]],
     reranker: Reranker | None = None,
+    keep_spans: bool = False,
 ) -> list[list[SearchResult]]:
     """Add to each result the moment of its segment that the query describes best.
 
@@ -40,6 +41,7 @@ def find_moments(
         query_embeddings (`np.ndarray` of shape `(Q, D)`): normalised embeddings of the queries.
         ranked (`Sequence[Sequence[SearchResult]]`): results of each query.
         reranker (`Reranker`, *optional*): interaction of the model, for a `single_tower`.
+        keep_spans (`bool`): let a moment be the whole segment, with its best seconds: for shots.
 
     Returns:
         `list[list[SearchResult]]`: the same results in the same order, with `moment`.
@@ -60,7 +62,10 @@ def find_moments(
             continue
         clips, scores = scored
         for query, place in same:
-            refined[query][place] = replace(refined[query][place], moment=choose_moment(clips, scores[query]))
+            moment = choose_moment(clips, scores[query])
+            if keep_spans:
+                moment = moment._replace(start=clips[0][0], end=clips[-1][1])
+            refined[query][place] = replace(refined[query][place], moment=moment)
     return refined
 
 

@@ -54,8 +54,8 @@ class SearchOptions:
             rankings. Scores stay cosines, and `min_score` refers to them. Not with `rerank`, nor with a
             `single_tower`.
         refine (`bool`): find the seconds of each result that the sentence describes best ([`SearchResult.moment`]).
-            The video tower is loaded, and encodes the found segments, 2 s at each second: 29 clips for 30 s. With
-            `group`, only the best segment of each file.
+            The video tower is loaded, and encodes the found segments, 2 s at each second: 29 clips for 30 s. In an
+            index of shots, a moment is the whole shot. With `group`, only the best segment of each file has one.
 
     Attributes:
 
@@ -219,7 +219,13 @@ class VideoSearcher:
             encoder = self.encoder.load()
             from .moments import find_moments
 
-            ranked = find_moments(encoder, embeddings, ranked, Reranker(self.name) if self.is_single_tower else None)
+            ranked = find_moments(
+                encoder,
+                embeddings,
+                ranked,
+                Reranker(self.name) if self.is_single_tower else None,
+                keep_spans=all(index.info.shots for index in self.indexes),
+            )
         return ranked[0] if isinstance(queries, str) else ranked
 
     def search_like(self, video: str | os.PathLike, **options: Unpack[SearchKeywords]) -> list[SearchResult]:
