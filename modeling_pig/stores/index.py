@@ -26,6 +26,7 @@ from .records import (
     ENTRY_COLUMNS,
     FORMAT,
     FORMAT_OF_ENCODERS,
+    FORMAT_OF_SHOTS,
     FORMAT_WITH_CONTEXT,
     IndexInfo,
     VideoEntry,
@@ -782,6 +783,7 @@ def _describe_model(info: IndexInfo) -> str:
 __all__ = [
     "FORMAT",
     "FORMAT_OF_ENCODERS",
+    "FORMAT_OF_SHOTS",
     "FORMAT_WITH_CONTEXT",
     "ContextResults",
     "EmbeddedEntry",
