@@ -31,6 +31,8 @@ EXTRAS = {
     "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
     # a second decoder of videos (`decoder="torchcodec"`); needs the FFmpeg libraries
     "torchcodec": ["torchcodec>=0.17"],
+    # `pig index --segment shots`; the variant of PySceneDetect whose OpenCV needs no graphics libraries
+    "shots": ["scenedetect-headless>=0.7.2"],
     # `pig evaluate --mteb`
     "mteb": ["datasets>=5.2", "mteb>=2.26", "pydantic>=2.7"],
     # the text tower outside torch

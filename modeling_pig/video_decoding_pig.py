@@ -112,7 +112,7 @@ def sample_frame_times(
     return np.clip(np.searchsorted(times, chosen + TIME_TOLERANCE, side="right") - 1, 0, None)
 
 
-def _is_regular(times: np.ndarray) -> bool:
+def is_regular(times: np.ndarray) -> bool:
     """Return whether each frame is within half a frame of its time at a constant frame rate."""
     if len(times) < 3:
         return True
@@ -218,7 +218,7 @@ def decode_segments(
         av = import_av()
         track = read_track(av, source)
         metadata = track.metadata
-        by_time = sampling == "time" and not _is_regular(track.times)
+        by_time = sampling == "time" and not is_regular(track.times)
         if track.warning is not None:
             warnings.warn(f"{source_name(source)}: {track.warning}", VideoDecodingWarning, stacklevel=2)
         sampled = [
@@ -354,11 +354,11 @@ def _frames_between(
     return (first, stop) if first < stop else (max(stop, 1) - 1, max(stop, 1))
 
 
-def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, VideoMetadata]]:
-    """Decode all frames of a video file in display order, for re-encoding.
+def iterate_timed_frames(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[float, Any, VideoMetadata]]:
+    """Decode all frames of a video file in display order, for re-encoding and for finding cuts.
 
     Args:
-        path (`str` or `os.PathLike`): video file, not a folder of frames.
+        path (`str`, `os.PathLike` or `BinaryIO`): video file, not a folder of frames.
 
     Yields:
         `tuple[float, av.VideoFrame, VideoMetadata]`: time of the frame in seconds after the first frame; frame as
@@ -367,16 +367,20 @@ def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, 
     Raises:
         VideoDecodingError: the file cannot be decoded to its end, or has neither timestamps nor a frame rate.
         ImportError: PyAV is not installed.
+
+    Warns:
+        VideoDecodingWarning: the file ends early, and the frames before its end are used.
     """
-    path = os.fsdecode(path)
-    av = import_av()
-    track = read_track(av, path)
+    source, av = _source(path), import_av()
+    name, track = source_name(source), read_track(av, source)
     metadata, times = track.metadata, track.times
+    if track.warning is not None:
+        warnings.warn(f"{name}: {track.warning}", VideoDecodingWarning, stacklevel=2)
     if metadata.duration is None or metadata.fps is None:
-        raise VideoDecodingError(path, "the file has neither timestamps nor a frame rate")
+        raise VideoDecodingError(name, "the file has neither timestamps nor a frame rate")
     index = -1  # index of the last yielded frame
-    with open_video(av, path) as (container, stream):
-        reader = FrameReader(av, path, container, stream)
+    with open_video(av, source) as (container, stream):
+        reader = FrameReader(av, name, container, stream)
         for frame in reader.frames():
             is_timed = len(track.pts) and frame.pts is not None
             decoded = int(np.searchsorted(track.pts, frame.pts, side="right")) - 1 if is_timed else index + 1
@@ -386,4 +390,4 @@ def iterate_timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, Any, 
                 yield float(times[index]), frame, metadata
         reader.check()
     if index < 0:
-        raise VideoDecodingError(path, "no frame can be decoded, the file is damaged")
+        raise VideoDecodingError(name, "no frame can be decoded, the file is damaged")

@@ -32,6 +32,7 @@ PAGES = [
     "docs/search.md",
     "docs/cluster.md",
     "docs/scores.md",
+    "docs/moments.md",
     "docs/maintenance.md",
     "docs/videos.md",
     "docs/remote.md",

@@ -228,6 +228,18 @@ def test_the_naive_implementation_computes_the_same_loss(monkeypatch):
     torch.testing.assert_close(loss(), ours(**batch, return_loss=True).loss)
 
 
+def test_moments(run_folder):
+    arguments = ("--films", "1", "--shots", "3", "--seeds", "0", "1", "--json", "moments.json")
+    output = example(run_folder, "moments.py", "--model", "run/model", *arguments)
+    rows = [line for line in output.splitlines() if " ± " in line]
+    assert [row.split("  ")[0] for row in rows] == [
+        name + refined for name in ("windows of 30 s", "windows of 5 s", "shots") for refined in ("", ", refined")
+    ]
+    figures = json.loads((run_folder / "moments.json").read_text())["figures"]
+    assert len(figures) == 2 and all(ways["shots"]["film"] == 100 for ways in figures)  # there is one film
+    assert all(ways["shots"] == ways["shots, refined"] for ways in figures)
+
+
 def test_errors_are_one_line(tmp_path):
     """The other scripts run commands of `pig`, whose errors have tests."""
     done = warm_python().run([ROOT / "examples/search_videos.py", "--index", "missing.lance", "a"], cwd=tmp_path)

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from modeling_pig.stores import lance_store
-from modeling_pig.stores.index import FORMAT, FORMAT_OF_ENCODERS, FileState, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.index import FORMAT, FORMAT_OF_SHOTS, FileState, IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.records import row_schema
 
 
@@ -304,7 +304,7 @@ def test_missing_and_foreign_data_are_refused(tmp_path):
     ("stored", "message"),
     [
         ({}, "older modeling-pig .* pig index FOLDER --model org/pig --index NEW"),
-        ({"format": FORMAT_OF_ENCODERS + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
+        ({"format": FORMAT_OF_SHOTS + 1, "more": 1}, "newer modeling-pig .* pip install --upgrade modeling-pig"),
     ],
 )
 def test_index_of_another_format_is_refused_with_advice(new_uri, stored, message):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_pig.stores import transfer
-from modeling_pig.stores.index import FORMAT_OF_ENCODERS, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.index import FORMAT_OF_SHOTS, IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.transfer import export_index, import_index
 
 from .test_index import INFO, RECORD, contents
@@ -83,7 +83,7 @@ def test_invalid_files_are_refused_and_create_no_index(index, tmp_path):
     info = json.loads(rows.schema.metadata[b"pig"])
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "theirs.parquet")
     pq.write_table(rows.drop_columns("size"), tmp_path / "narrow.parquet")
-    newer = rows.replace_schema_metadata({"pig": json.dumps({**info, "format": FORMAT_OF_ENCODERS + 1})})
+    newer = rows.replace_schema_metadata({"pig": json.dumps({**info, "format": FORMAT_OF_SHOTS + 1})})
     pq.write_table(newer, tmp_path / "newer.parquet")
     (tmp_path / "text.parquet").write_text("not Parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "v.parquet").read_bytes()[:-100])

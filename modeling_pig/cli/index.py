@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,7 +37,9 @@ from .entries import print_contents
 
 if TYPE_CHECKING:
     from ..encoding.encoder import Encoder
+    from ..encoding.video_segment import ShotRule
     from ..retrieval.indexing import IndexingReport
+    from ..retrieval.segments import Segmentation
     from ..stores.index import IndexInfo, VideoIndex
     from ..video_decoding_pig import VideoDecodingError
 
@@ -57,10 +60,21 @@ def index(
     ] = None,
     storage_option: StorageOption = None,
     segment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS|shots",
+            help="Length of a segment in seconds; 0: do not split videos; shots: split videos where the picture cuts. "
+            "By default, videos longer than 60 s are split into segments of 30 s; an index that was made with shots "
+            "keeps to shots. Unchanged files keep their segments.",
+        ),
+    ] = None,
+    min_shot: Annotated[
+        float | None, typer.Option(help="Shortest shot of --segment shots in seconds, by default 2.")
+    ] = None,
+    max_shot: Annotated[
         float | None,
         typer.Option(
-            help="Length of a segment in seconds; 0: do not split videos. By default, videos longer than 60 s are "
-            "split into segments of 30 s. Unchanged files keep their segments."
+            help="Longest shot in seconds, by default 30: longer shots are divided. At least twice --min-shot."
         ),
     ] = None,
     overlap: Annotated[float, typer.Option(help="Seconds that a segment shares with the next segment.")] = 0.0,
@@ -143,16 +157,17 @@ def index(
         try:
             with _process_group() as (rank, world_size):
                 from ..encoding.loading import load_encoder
+                from ..encoding.shots import check_shot_detector
+                from ..encoding.video_segment import ShotRule
                 from ..retrieval.find_videos import find_videos
                 from ..retrieval.indexing import index_videos
                 from ..retrieval.metadata import parse_types, read_metadata
                 from ..retrieval.own_columns import write_own_columns
-                from ..retrieval.segments import Segmentation
                 from ..retrieval.subtitles import SUBTITLE_COLUMNS
                 from ..retrieval.tags import TAG_COLUMNS
                 from ..video_torchcodec_pig import find_torchcodec
 
-                segmentation = Segmentation(segment, overlap)
+                segmentation = _parse_segment(segment, overlap, min_shot, max_shot)
                 storage_options = parse_storage_options(storage_option)
                 types = parse_types(column or [])
                 if types and metadata is None:
@@ -175,7 +190,12 @@ def index(
                 if rank == 0:
                     _warn(encoder, rerank_tokens)
                 info = _describe(encoder, rerank_tokens)
+                if isinstance(segmentation, ShotRule):
+                    check_shot_detector()  # fail before the work
+                    info = replace(info, shots=(segmentation.min_length, segmentation.max_length))
                 store = _open_index(index, info, storage_options, rank, world_size)
+                if segmentation is None and store.info.shots is not None:
+                    check_shot_detector()
                 known = store.files()
                 kinds: dict[str, str] = {}
                 values: dict[str, dict[str, Any]] = {}
@@ -237,6 +257,12 @@ def index(
             raise ValueError(f"none of the {len(result.failures)} videos in {places} can be decoded")
         _print_result(result, world_size)
         print_contents(store, index)
+        if segment == "shots" and store.info.shots != info.shots:
+            kept = "segments of one length" if store.info.shots is None else "shots of other lengths"
+            typer.echo(
+                f"note: the index was made with {kept}: give --segment shots in each run, or build a new index",
+                err=True,
+            )
         if segment is not None and result.unchanged:
             typer.echo(
                 f"note: {result.unchanged} unchanged videos keep their segments; to split them again, use --again",
@@ -246,6 +272,31 @@ def index(
         raise exit_interrupted()
     if result.failures and not read_launcher("WORLD_SIZE", 0):  # a launcher takes any status but 0 for a crash
         raise typer.Exit(EXIT_WITH_FAILURES)
+
+
+def _parse_segment(
+    segment: str | None, overlap: float, min_shot: float | None, max_shot: float | None
+) -> "Segmentation | ShotRule | None":
+    """Return the rule by which videos are split; `None` for that of the index."""
+    from ..encoding.video_segment import ShotRule
+    from ..retrieval.segments import Segmentation
+
+    if segment == "shots":
+        if overlap:
+            raise ValueError("shots do not overlap: leave out --overlap")
+        rule = ShotRule()
+        return ShotRule(
+            rule.min_length if min_shot is None else min_shot, rule.max_length if max_shot is None else max_shot
+        )
+    if min_shot is not None or max_shot is not None:
+        raise ValueError("--min-shot and --max-shot are lengths of shots: add --segment shots")
+    if segment is None:
+        return Segmentation(None, overlap) if overlap else None
+    try:
+        seconds = float(segment)
+    except ValueError:
+        raise ValueError(f"--segment is {segment!r}: give seconds, or shots") from None
+    return Segmentation(seconds, overlap)
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..visualization.text import printable
 from .common import (
+    EXIT_WITH_FAILURES,
     STANDARD_STREAM,
     DeviceOption,
     DTypeOption,
@@ -21,6 +23,7 @@ from .common import (
     TrustOption,
     one_line_errors,
     parse_storage_options,
+    print_failures,
     read_lines,
 )
 
@@ -83,9 +86,29 @@ def search(
     judge_threshold: Annotated[
         float, typer.Option(help="Note it below this excess over sentences that describe no video.")
     ] = 0.0,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine-moments",
+            help="Find the seconds of each result that the sentence describes best. Decodes and encodes the found "
+            "segments, 2 s at each second: choose a small -k.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write; -: standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write, with thumbnails; it needs no network.")] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-clips",
+            metavar="DIR",
+            help="Folder into which to save the found segments as clips with sound: copied from a keyframe up to 1 s "
+            "before the segment if there is one, else re-encoded. No file is overwritten.",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Cut the clips of --save-clips to the frame: re-encode them.")
+    ] = False,
     model: MovedModelOption = None,
     storage_option: StorageOption = None,
     dtype: DTypeOption = "auto",
@@ -108,6 +131,12 @@ def search(
             from ..files import resolve_replaceable
 
             resolve_replaceable(html)  # fail before the search if the page cannot be written
+        if exact and clips is None:
+            raise ValueError("--exact is for the clips of --save-clips DIR: give both")
+        if clips:
+            from ..retrieval.saved_clips import prepare_folder
+
+            prepare_folder(clips)  # fail before the search if no clip can be written
         if query is not None and not query.strip():
             raise ValueError("the sentence is empty: describe a video")
         if text_column and not hybrid_text:
@@ -129,6 +158,7 @@ def search(
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
         options["collapse_duplicates"] = collapse_duplicates if duplicate_score is None else duplicate_score
+        options["refine"] = refine
         if video is not None:
             ranked = [(video, searcher.search_like(video, **options))]
         else:
@@ -148,13 +178,30 @@ def search(
 
             titles = [text if video is None else f"Videos like {text}" for text, _ in ranked]
             write_results_page(list(zip(titles, (results for _, results in ranked), strict=True)), html)
+        failed = clips is not None and not _save_clips(ranked, clips, exact)
         if as_json or as_csv == STANDARD_STREAM:
-            return
+            raise typer.Exit(EXIT_WITH_FAILURES if failed else 0)
         for output in filter(None, (as_csv, html)):
             typer.echo(f"written: {output}")
         if not as_csv and not html:
             for text, results in ranked:
                 print_results(results, title=text if len(ranked) > 1 else None)
+        if failed:
+            raise typer.Exit(EXIT_WITH_FAILURES)
+
+
+def _save_clips(ranked: RankedQueries, folder: Path, exact: bool) -> bool:
+    """Save the found segments as clips; print what was saved and what failed. Return whether all are saved."""
+    from ..retrieval.saved_clips import save_clips
+
+    saved = save_clips((result for _, results in ranked for _, result in _with_segments(results)), folder, exact=exact)
+    print_failures([str(failure) for failure in saved.failures], "--json lists all results")
+    num_copied = sum(clip.is_copy for clip in saved.clips)
+    kept = f", {len(saved.kept)} were there already" if saved.kept else ""
+    typer.echo(
+        printable(f"clips in {folder}: {len(saved.clips)} saved ({num_copied} without re-encoding){kept}"), err=True
+    )
+    return not saved.failures
 
 
 def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
@@ -194,12 +241,13 @@ def print_results(
     from rich.console import Console
     from rich.table import Table
 
-    from ..visualization.text import format_span, printable
+    from ..visualization.text import format_span
 
     rows = list(_with_segments(results))
-    has_segments = any(result.start is not None for _, result in rows)
+    has_segments = any(result.span != (None, None) for _, result in rows)
     table = Table(box=None, pad_edge=False)
-    for name in ["rank", "score", *(["time"] if has_segments else [])]:
+    has_moments = any(result.moment is not None for _, result in rows)
+    for name in ["rank", "score", *(["time"] if has_segments else []), *(["best"] if has_moments else [])]:
         table.add_column(name, justify="right")
     table.add_column("file", overflow="fold")
     if captions:
@@ -207,7 +255,9 @@ def print_results(
     previous_rank = None
     for rank, result in rows:
         cells = ["" if rank == previous_rank else str(rank), f"{result.score:.3f}"]
-        cells += [format_span(result.start, result.end)] if has_segments else []
+        cells += [format_span(*result.span)] if has_segments else []
+        best = "" if result.moment is None else format_span(result.moment.best, None).removesuffix("–")
+        cells += [best] if has_moments else []
         copies = [f"same video: {path}" for path in result.duplicates]
         cells += ["\n".join(map(printable, [result.path, *copies]))]
         table.add_row(*cells, *([captions.get(result.path, "")] if captions else []))
@@ -237,6 +287,8 @@ def _to_record(result: dict[str, Any]) -> dict[str, Any]:
     result |= {"id": metadata.pop("id")} if "id" in metadata else {}
     if not result["duplicates"]:
         del result["duplicates"]
+    if (moment := result.pop("moment")) is not None:
+        result["moment"] = moment._asdict()
     if "others" in result:
         result["others"] = [_to_record(other) for other in result["others"]]
     return {**result, "metadata": metadata} if metadata else result
@@ -255,13 +307,16 @@ def write_csv(ranked: RankedQueries, output: Path) -> None:
     stream = nullcontext(sys.stdout) if output == STANDARD_STREAM else open(output, "w", encoding="utf-8", newline="")
     with stream as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *copies, *own])
+        moments = any(result.moment is not None for _, results in ranked for result in results)
+        columns = ["moment_start", "moment_end", "moment_best"] if moments else []
+        writer.writerow(["query", "rank", "score", "path", "start", "end", "duration", *columns, *copies, *own])
         for query, results in ranked:
             for rank, r in _with_segments(results):
                 values = [list(r.duplicates)] * len(copies)
                 values += [describe_value(r.metadata.get(name)) for name in own]
                 cells = ("; ".join(value) if isinstance(value, list) else value for value in values)
-                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *cells])
+                moment = (r.moment[:3] if r.moment else ("", "", "")) if moments else ()
+                writer.writerow([query, rank, r.score, r.path, r.start, r.end, r.duration, *moment, *cells])
 
 
 def _with_segments(results: "Sequence[SearchResult]") -> "Iterator[tuple[int, SearchResult]]":

@@ -10,15 +10,18 @@ from functools import partial
 from itertools import count, islice
 from queue import Full, Queue
 from threading import Event, Lock
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from transformers.video_utils import VideoMetadata
 
 from ..files import hash_file, make_content_id
 from ..remote import file_state, open_source
 from ..video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from .encoder import Encoder
-from .video_segment import VideoSegment
+from .shots import decode_shots
+from .video_segment import ShotRule, VideoSegment
 
 
 # Duration of a video in seconds, or `None` if unknown -> (start, end) of each segment; `(None, None)` is the whole.
@@ -152,7 +155,7 @@ def encode_files(
     encoder: Encoder,
     paths: Iterable[str],
     failures: list[VideoDecodingError],
-    split: Split = lambda duration: [(None, None)],
+    split: Split | ShotRule = lambda duration: [(None, None)],
     with_hash: bool = False,
     batch_size: int = 16,
     num_threads: int | None = None,
@@ -167,8 +170,9 @@ def encode_files(
         paths (`Iterable[str]`): video files, or folders of frames.
         failures (`list[VideoDecodingError]`): receives one error per file that cannot be decoded, or that changed
             during both of two attempts to read it. The other files are encoded.
-        split (`Callable`): returns the segments of a video from its duration, see [`Segmentation.split`]. By default
-            each video is one segment.
+        split (`Callable` or `ShotRule`): returns the segments of a video from its duration, see
+            [`Segmentation.split`]; or the lengths of the shots that are the segments. By default each video is one
+            segment. Folders of frames have no times, and are not split into shots.
         with_hash (`bool`): also hash each file, see [`hash_file`].
         batch_size (`int`): segments per forward pass.
         num_threads (`int`, *optional*): files decoded at the same time, one per core by default.
@@ -216,7 +220,7 @@ def encode_files(
     assert not (batch or encoded or read_files), "a file was started but not completed"
 
 
-def encode_file(encoder: Encoder, path: str, split: Split) -> EncodedFile:
+def encode_file(encoder: Encoder, path: str, split: Split | ShotRule) -> EncodedFile:
     """Encode one video file, segment by segment, see [`encode_files`].
 
     Raises:
@@ -247,7 +251,7 @@ class _ReadFile(NamedTuple):
 
 
 def _read_file(
-    encoder: Encoder, split: Split, with_hash: bool, readings: Iterator[int], path: str
+    encoder: Encoder, split: Split | ShotRule, with_hash: bool, readings: Iterator[int], path: str
 ) -> Iterator[tuple[int, _Clip | _ReadFile | VideoDecodingError | None]]:
     """Decode a file: yield the clip of each segment, then the file's facts.
 
@@ -258,12 +262,13 @@ def _read_file(
         reading, state = next(readings), _state(path)
         failure: VideoDecodingError | None = None
         duration = content_hash = content_id = None
+        spans: list[tuple[float | None, float | None]] = []
         try:
             with open_source(path, state) as source:
-                segments = decode_segments(source, encoder.num_frames, split, **encoder.decoding_options)
-                for frames, metadata in segments:
+                for frames, metadata, span in _decode_segments(encoder, source, split):
                     yield reading, _Clip(encoder.preprocess(frames, metadata))
                     duration = metadata.duration
+                    spans.append(span)
                 content_hash = hash_file(source) if with_hash else None
                 content_id = make_content_id(source)
         except VideoDecodingError as error:
@@ -276,10 +281,30 @@ def _read_file(
             yield reading, failure
             return
         else:
-            spans = [VideoSegment(path, start, end) for start, end in split(duration)]
-            yield reading, _ReadFile(spans, duration, state[0], state[1], content_hash, content_id)
+            if isinstance(split, ShotRule) and len(spans) == 1:
+                spans = [(None, None)]
+            segments = [VideoSegment(path, *span) for span in spans]
+            yield reading, _ReadFile(segments, duration, state[0], state[1], content_hash, content_id)
             return
     yield reading, VideoDecodingError(path, "changed while it was read; run again")
+
+
+def _decode_segments(
+    encoder: Encoder, source: str | BinaryIO, split: Split | ShotRule
+) -> Iterator[tuple[np.ndarray, VideoMetadata, tuple[float | None, float | None]]]:
+    """Decode the clip of each segment of a file; yield its frames, metadata of the file, start and end."""
+    if isinstance(split, ShotRule) and not (isinstance(source, str) and os.path.isdir(source)):
+        yield from decode_shots(source, encoder.num_frames, split, **encoder.decoding_options)
+        return
+    spans: list[tuple[float | None, float | None]] = []
+
+    def split_once(duration: float | None) -> list[tuple[float | None, float | None]]:
+        spans[:] = [(None, None)] if isinstance(split, ShotRule) else split(duration)
+        return spans
+
+    clips = decode_segments(source, encoder.num_frames, split_once, **encoder.decoding_options)
+    for number, (frames, metadata) in enumerate(clips):
+        yield frames, metadata, spans[number]
 
 
 def _state(path: str) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from ..encoding.encoder import Encoder
+from ..encoding.video_segment import ShotRule
 from ..encoding.videos import EncodedFile, encode_files
 from ..files import hash_file, is_content_id, make_content_id
 from ..remote import is_gone, read_with
@@ -22,7 +23,7 @@ from ..stores.columns import ID
 from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
 from ..video_decoding_pig import VideoDecodingError
 from .find_videos import FoundVideo, FoundVideos, find_videos
-from .segments import Segmentation
+from .segments import Segmentation, segmentation_of
 
 
 # Encoded files are written together. Seconds between two writes: PAUSE times the seconds since the start of the run,
@@ -65,7 +66,7 @@ def index_videos(
     index: VideoIndex,
     sources: FoundVideos | str | os.PathLike | Iterable[str | os.PathLike],
     *,
-    segmentation: Segmentation | None = None,
+    segmentation: Segmentation | ShotRule | None = None,
     by_hash: bool = False,
     again: Collection[str] = (),
     prune: bool = False,
@@ -90,8 +91,8 @@ def index_videos(
         encoder (`Encoder`): model, see [`load_encoder`].
         index (`VideoIndex`): index of the same model. If it stores context tokens, they are written too.
         sources (`FoundVideos`, or the argument of [`find_videos`]): videos that the index is to hold.
-        segmentation (`Segmentation`, *optional*): rule by which long videos are split. Unchanged files keep their
-            segments.
+        segmentation (`Segmentation` or `ShotRule`, *optional*): rule by which videos are split; by default the one
+            of the index ([`segmentation_of`]). Unchanged files keep their segments.
         by_hash (`bool`): detect changed files by content instead of size and time. Reads all files that are in the
             index.
         again (`Collection[str]`): absolute paths of files that are encoded again, even if they are unchanged.
@@ -115,6 +116,7 @@ def index_videos(
     known = index.files() if known is None else known
     share = [video for video in found.videos if _hash_path(video.path) % world_size == rank]
     progress = progress and rank == 0
+    rule = segmentation or segmentation_of(index.info)
     report, problem = IndexingReport(), None
     try:
         outdated = _find_outdated(index, share, known, by_hash, progress)
@@ -132,7 +134,7 @@ def index_videos(
             encoder,
             outdated,
             report.failures,
-            (segmentation or Segmentation()).split,
+            rule if isinstance(rule, ShotRule) else rule.split,
             by_hash,
             batch_size,
             num_threads,

@@ -62,6 +62,9 @@ class SearchOptions:
             a copy in another size; the result names them in `duplicates`. `True` for files whose stored embeddings
             have a [`similarity`] of at least 0.98, a number for another limit. There are fewer than k results if the
             10,000 best entries of each index show fewer videos.
+        refine (`bool`): find the seconds of each result that the sentence describes best ([`SearchResult.moment`]).
+            The video tower is loaded, and encodes the found segments, 2 s at each second: 29 clips for 30 s. In an
+            index of shots, a moment is the whole shot. With `group`, only the best segment of each file has one.
 
     Attributes:
 
@@ -78,6 +81,7 @@ class SearchOptions:
     rerank: int | None = None
     hybrid_text: bool | Sequence[str] = False
     collapse_duplicates: bool | float = False
+    refine: bool = False
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
@@ -107,6 +111,7 @@ class SearchKeywords(TypedDict, total=False):
     rerank: int | None
     hybrid_text: bool | Sequence[str]
     collapse_duplicates: bool | float
+    refine: bool
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,7 @@ class VideoSearcher:
         checked = SearchOptions(**options)
         texts = [queries] if isinstance(queries, str) else queries
         self._conditions(checked)  # before the model is loaded
+        embeddings: np.ndarray
         if checked.hybrid_text:
             columns, arrange = self._text_columns(checked), self._arrangement(checked)
             embeddings = self.text_encoder(texts)
@@ -234,7 +240,19 @@ class VideoSearcher:
                 for text, embedding in zip(texts, embeddings, strict=True)
             ]
         else:
-            ranked = self.search_embeddings(self.text_encoder(texts), checked)
+            embeddings = self.text_encoder(texts)
+            ranked = self.search_embeddings(embeddings, replace(checked, refine=False))
+        if checked.refine:
+            encoder = self.encoder.load()
+            from .moments import find_moments
+
+            ranked = find_moments(
+                encoder,
+                embeddings,
+                ranked,
+                Reranker(self.name) if self.is_single_tower else None,
+                keep_spans=all(index.info.shots for index in self.indexes),
+            )
         return ranked[0] if isinstance(queries, str) else ranked
 
     @overload
@@ -336,6 +354,8 @@ class VideoSearcher:
             raise ValueError("rerank is for sentences: leave it out of a search by a video.")
         if options.hybrid_text:
             raise ValueError("hybrid_text is for sentences: leave it out of a search by a video or by embeddings.")
+        if options.refine:
+            raise ValueError("refine is for sentences: leave it out of a search by a video or by embeddings.")
         if options.rerank is None and not is_by_video and self.is_single_tower:
             options = replace(options, rerank=min(max(options.k, RERANKED_BY_DEFAULT), MAX_FETCHED))
         arrange = self._arrangement(options)

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from ..encoding.video_segment import ShotRule
+from ..stores.records import IndexInfo
+
 
 MAX_WHOLE = 60.0  # seconds: by default, longer videos are split
 DEFAULT_LENGTH = 30.0  # seconds per segment
@@ -59,4 +62,9 @@ class Segmentation:
         return [(round(number * step, 3), round(end, 3)) for number, end in enumerate(ends)]
 
 
-__all__ = ["Segmentation"]
+def segmentation_of(info: IndexInfo) -> Segmentation | ShotRule:
+    """Return the rule by which new videos of an index are split: into the shots that it records, or by default."""
+    return Segmentation() if info.shots is None else ShotRule(*info.shots)
+
+
+__all__ = ["Segmentation", "segmentation_of"]

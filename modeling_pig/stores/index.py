@@ -28,6 +28,7 @@ from .records import (
     ENTRY_COLUMNS,
     FORMAT,
     FORMAT_OF_ENCODERS,
+    FORMAT_OF_SHOTS,
     FORMAT_WITH_CONTEXT,
     IndexInfo,
     VideoEntry,
@@ -106,6 +107,21 @@ class FileState(NamedTuple):
     id: str | None = None
 
 
+class Moment(NamedTuple):
+    """Seconds of a found segment that a sentence describes best, see `refine` of [`SearchOptions`].
+
+    Attributes:
+        start, end (`float`): seconds after the start of the file.
+        best (`float`): middle of the best 2 s.
+        score (`float`): cosine of the query embedding and the embedding of the best 2 s.
+    """
+
+    start: float
+    end: float
+    best: float
+    score: float
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """One result of a query.
@@ -120,6 +136,7 @@ class SearchResult:
         metadata (`Mapping[str, Any]`): values of the owner's columns that are known; times in UTC.
         duplicates (`tuple[str, ...]`): paths of the other files that this result stands for, see `collapse_duplicates`
             of [`SearchOptions`].
+        moment (`Moment`, *optional*): best seconds of the segment, if the search was asked for them.
     """
 
     rank: int
@@ -130,6 +147,12 @@ class SearchResult:
     end: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     duplicates: tuple[str, ...] = ()
+    moment: Moment | None = None
+
+    @property
+    def span(self) -> tuple[float | None, float | None]:
+        """Start and end of the moment, else of the segment, in seconds; `(None, None)` for a whole file."""
+        return (self.start, self.end) if self.moment is None else self.moment[:2]
 
     @property
     def id(self) -> str | None:
@@ -797,12 +820,14 @@ def _describe_model(info: IndexInfo) -> str:
 __all__ = [
     "FORMAT",
     "FORMAT_OF_ENCODERS",
+    "FORMAT_OF_SHOTS",
     "FORMAT_WITH_CONTEXT",
     "ContextResults",
     "EmbeddedEntry",
     "EntryBatch",
     "FileState",
     "IndexInfo",
+    "Moment",
     "IndexVersion",
     "SearchResult",
     "TextResults",

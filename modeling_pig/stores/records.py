@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # format 1 stored whole files only, without size and time
 FORMAT_WITH_CONTEXT = 3  # the same with context tokens
 FORMAT_OF_ENCODERS = 4  # the same with `kind` and `dtype`, of models that are not PIG or not in float32
+FORMAT_OF_SHOTS = 5  # the same with `shots`
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class IndexInfo:
             default none.
         kind (`str`): how the model embeds videos, such as "pig" or "mean of frames".
         dtype (`str`): precision of the model that created the index. Models of other precisions may add to it.
+        shots (`tuple[float, float]`, *optional*): shortest and longest shot in seconds, if videos are split into
+            shots; by default into segments of one length.
         storage (`str`): type of the stored embeddings, "float16" or "float32". The index sets this argument and those
             that follow.
         created (`str`): UTC time of creation, ISO 8601.
@@ -52,6 +55,7 @@ class IndexInfo:
     num_context_tokens: int | None = None
     kind: str = "pig"
     dtype: str = "float32"
+    shots: tuple[float, float] | None = None
     storage: str = ""
     created: str = ""
     version: str = __version__
@@ -60,6 +64,8 @@ class IndexInfo:
     @property
     def required_format(self) -> int:
         """The earliest format that holds these fields."""
+        if self.shots is not None:
+            return FORMAT_OF_SHOTS
         if (self.kind, self.dtype) != ("pig", "float32"):
             return FORMAT_OF_ENCODERS
         return FORMAT if self.num_context_tokens is None else FORMAT_WITH_CONTEXT
@@ -71,6 +77,8 @@ class IndexInfo:
             del record["num_context_tokens"]
         if self.format < FORMAT_OF_ENCODERS:
             del record["kind"], record["dtype"]
+        if self.shots is None:
+            del record["shots"]
         return {"width" if name == "embedding_dim" else name: value for name, value in record.items()}
 
     @classmethod
@@ -82,7 +90,7 @@ class IndexInfo:
             source (`str`): name of the index or file for error messages, such as "The index videos.lance".
 
         Raises:
-            ValueError: the record has a format before `FORMAT` or after `FORMAT_OF_ENCODERS`.
+            ValueError: the record has a format before `FORMAT` or after `FORMAT_OF_SHOTS`.
         """
         stored = record.get("format", 1)
         if stored < FORMAT:
@@ -91,11 +99,13 @@ class IndexInfo:
                 "version cannot read. Rebuild the index under a new path: pig index FOLDER --model "
                 f"{record.get('model', 'MODEL')} --index NEW"
             )
-        if stored > FORMAT_OF_ENCODERS:
+        if stored > FORMAT_OF_SHOTS:
             raise ValueError(
                 f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
                 "Upgrade: pip install --upgrade modeling-pig"
             )
+        if record.get("shots") is not None:
+            record = {**record, "shots": tuple(record["shots"])}
         return cls(**{"embedding_dim" if name == "width" else name: value for name, value in record.items()})
 
 
@@ -266,6 +276,7 @@ __all__ = [
     "ENTRY_COLUMNS",
     "FORMAT",
     "FORMAT_OF_ENCODERS",
+    "FORMAT_OF_SHOTS",
     "FORMAT_WITH_CONTEXT",
     "IndexInfo",
     "VideoEntry",

@@ -106,9 +106,7 @@ def write_results_page(
     with replace_file(output) as partial, open(partial, "w", encoding="utf-8") as page:
         with ThreadPoolExecutor(num_threads) as pool:
             try:
-                page.writelines(
-                    _page(results, lambda chunk: pool.map(lambda r: picture(r.path, r.start, r.end), chunk))
-                )
+                page.writelines(_page(results, lambda chunk: pool.map(lambda r: picture(r.path, *r.span), chunk)))
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -172,7 +170,7 @@ def _shown(text: str) -> str:
 
 def _card(result: SearchResult, picture: Picture) -> str:
     name = _shown(os.path.basename(result.path))
-    span = format_span(result.start, result.end)
+    span = format_span(*result.span)
     if picture.is_decoded:
         top = f'<img class="picture" src="{picture.content}" alt="" loading="lazy">'
     else:
@@ -209,8 +207,7 @@ def _others(segments: Sequence[SearchResult]) -> str:
     if not segments:
         return ""
     rows = "".join(
-        f'<li><a href="{_address(r)}">{format_span(r.start, r.end)}</a><span>{r.score:.3f}</span></li>'
-        for r in segments
+        f'<li><a href="{_address(r)}">{format_span(*r.span)}</a><span>{r.score:.3f}</span></li>' for r in segments
     )
     return f"\n<details><summary>{len(segments)} more here</summary><ol>{rows}</ol></details>"
 
@@ -223,11 +220,12 @@ def _duplicates(paths: Sequence[str]) -> str:
 
 
 def _address(result: SearchResult) -> str:
-    """Return the URI of the file; for a segment, with its start and end."""
+    """Return the URI of the file; for a segment or a moment, with its start and end."""
     address = _file_address(result.path)
-    if result.start is None:
+    start, end = result.span
+    if start is None:
         return address
-    return f"{address}#t={result.start:.15g}" + ("" if result.end is None else f",{result.end:.15g}")
+    return f"{address}#t={start:.15g}" + ("" if end is None else f",{end:.15g}")
 
 
 def _file_address(path: str) -> str:
