@@ -18,7 +18,16 @@ EXTRAS = {
     # an index on a Milvus server
     "milvus": ["pymilvus>=3.0", "pyarrow>=16"],
     # `pig app`, which searches in the browser
-    "app": ["lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "pyarrow>=16", "starlette>=1.0", "uvicorn>=0.30"],
+    "app": [
+        "fastapi>=0.160",
+        "fastapi-offline>=1.7",
+        "lancedb>=0.40",
+        "matplotlib>=3.8",
+        "numkong>=7.8",
+        "prometheus-client>=0.20",
+        "pyarrow>=16",
+        "uvicorn>=0.30",
+    ],
     # training with low-rank adapters (`model.lora`)
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well

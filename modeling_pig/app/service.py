@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
-from ..retrieval.search import SearchOptions, VideoSearcher
+from ..retrieval.search import SearchKeywords, SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 from ..stores.conditions import And, Condition, Or
 from ..stores.facets import Facet, find_facets
@@ -86,6 +88,10 @@ class SearchService:
         """Whether the model explains its results."""
         return self.searcher.indexes[0].info.kind == "pig"
 
+    def columns(self) -> dict[str, str]:
+        """Return the owner's columns of all indexes, name -> type."""
+        return {name: kind for index in self.searcher.indexes for name, kind in index.columns.items()}
+
     def num_clips(self) -> int:
         """Return the total number of entries over all indexes."""
         return sum(map(len, self.searcher.indexes))
@@ -94,6 +100,15 @@ class SearchService:
         """Return whether an index holds entries of this file now."""
         return any(index.get(path) for index in self.searcher.indexes)
 
+    def versions(self) -> list[Any]:
+        """Return values that change with every write to the indexes; those that cannot tell change every minute.
+
+        Raises:
+            OSError: an index cannot be read.
+        """
+        clock = int(time.monotonic() // RECOUNT_AFTER)
+        return [clock if (v := index.data_version) is None else v for index in self.searcher.indexes]
+
     def facets(self) -> list[Facet]:
         """Return the columns by whose values a search can be narrowed; counted once per version of the indexes.
 
@@ -101,8 +116,7 @@ class SearchService:
             OSError: an index cannot be read.
         """
         with self._counting:
-            clock = int(time.monotonic() // RECOUNT_AFTER)
-            versions = [clock if (v := index.data_version) is None else v for index in self.searcher.indexes]
+            versions = self.versions()
             if versions != self._facets_of:
                 self._facets, self._facets_of = find_facets(self.searcher.indexes), versions
             return self._facets
@@ -136,33 +150,50 @@ class SearchService:
         all_of += [condition for condition in parsed if condition is not None]
         return And(tuple(all_of)) if len(all_of) > 1 else all_of[0]
 
-    def search(self, text: str, k: int, where: str | Condition | None = None) -> "list[SearchResult]":
-        """Return the `k` best files for a query.
+    def search(self, text: str, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the best results for a query; `options` are fields of [`SearchOptions`].
 
         Raises:
-            ValueError: the query is empty, or `where` is invalid.
+            ValueError: the query is empty, or an option is invalid.
+            OSError: the index cannot be read.
         """
-        return self.searcher.search(text, k=k, where=where, group=True)
+        return self.searcher.search(text, **options)
 
-    def like(self, video: str, k: int, where: str | Condition | None, report: Progress) -> "list[SearchResult]":
-        """Return the `k` files most similar to a video file.
+    def more_like(self, segment: VideoSegment, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the results most similar to a segment, or to a whole file, without those of the same file.
+
+        Raises:
+            ValueError: no index holds the segment, or an option is invalid.
+            OSError: the index cannot be read.
+        """
+        stored = next(filter(None, (index.get(segment.path) for index in self.searcher.indexes)), [])
+        span = segment[1:]
+        queries = [found for found in stored if span in ((None, None), (found.entry.start, found.entry.end))]
+        if not queries:
+            raise ValueError("This video is no longer in the index: search again.")
+        embeddings = np.stack([found.embedding for found in queries])
+        checked = SearchOptions(**options)
+        return self.searcher.search_embeddings(embeddings, checked, merge_queries=True, exclude=segment.path)[0]
+
+    def like(self, video: str, report: Progress, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the results most similar to a video file; `options` are fields of [`SearchOptions`].
 
         A long video is split into up to `MAX_SEGMENTS` segments of 30 s (longer segments beyond 32 minutes of video).
         A result is scored by the most similar segment.
 
         Raises:
             VideoDecodingError: the file cannot be decoded.
-            ValueError: `where` is invalid.
+            ValueError: an option is invalid.
             OSError: the index or the model cannot be read.
         """
+        checked = SearchOptions(**options)
         with self._one_at_a_time(report):
             whole = self._load(report)
             from ..encoding.videos import encode_file
 
             report("Encoding the video")
             encoded = encode_file(whole.encoder, video, UploadSegmentation().split)
-        options = SearchOptions(k=k, where=where, group=True)
-        return self.searcher.search_embeddings(encoded.embeddings.numpy(), options, merge_queries=True)[0]
+        return self.searcher.search_embeddings(encoded.embeddings.numpy(), checked, merge_queries=True)[0]
 
     def fitting_captions(self, video: str, k: int, report: Progress) -> list[dict[str, Any]]:
         """Return the `k` captions that fit a video file best, as `text` and `score` (cosine similarity).

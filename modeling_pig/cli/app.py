@@ -40,7 +40,7 @@ def app(
 ) -> None:
     """Search an index in the browser: play the videos, explain results, and find videos like an uploaded one."""
     with one_line_errors():
-        require_modules("app", "starlette", "uvicorn")
+        require_modules("app", "fastapi", "prometheus_client", "uvicorn")
         from ..app.server import AppServer, bind, is_loopback, make_server
         from ..app.service import SearchService
         from ..retrieval.search import VideoSearcher

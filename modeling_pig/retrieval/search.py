@@ -67,6 +67,7 @@ class SearchOptions:
     group: bool = False
     rerank: int | None = None
     hybrid_text: bool | Sequence[str] = False
+    offset: int = 0
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
@@ -88,6 +89,7 @@ class SearchKeywords(TypedDict, total=False):
     group: bool
     rerank: int | None
     hybrid_text: bool | Sequence[str]
+    offset: int
 
 
 @dataclass(frozen=True)

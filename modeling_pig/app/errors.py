@@ -1,0 +1,87 @@
+"""Turn errors into responses: one line for people, without paths or faults of the server."""
+
+import logging
+import sys
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..visualization.text import abridge, printable
+
+
+USER_ERRORS = (ImportError, OSError, ValueError)
+INTERNAL = "The server failed: see the error in its terminal."
+UNREADABLE = "The index or the model cannot be read: see the error in the server's terminal."
+TOO_MANY = "Too many videos are being encoded: try again later."
+BUSY = "Too many searches are waiting: try again later."
+
+logger = logging.getLogger(__name__)
+
+
+class UnavailableError(Exception):
+    """Error of a server without an index that it can search. Its message is for clients.
+
+    Args:
+        state (`str`): "no_index", "other_model" or "unreadable".
+        message (`str`): what to do.
+    """
+
+    def __init__(self, state: str, message: str):
+        super().__init__(message)
+        self.state = state
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message for the client; log errors whose message would reveal paths or faults of the server."""
+    if isinstance(error, OSError):  # not the client's fault, and it names paths of this machine
+        logger.error("%s", error)
+        return UNREADABLE
+    # Raised by the import system: our own ImportErrors have no name and say what to install.
+    if isinstance(error, ImportError) and error.name:
+        logger.error("%s", error)
+        return INTERNAL
+    # Importing the class would load transformers, which searching does not need. If one was raised, it is loaded.
+    decoding_error = getattr(sys.modules.get("modeling_pig.video_decoding_pig"), "VideoDecodingError", ())
+    # Only the reason: the path of an upload means nothing to the client, and paths of videos may be hidden.
+    return error.reason if isinstance(error, decoding_error) else str(error)
+
+
+def http_error(error: BaseException) -> HTTPException:
+    """Return the response to an error of a request: 422 if the request can be corrected, else 500."""
+    message = one_line(error)
+    return HTTPException(500 if message in (UNREADABLE, INTERNAL) else 422, message)
+
+
+def refused(request: Request, error: Exception) -> Response:
+    """Respond to an `HTTPException`."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def invalid(request: Request, error: Exception) -> Response:
+    """Respond to parameters that do not have their types or limits."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    # The last part names the parameter; the others say where it is: ("query", "k").
+    names = [str(part) for part in first["loc"] if part not in ("query", "body", "path")]
+    message = f"{'.'.join(names) or 'The request'}: {first['msg']}"
+    given = first.get("input")
+    if isinstance(given, (str, int, float)):
+        message += f", not {abridge(str(given))!r}"
+    return JSONResponse({"error": printable(f"{message}.")}, 422)
+
+
+def unavailable(request: Request, error: Exception) -> Response:
+    """Respond to a request that needs an index."""
+    assert isinstance(error, UnavailableError)
+    return JSONResponse({"error": str(error), "state": error.state}, 503, {"Retry-After": "5"})
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """Respond to an error that is a bug."""
+    return JSONResponse({"error": INTERNAL}, 500)
+
+
+__all__ = ["INTERNAL", "UNREADABLE", "USER_ERRORS", "UnavailableError", "http_error", "one_line"]
