@@ -26,7 +26,7 @@ class Describer:
         self._is_public = is_public
 
     def results(self, results: Sequence[SearchResult]) -> list[schemas.Result]:
-        """Describe results. Of further segments, only columns and metadata that differ from the first are described."""
+        """Describe results; of further segments, only the columns and metadata that differ from the first."""
         return [self._result(result) for result in results]
 
     def _result(self, result: SearchResult) -> schemas.Result:

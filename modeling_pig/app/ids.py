@@ -15,8 +15,6 @@ from .errors import USER_ERRORS, http_error
 
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from .service import SearchService
 
 

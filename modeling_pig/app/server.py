@@ -10,7 +10,6 @@ import functools
 import ipaddress
 import socket
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 

@@ -31,6 +31,9 @@ def search(
     ] = None,
     video: Annotated[Path | None, typer.Option(help="Search for videos similar to this video file.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 10,
+    offset: Annotated[
+        int, typer.Option(min=0, help="Results to leave out: with -k 10, the third page has --offset 20.")
+    ] = 0,
     where: Annotated[
         str | None, typer.Option(help="Condition on results, such as \"duration < 60 and path like '%holiday%'\".")
     ] = None,
@@ -94,12 +97,13 @@ def search(
         )
         options: SearchKeywords = {"k": k, "where": where, "min_score": min_score, "group": group, "rerank": rerank}
         options["hybrid_text"] = text_column or hybrid_text
+        options["offset"] = offset
         if video is not None:
             ranked = [(str(video), searcher.search_like(video, **options))]
         else:
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
-        _note_missing_results(ranked, k, where, min_score)
+        _note_missing_results(ranked, k, offset, where, min_score)
         if as_json:
             print_json(ranked, "sentence" if video is None else "video")
         if as_csv:
@@ -118,15 +122,19 @@ def search(
                 print_results(results, title=text if len(ranked) > 1 else None)
 
 
-def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
+def _note_missing_results(
+    ranked: RankedQueries, k: int, offset: int, where: str | None, min_score: float | None
+) -> None:
     """Print a note if a filtered query has no results, or if an unfiltered query has fewer than k results."""
     num_results = min(len(results) for _, results in ranked)
     filters = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
+    filters += ["--offset"] if filters and offset else []
     if filters and not num_results:
         some = " for some of the queries" if len(ranked) > 1 else ""
         typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
     elif not filters and num_results < k:
-        typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
+        behind = f" behind --offset {offset}" if offset else ""
+        typer.echo(f"note: found {num_results} results{behind}, fewer than -k {k}", err=True)
 
 
 def read_queries(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by its interaction
 MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most
-_FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused, or k if it is more
+_FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
 
 
@@ -51,14 +51,18 @@ class SearchOptions:
             default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
         hybrid_text (`bool` or `Sequence[str]`): search the words of the sentence too, in these columns of the indexes,
             or in all their columns of text (`True`), and order the results by reciprocal rank fusion of the two
-            rankings. Scores stay cosines, and `min_score` refers to them. Not with `rerank`, nor with a
-            `single_tower`.
+            rankings. Scores stay cosines, and `min_score` refers to them. Results beyond the fused ones are ranked by
+            their scores. Not with `rerank`, nor with a `single_tower`.
+        offset (`int`): number of results to leave out, at least 0: pages of a ranking are searches with offsets 0, k,
+            2 k, and so on. They fit together as long as the indexes stay unchanged. Beyond the last result a page is
+            empty; with `rerank`, the last one is among the entries that are ranked again, and a `single_tower` ranks
+            max(k, 100) of them by default.
 
     Attributes:
 
     Raises:
-        ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, `rerank` is less
-            than `k` or more than 10,000, or `rerank` and `hybrid_text` are both given.
+        ValueError: `k` is less than 1, `offset` is negative, `min_score` is not finite, `where` is not a valid
+            condition, `rerank` is less than `k` or more than 10,000, or `rerank` and `hybrid_text` are both given.
     """
 
     k: int = 10
@@ -72,12 +76,19 @@ class SearchOptions:
     def __post_init__(self):
         if operator.index(self.k) < 1:
             raise ValueError(f"k is {self.k}: expected 1 or more.")
+        if operator.index(self.offset) < 0:
+            raise ValueError(f"offset is {self.offset}: expected 0 or more.")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
         if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
             raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
         if self.hybrid_text and self.rerank is not None:
             raise ValueError("rerank and hybrid_text both order the results: give one of them.")
+
+    @property
+    def depth(self) -> int:
+        """Number of results that a search must rank: those to leave out, and k."""
+        return self.offset + self.k
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -279,7 +290,11 @@ class VideoSearcher:
         if options.rerank is not None:
             return [self._search_and_rerank(query, options.rerank, options) for query in query_embeddings]
         conditions = self._conditions(options, exclude)
-        fetch, max_fetch = options.k, max(options.k, MAX_FETCHED)
+        num_entries = sum(map(len, self.indexes)) if options.offset else options.depth
+        if options.offset >= num_entries:
+            return [[] for _ in query_embeddings[: 1 if merge_queries else None]]
+        # More than there are entries would reserve memory for nothing.
+        fetch, max_fetch = min(options.depth, num_entries + 1), max(options.depth, MAX_FETCHED)
         while True:
             by_index = [
                 index.search(query_embeddings, fetch, condition)
@@ -317,43 +332,38 @@ class VideoSearcher:
         asked_score = -math.inf if options.min_score is None else options.min_score
         by_words = [
             (relevance, result)
-            for relevance, result in self._find_words(query, query_embedding, columns, conditions, options.k)
+            for relevance, result in self._find_words(query, query_embedding, columns, conditions)
             if result.score >= asked_score
         ]
-        fetch, max_fetch = max(options.k, _FUSED_BY_VECTOR), max(options.k, MAX_FETCHED)
+        fetch, max_fetch = _FUSED_BY_VECTOR, max(options.depth, MAX_FETCHED)
+        fused: list[SearchResult] | None = None
         while True:
             lists = [
                 index.search(query_embedding[None], fetch, condition)[0]
                 for index, condition in zip(self.indexes, conditions, strict=True)
             ]
-            # As in `_rank`: below the last score of a full list, its index may hold better entries than the others.
-            floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
-            min_score = max(floor, asked_score)
-            by_vector = [(result.score, result) for result in chain(*lists) if result.score >= min_score]
-            # What words find has a rank by its vector too, behind the entries that were fetched.
-            by_vector += [(result.score, result) for _, result in by_words]
-            ranked = fuse(by_vector, by_words)
-            if options.group:
-                ranked = _group(ranked, options.k + 1)
-            is_complete = len(ranked) >= options.k + options.group or min_score > floor or floor == -math.inf
-            if is_complete or fetch == max_fetch:
-                return ranked[: options.k]
+            by_vector, is_last = _merge_certain(lists, fetch, asked_score)
+            if fused is None:
+                # What words find has a rank by its vector too, behind the entries that were fetched.
+                every = [*by_vector, *(result for _, result in by_words)]
+                fused = fuse([(result.score, result) for result in every], by_words)
+            # What is fetched later follows: it must not change what earlier pages showed.
+            held = {(result.path, result.start, result.end) for result in fused}
+            ranked = fused + [r for r in by_vector if (r.path, r.start, r.end) not in held]
+            ranked = _group(ranked, options.depth + 1) if options.group else _number(ranked)
+            if is_last or len(ranked) >= options.depth + options.group or fetch == max_fetch:
+                return ranked[options.offset : options.depth]
             fetch = min(4 * fetch, max_fetch)
 
     def _find_words(
-        self,
-        query: str,
-        query_embedding: np.ndarray,
-        columns: list[list[str]],
-        conditions: list[Condition | None],
-        k: int,
+        self, query: str, query_embedding: np.ndarray, columns: list[list[str]], conditions: list[Condition | None]
     ) -> list[tuple[float, SearchResult]]:
         """Return the entries of all indexes that hold words of the query, with their relevance.
 
         Entries that are as relevant as the last one of a full list are left out, because others are not in the list.
         If all are, such as the many segments of a file or the entries that share a common word, more are read.
         """
-        for fetch in (max(k, _FUSED_BY_WORDS), max(k, MAX_FETCHED)):
+        for fetch in (_FUSED_BY_WORDS, MAX_FETCHED):
             found = [
                 index.search_text(query, query_embedding, names, fetch, condition)
                 for index, names, condition in zip(self.indexes, columns, conditions, strict=True)
@@ -385,7 +395,8 @@ class VideoSearcher:
             results += [replace(result, score=float(score)) for result, score in zip(some, scores, strict=True)]
         min_score = -math.inf if options.min_score is None else options.min_score
         ranked = _merge(result for result in results if result.score >= min_score)
-        return (_group(ranked, options.k + 1) if options.group else ranked)[: options.k]
+        ranked = _group(ranked, options.depth + 1) if options.group else ranked
+        return ranked[options.offset : options.depth]
 
     def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encode videos that are not in the index, or that have changed, and add them to the index.
@@ -429,24 +440,48 @@ def _exclude(condition: Condition | None, path: str | None) -> Condition | None:
 def _rank(
     lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions
 ) -> tuple[list[SearchResult], bool]:
-    """Merge lists of at most `fetched` results into one ranking; also return whether it is complete."""
-    # Below the last score of a full list, its index may hold better entries than the other lists.
-    floor = max((results[-1].score for results in lists if len(results) == fetched), default=-math.inf)
-    min_score = floor if options.min_score is None else max(floor, options.min_score)
-    results = _merge(result for results in lists for result in results if result.score >= min_score)
+    """Merge lists of at most `fetched` results into one ranking; also return whether its page is complete."""
+    min_score = -math.inf if options.min_score is None else options.min_score
+    results, is_last = _merge_certain(lists, fetched, min_score)
     if options.group:
-        results = _group(results, options.k + 1)
+        results = _group(results, options.depth + 1)
     # All segments of a file are found once the next file begins.
-    is_complete = len(results) >= options.k + options.group or min_score > floor or floor == -math.inf
-    return results[: options.k], is_complete
+    is_complete = is_last or len(results) >= options.depth + options.group
+    return results[options.offset : options.depth], is_complete
+
+
+def _merge_certain(
+    lists: Sequence[Sequence[SearchResult]], fetched: int, min_score: float
+) -> tuple[list[SearchResult], bool]:
+    """Merge lists of at most `fetched` results, as far as their ranks are certain; also return if no more can follow.
+
+    Behind the last result of a full list, its index may hold entries that rank before those of the other lists.
+    """
+    certain_to = min((_place(results[-1]) for results in lists if len(results) == fetched), default=None)
+    found = chain.from_iterable(lists)
+    merged = _merge(
+        result
+        for result in found
+        if result.score >= min_score and (certain_to is None or _place(result) <= certain_to)
+    )
+    return merged, certain_to is None or -certain_to[0] < min_score
+
+
+def _place(result: SearchResult) -> tuple[float, str, float]:
+    """Return what orders results: the score, then path and start."""
+    return -result.score, result.path, result.start or 0.0
 
 
 def _merge(results: Iterable[SearchResult]) -> list[SearchResult]:
     """Rank results of several searches together; an entry that occurs several times keeps its best score."""
     best: dict[tuple[str, float | None, float | None], SearchResult] = {}
-    for result in sorted(results, key=lambda result: (-result.score, result.path, result.start or 0.0)):
+    for result in sorted(results, key=_place):
         best.setdefault((result.path, result.start, result.end), result)
-    return [replace(result, rank=rank) for rank, result in enumerate(best.values(), start=1)]
+    return _number(best.values())
+
+
+def _number(results: Iterable[SearchResult]) -> list[SearchResult]:
+    return [replace(result, rank=rank) for rank, result in enumerate(results, start=1)]
 
 
 def _group(ranked: Sequence[SearchResult], num_files: int) -> list[SearchResult]:
