@@ -187,3 +187,56 @@ def test_the_folder_is_beside_the_index(tmp_path, monkeypatch):
     assert media_folder(str(tmp_path / "v.lance")) == tmp_path / ".v.lance.media"
     remote = media_folder("s3://bucket/v.lance")
     assert remote != media_folder("s3://bucket/w.lance") and "bucket" not in str(remote)
+
+
+def test_what_browsers_do_not_play_is_converted_once(cache, tmp_path, monkeypatch):
+    path = str(tmp_path / "video.mxf")
+    write_container(path)
+    first = [cache.playable(path) for _ in range(3)]
+    assert len(set(first)) == 1
+    clip = first[0].result()
+    with av_open(clip) as container:
+        assert container.format.name.startswith("mov,mp4") and container.streams.video[0].codec_context.name == "h264"
+        assert float(container.duration / 1e6) == pytest.approx(2, abs=0.1)
+    assert cache.playable(path).done() and cache.playable(path).result() == clip
+    part = cache.playable(path, 0.5, 1.0).result()
+    with av_open(part) as container:
+        assert float(container.duration / 1e6) == pytest.approx(0.5, abs=0.1)
+
+    monkeypatch.setattr(media, "MAX_CLIP", 1.0)
+    os.utime(path, (1, 1))
+    with av_open(cache.playable(path).result()) as container:
+        assert float(container.duration / 1e6) == pytest.approx(1, abs=0.1)
+
+
+def av_open(path):
+    import av
+
+    return av.open(str(path))
+
+
+def test_clips_are_bounded_in_number_and_time(cache, tmp_path, shape_videos, monkeypatch):
+    paths = [str(path) for path in shape_videos]
+    release = threading.Event()
+    cut = cache._cut
+    monkeypatch.setattr(cache, "_cut", lambda *arguments: (release.wait(), cut(*arguments))[1])
+    monkeypatch.setattr(media, "MAX_CLIPS", 2)
+    waiting = [cache.playable(path) for path in paths[:2]]
+    assert cache.playable(paths[0]) is waiting[0]  # no further clip
+    with pytest.raises(media.BusyError, match="try again later"):
+        cache.playable(paths[2])
+    release.set()
+    assert all(future.result().exists() for future in waiting)
+    monkeypatch.setattr(media, "MAX_TRANSCODING", -1.0)
+    with pytest.raises(OSError, match="not converted within"):
+        cache.playable(paths[3]).result()
+    assert cache.playable(paths[0]).done()
+
+
+def test_clips_are_made_if_the_folder_cannot_be_written(shape_videos, tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = MediaCache(tmp_path / "file" / "media")
+    clip = cache.playable(str(shape_videos[0])).result()
+    assert clip.exists()
+    cache.close()
+    assert not clip.exists()

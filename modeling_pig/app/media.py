@@ -8,7 +8,9 @@ import hashlib
 import io
 import logging
 import os
+import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,12 +36,19 @@ QUALITY = 72  # of WebP: a thumbnail has about 8 kB
 MAX_READ_FILE = 64_000_000  # bytes
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index of keyframes
 MAX_FAILURES = 10_000  # broken files that are remembered
+MAX_CLIP = 120.0  # seconds of a playable clip: longer videos are played in parts
+MAX_CLIPS = 8  # clips that are being made or wait for it
+MAX_TRANSCODING = 180.0  # seconds after which making a clip is given up
 
 logger = logging.getLogger(__name__)
 
 
 class StorageOfflineError(OSError):
     """Error of a video whose folder cannot be reached, such as on a disk that is not connected."""
+
+
+class BusyError(RuntimeError):
+    """Error of a clip that is not made now, because too many others are."""
 
 
 class MediaCache:
@@ -57,8 +66,12 @@ class MediaCache:
 
     def __init__(self, folder: str | os.PathLike, max_bytes: int = 500_000_000, num_decoders: int = 2):
         self.folder = Path(folder)
-        self._bounded = BoundedFolder(self.folder, max_bytes, (".webp", ".mp4"))
+        self._bounded = BoundedFolder(self.folder, max_bytes, (".webp", ".mp4", ".webm"))
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="thumbnails")
+        self._transcoder = ThreadPoolExecutor(1, thread_name_prefix="clips")  # apart: pictures do not wait for clips
+        self._num_clips = 0  # of those in `_pending`
+        self._temporary: tempfile.TemporaryDirectory | None = None  # of clips, if `folder` cannot be written
+        self._is_closed = False
         self._pending: dict[str, Future] = {}
         self._failures: OrderedDict[str, VideoDecodingError] = OrderedDict()
         self._lock = threading.Lock()  # guards `_pending` and `_failures`
@@ -81,9 +94,37 @@ class MediaCache:
         """Return `PREVIEW_FRAMES` frames of a video or segment side by side, as WebP; see [`MediaCache.thumbnail`]."""
         return self._picture("preview", path, start, end, PREVIEW_FRAMES, PREVIEW_SIDE)
 
+    def playable(self, path: str, start: float | None = None, end: float | None = None) -> Future[Path]:
+        """Return a file with the first `MAX_CLIP` seconds of a video or segment that browsers play.
+
+        Streams that browsers play are copied, the others are transcoded to H.264 and AAC with at most 720 lines.
+
+        Returns:
+            `Future[Path]`: done if the clip is in the cache. Raises [`VideoDecodingError`] if the file cannot be
+            decoded, and `OSError` if the clip cannot be written, or takes more than `MAX_TRANSCODING` seconds.
+
+        Raises:
+            BusyError: `MAX_CLIPS` clips are being made.
+            FileNotFoundError, StorageOfflineError: as for [`MediaCache.thumbnail`].
+        """
+        key = _key("clip", path, start, end)
+        folder = self._clip_folder()
+        for file in (folder / f"{key}.mp4", folder / f"{key}.webm"):
+            with suppress(OSError):
+                os.utime(file)
+                return _done(file)
+        with self._lock:
+            if key not in self._pending and self._num_clips >= MAX_CLIPS:
+                raise BusyError("Too many videos are being converted: try again later.")
+        return self._once(key, lambda: self._cut(folder / key, path, start, end), self._transcoder)
+
     def close(self) -> None:
         """Drop what waits for a decoder, and wait for what is being decoded."""
-        self._decoders.shutdown(cancel_futures=True)
+        self._is_closed = True
+        for pool in (self._decoders, self._transcoder):
+            pool.shutdown(cancel_futures=True)
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _picture(
         self, kind: str, path: str, start: float | None, end: float | None, num_frames: int, side: int
@@ -94,13 +135,11 @@ class MediaCache:
             content = file.read_bytes()
             with suppress(OSError):  # a folder may be read-only
                 os.utime(file)
-            done: Future[bytes] = Future()
-            done.set_result(content)
-            return done
-        return self._once(key, lambda: self._keep(file, _draw(path, start, end, num_frames, side)))
+            return _done(content)
+        return self._once(key, lambda: self._keep(file, _draw(path, start, end, num_frames, side)), self._decoders)
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Future[Any]:
-        """Run a function on a decoder's thread, once for all who ask before it ends; errors of broken files stay."""
+    def _once(self, key: str, make: Callable[[], Any], pool: ThreadPoolExecutor) -> Future[Any]:
+        """Run a function in a pool, once for all who ask before it ends; errors of broken files stay."""
         with self._lock:
             if key in self._failures:
                 failed: Future[Any] = Future()
@@ -108,16 +147,18 @@ class MediaCache:
                 return failed
             if key in self._pending:
                 return self._pending[key]
-            self._pending[key] = future = self._decoders.submit(make)
-        future.add_done_callback(functools.partial(self._finish, key))
+            self._pending[key] = future = pool.submit(make)
+            self._num_clips += pool is self._transcoder
+        future.add_done_callback(functools.partial(self._finish, key, pool))
         return future
 
-    def _finish(self, key: str, future: Future) -> None:
+    def _finish(self, key: str, pool: ThreadPoolExecutor, future: Future) -> None:
         from ..video_decoding_pig import VideoDecodingError
 
         error = None if future.cancelled() else future.exception()
         with self._lock:
-            self._pending.pop(key, None)
+            del self._pending[key]
+            self._num_clips -= pool is self._transcoder
             if isinstance(error, VideoDecodingError):
                 self._failures[key] = error
                 if len(self._failures) > MAX_FAILURES:
@@ -135,6 +176,37 @@ class MediaCache:
                 self._warned = True
         return content
 
+    def _clip_folder(self) -> Path:
+        """Return the folder of the cache, or a temporary one if that cannot be written."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if os.access(self.folder, os.W_OK):
+                return self.folder
+        with self._lock:
+            self._temporary = self._temporary or tempfile.TemporaryDirectory()
+            return Path(self._temporary.name)
+
+    def _cut(self, stem: Path, path: str, start: float | None, end: float | None) -> Path:
+        from ..retrieval.clips import clip_suffix, write_clip
+
+        deadline = time.monotonic() + MAX_TRANSCODING
+        duration = MAX_CLIP if end is None else min(end - (start or 0.0), MAX_CLIP)
+        file = stem.with_suffix(clip_suffix())
+        try:
+            write_clip(
+                path,
+                start,
+                duration,
+                file,
+                playable=True,
+                is_cancelled=lambda: self._is_closed or time.monotonic() > deadline,
+            )
+        except InterruptedError as error:
+            raise OSError(f"The video was not converted within {MAX_TRANSCODING:g} s: download it instead.") from error
+        with suppress(OSError):
+            self._bounded.make_room(file.stat().st_size)
+        return file
+
 
 def media_folder(uri: str) -> Path:
     """Return the folder of the pictures of an index: beside an index in a folder, else in the user's cache."""
@@ -145,6 +217,12 @@ def media_folder(uri: str) -> Path:
 
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
     return cached_assets_path("modeling_pig", namespace="media", subfolder=name)
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
 
 
 def stat_video(path: str) -> os.stat_result:
@@ -243,4 +321,4 @@ def _seek_frames(path: str, start: float | None, end: float | None, num_frames: 
     return frames
 
 
-__all__ = ["IMAGE_TYPE", "MediaCache", "StorageOfflineError", "media_folder", "stat_video"]
+__all__ = ["IMAGE_TYPE", "MAX_CLIP", "BusyError", "MediaCache", "StorageOfflineError", "media_folder", "stat_video"]
