@@ -366,7 +366,7 @@ def test_videos_deleted_from_the_index_or_the_disk_are_not_served(model_folder, 
         os.mkfifo(paths[2])  # a server that opens it would wait forever
         monkeypatch.setattr(ids, "TRUSTED_FOR", -1)
         for path, reason in zip(
-            paths, ("The index holds no video", "no longer exists", "no longer exists"), strict=True
+            paths, ("The index holds no video", "no longer exists", "not a single file"), strict=True
         ):
             response = client.ask(f"/api/v1/clip?id={known[path.name]}")
             assert response.status == 404 and reason in json.loads(response.body)["error"]
@@ -516,7 +516,7 @@ def test_explanations_beyond_the_limit_are_rejected(service, monkeypatch):
         with service._encoding:  # as while an upload is encoded
             waiting = [pool.submit(client.ask, address) for _ in range(3)]
             done, waiting = wait(waiting, 120, FIRST_COMPLETED)
-            assert [future.result().status for future in done] == [503]
+            assert [future.result().status for future in done] == [429]
             assert client.search()
         assert [future.result().status for future in waiting] == [200, 200]
 
@@ -581,7 +581,7 @@ def test_uploads_that_are_not_videos_are_rejected(client, videos, no_files_left)
     good = videos[0].read_bytes()
     for content in (b"junk" * 1000, good[: len(good) // 2], b"#EXTM3U\nfile:///etc/passwd\n", b"\0"):
         *_, last = client.upload(content)
-        assert set(last) == {"error"} and last["error"] and "\n" not in last["error"]
+        assert set(last) == {"error", "code"} and last["error"] and "\n" not in last["error"]
         assert "/proc" not in last["error"] and str(no_files_left) not in last["error"]
     response = client.ask("/api/v1/search", "POST", b"")
     assert response.status == 422 and "empty" in json.loads(response.body)["error"]
@@ -664,7 +664,7 @@ def test_a_slow_upload_is_rejected(service, no_files_left, monkeypatch):
 
 
 def refused(response):
-    return response if response.status == 503 else None
+    return response if response.status == 429 else None
 
 
 @pytest.mark.parametrize(
@@ -676,8 +676,8 @@ def test_internal_errors_are_not_shown(client, service, videos, monkeypatch, fau
 
     monkeypatch.setattr(service.searcher, "search", fail)
     monkeypatch.setattr(service, "_load", fail)
-    assert client.json("/api/v1/search", 500, text="a star") == {"error": errors.INTERNAL}
-    assert client.upload(videos[0].read_bytes())[-1] == {"error": errors.INTERNAL}
+    assert client.json("/api/v1/search", 500, text="a star") == {"error": errors.INTERNAL, "code": "internal"}
+    assert client.upload(videos[0].read_bytes())[-1] == {"error": errors.INTERNAL, "code": "internal"}
 
 
 def test_paths_of_the_server_are_not_shown(client, service, videos, tmp_path, monkeypatch, caplog):
@@ -689,9 +689,9 @@ def test_paths_of_the_server_are_not_shown(client, service, videos, tmp_path, mo
     monkeypatch.setattr(service.searcher, "search", fail)
     monkeypatch.setattr(service.searcher, "name", str(tmp_path / "moved"))
     monkeypatch.setattr(service, "_whole", None)
-    assert client.json("/api/v1/search", 500, text="a star") == {"error": errors.UNREADABLE}
-    assert client.json("/api/v1/explanation", 500, text="a star", id=result_id) == {"error": errors.UNREADABLE}
-    assert client.upload(videos[0].read_bytes())[-1] == {"error": errors.UNREADABLE}
+    assert client.json("/api/v1/search", 500, text="a star") == {"error": errors.UNREADABLE, "code": "unreadable"}
+    assert client.json("/api/v1/explanation", 500, text="a star", id=result_id) == {"error": errors.UNREADABLE, "code": "unreadable"}
+    assert client.upload(videos[0].read_bytes())[-1] == {"error": errors.UNREADABLE, "code": "unreadable"}
     assert "/home/ada/v.lance" in caplog.text and str(tmp_path / "moved") in caplog.text
 
 

@@ -12,6 +12,7 @@ from modeling_pig.stores.index import VideoEntry, VideoIndex
 from modeling_pig.stores.levels import search_in_levels
 from modeling_pig.stores.video_store import RankedRows
 
+from .test_exact_search import set_exact_up_to
 from .test_hybrid_text import searcher_of
 from .test_index import INFO, random_embeddings, segments_of
 from .test_reranking import draw, info, model, segments  # noqa: F401 - fixtures
@@ -26,6 +27,10 @@ def pages(search_page, k: int, num_pages: int = 100) -> list:
         if not page:
             return found
     raise AssertionError("the last page never came")
+
+
+def facts(results) -> list[tuple]:
+    return [(result.rank, result.path, result.start, result.score) for result in results]
 
 
 def tied_embeddings(count: int) -> torch.Tensor:
@@ -72,10 +77,9 @@ def test_pages_are_parts_of_one_ranking(tmp_path, monkeypatch, options):
         assert places == sorted(places)
     for k in (1, 7, 64) if len(expected) < 100 else (13, 64):
         found = pages(lambda **page: searcher.search("zorvex", **page, **options), k)
-        assert [(r.rank, r.path, r.start, r.score) for r in found] == [
-            (r.rank, r.path, r.start, r.score) for r in expected
-        ]
-    assert searcher.search(["zorvex"] * 2, k=3, offset=4, **options) == [expected[4:7]] * 2
+        assert facts(found) == facts(expected)
+    for page in searcher.search(["zorvex"] * 2, k=3, offset=4, **options):
+        assert facts(page) == facts(expected[4:7])
 
 
 def test_pages_of_similar_videos(tmp_path):
@@ -97,14 +101,14 @@ def test_pages_of_results_that_are_ranked_again(model, info, tmp_path):  # noqa:
     for options in ({"rerank": 40}, {"rerank": 40, "group": True}):
         expected = searcher.search("a star", k=40, **options)
         found = pages(lambda **page: searcher.search("a star", **page, **options), 9)  # noqa: B023
-        assert [(r.path, r.start, r.score) for r in found] == [(r.path, r.start, r.score) for r in expected]
+        assert facts(found) == facts(expected)
         assert "group" in options or len(found) == 40
 
 
 def test_pages_of_an_ann_index(tmp_path, monkeypatch):
     """A search for more results finds better ones that a shorter one missed: they do not move the others."""
-    monkeypatch.setattr(lance_searcher, "EXACT_UP_TO", 0)
-    monkeypatch.setattr(lance_searcher, "_MIN_RECALL", 0.5)
+    set_exact_up_to(monkeypatch, 1000)
+    monkeypatch.setattr(lance_searcher, "_PARTITION_SHARES", (0.5,))
     index = VideoIndex(tmp_path / "v.lance", INFO)
     index.upsert([VideoEntry(f"/{number}.mp4") for number in range(6000)], random_embeddings(6000))
     index.optimize()
@@ -156,17 +160,17 @@ def test_pages_in_the_shell(pig, model_folder, info, tmp_path):  # noqa: F811
     index.upsert(segments(12, "/v/{:02}.mp4"), embeddings, context)
     lines = []
     for offset in (0, 5, 10):
-        result = pig("search", "a star", "--index", index.uri, "-k", 5, "--offset", offset, "--json")
-        lines += json.loads(result.stdout)["results"]
+        _, out, _ = pig("search", "a star", "--index", index.uri, "-k", 5, "--offset", offset, "--json")
+        lines += json.loads(out)["results"]
     assert [line["rank"] for line in lines] == list(range(1, 13))
-    everything = pig("search", "a star", "--index", index.uri, "-k", 10**9, "--json")
-    assert json.loads(everything.stdout)["results"] == lines
-    beyond = pig("search", "a star", "--index", index.uri, "--offset", 10**9)
-    assert beyond.returncode == 0 and "found 0 results behind --offset 1000000000" in beyond.stderr
-    assert pig("search", "a star", "--index", index.uri, "--offset", -1).returncode == 2
+    _, out, _ = pig("search", "a star", "--index", index.uri, "-k", 10**9, "--json")
+    assert json.loads(out)["results"] == lines
+    status, _, error = pig("search", "a star", "--index", index.uri, "--offset", 10**9)
+    assert status == 0 and "found 0 results behind --offset 1000000000" in error
+    assert pig("search", "a star", "--index", index.uri, "--offset", -1)[0] == 2
     with pytest.raises(ValueError, match="offset is -1: expected 0 or more"):
         searcher_of(index).search("a star", offset=-1)
 
-    listed = pig("list", "--index", index.uri, "--offset", 2, "--limit", 3).stdout
+    _, listed, _ = pig("list", "--index", index.uri, "--offset", 2, "--limit", 3)
     assert [line.split()[-1] for line in listed.splitlines()[1:4]] == [f"/v/{number:02}.mp4" for number in (2, 3, 4)]
     assert "12 entries of 6 videos" in listed and "/v/05.mp4" not in listed

@@ -20,7 +20,7 @@ from ..stores.conditions import And, Condition, Not, Or
 from ..visualization.text import abridge, readable
 from . import schemas, settings
 from .describe import Describer
-from .errors import BUSY, INTERNAL, TOO_MANY, USER_ERRORS, UnavailableError, http_error, one_line
+from .errors import BUSY, INTERNAL, TOO_MANY, USER_ERRORS, UnavailableError, busy, http_error, one_line, problem_of
 from .ids import EntryIds
 from .security import Access
 from .service import Progress, SearchService, facet_id
@@ -54,10 +54,6 @@ UPLOAD = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": schemas.Problem} for status in statuses}
 
 
 def where_of(service: SearchService, is_public: bool, where: str, facet: list[str]) -> str | Condition | None:
@@ -114,17 +110,17 @@ class Api:
         self._uploads = threading.BoundedSemaphore(settings.MAX_UPLOADS)
         self._explanations = threading.BoundedSemaphore(settings.MAX_EXPLANATIONS)
         self._searches = anyio.CapacityLimiter(app_settings.max_searches)
-        self.router = APIRouter(responses=_problems(401, 403, 421, 422, 500, 503))
+        self.router = APIRouter(responses=schemas.problems(401, 403, 421, 422, 500, 503))
         read, search = [Depends(access.read)], [Depends(access.search)]
         route = self.router.add_api_route
         route("/about", self.about, dependencies=read)
         route("/facets", self.facets, dependencies=read)
-        route("/search", self.search, dependencies=search, responses=_problems(404, 429))
+        route("/search", self.search, dependencies=search, responses=schemas.problems(404, 429))
         upload: dict[str, Any] = {"methods": ["POST"], "dependencies": search, "openapi_extra": UPLOAD}
-        upload["responses"] = _problems(400, 408, 413, 429, 507)
+        upload["responses"] = schemas.problems(400, 408, 413, 429, 507)
         route("/search", self.search_by_video, response_model=schemas.SearchPage, **upload)
         route("/captions", self.find_captions, response_model=schemas.Captions, **upload)
-        route("/explanation", self.explain, dependencies=search, responses=_problems(404, 429))
+        route("/explanation", self.explain, dependencies=search, responses=schemas.problems(404, 429))
 
     def about(self) -> schemas.About:
         """Return facts about the index and its model, and limits of the server."""
@@ -277,7 +273,7 @@ class Api:
         """Explain why a query found a segment."""
         segment = self.ids.segment(id)
         if not self._explanations.acquire(blocking=False):
-            raise HTTPException(503, TOO_MANY)
+            raise busy(TOO_MANY)
         try:
             return schemas.Explanation(**self.service.explain(segment, text.strip()))
         except USER_ERRORS as error:
@@ -292,7 +288,7 @@ class Api:
             HTTPException: too many requests wait (503).
         """
         if self._searches.statistics().tasks_waiting >= settings.MAX_WAITING:
-            raise HTTPException(503, BUSY, {"Retry-After": "1"})
+            raise busy(BUSY)
         work = asyncio.ensure_future(anyio.to_thread.run_sync(function, limiter=self._searches))
         leaving = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
@@ -308,7 +304,7 @@ class Api:
     async def _with_upload(self, request: Request, find: Callable[[str, Progress], Any]) -> Response:
         """Receive a video, and respond with what `find` returns for its path."""
         if not self._uploads.acquire(blocking=False):
-            raise HTTPException(503, TOO_MANY)
+            raise busy(TOO_MANY)
         try:
             file = await receive(request, self.settings.max_upload_bytes)
         except BaseException:
@@ -321,18 +317,18 @@ class Api:
             loop.call_soon_threadsafe(messages.put_nowait, message)
 
         def work() -> None:  # runs to its end even if the client disconnects
-            status, body = 500, {"error": INTERNAL}
+            status, body = 500, {"error": INTERNAL, "code": "internal"}
             try:
                 with file:  # the upload is removed before the last line is sent
                     found = find(path_of(file), lambda stage: send((100, {"stage": stage})))
                     status, body = 200, found.model_dump(mode="json")
             except HTTPException as error:
-                status, body = error.status_code, {"error": error.detail}
+                status, body = error.status_code, problem_of(error)
             except UnavailableError as error:
-                status, body = 503, {"error": str(error), "state": error.state}
+                status, body = 503, {"error": str(error), "code": error.state}
             except USER_ERRORS as error:
                 failure = http_error(error)
-                status, body = failure.status_code, {"error": failure.detail}
+                status, body = failure.status_code, problem_of(failure)
             finally:
                 send((status, body))
                 send(None)
@@ -345,7 +341,7 @@ class Api:
 
         if NDJSON in request.headers.get("accept", ""):
             return StreamingResponse(lines(), media_type=NDJSON)
-        last: tuple[int, dict[str, Any]] = (500, {"error": INTERNAL})
+        last: tuple[int, dict[str, Any]] = (500, {})
         while (message := await messages.get()) is not None:
             last = message
         return JSONResponse(last[1], last[0])

@@ -31,7 +31,8 @@ class Describer:
 
     def _result(self, result: SearchResult) -> schemas.Result:
         others = self.results(getattr(result, "others", ())[:MAX_OTHERS])
-        columns, metadata = self.values(result.shown_metadata), _to_json(result.metadata)
+        values = self.values(result.metadata)
+        columns, metadata = values["columns"], values["metadata"]
         for other in others:  # texts may be long
             other.columns = _difference(other.columns, columns)
             other.metadata = _difference(other.metadata, metadata)
@@ -56,12 +57,14 @@ class Describer:
 
     @staticmethod
     def values(metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values of columns as texts to show."""
-        return {name: readable(value) for name, value in metadata.items()}
-
-
-def _to_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in metadata.items()}
+        """Return the fields that hold values of columns: texts to show, and values for programs."""
+        result = SearchResult(1, 0.0, "", None, metadata=metadata)
+        return {
+            "columns": {name: readable(value) for name, value in result.shown_metadata.items()},
+            "metadata": {
+                name: value.isoformat() if isinstance(value, datetime) else value for name, value in metadata.items()
+            },
+        }
 
 
 def _difference(values: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,31 @@ BUSY = "Too many searches are waiting: try again later."
 logger = logging.getLogger(__name__)
 
 
+CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "unknown_id",
+    413: "too_large",
+    422: "invalid",
+    429: "busy",
+    503: "unavailable",
+    507: "disk_full",
+}
+
+
+class ApiError(HTTPException):
+    """Error response with a code for programs, where the status alone does not say enough."""
+
+    def __init__(self, status_code: int, detail: str, code: str, headers: dict[str, str] | None = None):
+        super().__init__(status_code, detail, headers)
+        self.code = code
+
+
+def busy(message: str) -> HTTPException:
+    """Return the response to a request that the server has no time for now."""
+    return HTTPException(429, message, {"Retry-After": "1"})
+
+
 class UnavailableError(Exception):
     """Error of a server without an index that it can search. Its message is for clients.
 
@@ -42,22 +67,33 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ImportError) and error.name:
         logger.error("%s", error)
         return INTERNAL
-    # Importing the class would load transformers, which searching does not need. If one was raised, it is loaded.
-    decoding_error = getattr(sys.modules.get("modeling_pig.video_decoding_pig"), "VideoDecodingError", ())
     # Only the reason: the path of an upload means nothing to the client, and paths of videos may be hidden.
-    return error.reason if isinstance(error, decoding_error) else str(error)
+    return getattr(error, "reason", "") if _is_of_decoding(error) else str(error)
+
+
+def _is_of_decoding(error: BaseException) -> bool:
+    # Importing the class would load transformers, which searching does not need. If one was raised, it is loaded.
+    return isinstance(error, getattr(sys.modules.get("modeling_pig.video_decoding_pig"), "VideoDecodingError", ()))
 
 
 def http_error(error: BaseException) -> HTTPException:
     """Return the response to an error of a request: 422 if the request can be corrected, else 500."""
     message = one_line(error)
-    return HTTPException(500 if message in (UNREADABLE, INTERNAL) else 422, message)
+    if message in (UNREADABLE, INTERNAL):
+        return ApiError(500, message, "unreadable" if message == UNREADABLE else "internal")
+    return ApiError(422, message, "undecodable" if _is_of_decoding(error) else "invalid")
 
 
 def refused(request: Request, error: Exception) -> Response:
     """Respond to an `HTTPException`."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return JSONResponse(problem_of(error), error.status_code, error.headers)
+
+
+def problem_of(error: HTTPException) -> dict[str, str]:
+    """Return the body of the response to an error."""
+    default = "internal" if error.status_code >= 500 else "refused"
+    return {"error": error.detail, "code": getattr(error, "code", CODES.get(error.status_code, default))}
 
 
 def invalid(request: Request, error: Exception) -> Response:
@@ -70,18 +106,18 @@ def invalid(request: Request, error: Exception) -> Response:
     given = first.get("input")
     if isinstance(given, (str, int, float)):
         message += f", not {abridge(str(given))!r}"
-    return JSONResponse({"error": printable(f"{message}.")}, 422)
+    return JSONResponse({"error": printable(f"{message}."), "code": "invalid"}, 422)
 
 
 def unavailable(request: Request, error: Exception) -> Response:
     """Respond to a request that needs an index."""
     assert isinstance(error, UnavailableError)
-    return JSONResponse({"error": str(error), "state": error.state}, 503, {"Retry-After": "5"})
+    return JSONResponse({"error": str(error), "code": error.state}, 503, {"Retry-After": "5"})
 
 
 def failed(request: Request, error: Exception) -> Response:
     """Respond to an error that is a bug."""
-    return JSONResponse({"error": INTERNAL}, 500)
+    return JSONResponse({"error": INTERNAL, "code": "internal"}, 500)
 
 
-__all__ = ["INTERNAL", "UNREADABLE", "USER_ERRORS", "UnavailableError", "http_error", "one_line"]
+__all__ = ["ApiError", "INTERNAL", "UNREADABLE", "USER_ERRORS", "UnavailableError", "http_error", "one_line"]

@@ -1,6 +1,6 @@
 """JSON objects of the HTTP API."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -18,7 +18,16 @@ class Problem(BaseModel):
     """An error."""
 
     error: str = Field(description="What was wrong and what to do, one line.")
-    state: str | None = Field(None, description="Only with status 503: why there is no index to search.")
+    code: str = Field(
+        description="Reason for programs: unauthorized, forbidden, unknown_id, deleted (the file is gone), offline "
+        "(its folder cannot be reached), invalid, undecodable, too_large, busy, disk_full, no_index, other_model, "
+        "unreadable, internal or refused."
+    )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of error responses."""
+    return {status: {"model": Problem} for status in statuses}
 
 
 class Result(BaseModel):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends
+from fastapi import APIRouter, Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import schemas
 from .settings import AppSettings
 
 
@@ -73,11 +74,10 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_allowed(_host_name(host)):
             error = f"This server rejects the host name {host!r}: start pig app with --allow-host NAME to accept it."
-            await JSONResponse({"error": error}, 421)(scope, receive, send_guarded)
+            await JSONResponse({"error": error, "code": "refused"}, 421)(scope, receive, send_guarded)
         elif origin and not self._is_same_site(origin, host):
-            await JSONResponse({"error": "This server rejects requests from other sites."}, 403)(
-                scope, receive, send_guarded
-            )
+            problem = {"error": "This server rejects requests from other sites.", "code": "forbidden"}
+            await JSONResponse(problem, 403)(scope, receive, send_guarded)
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -112,6 +112,10 @@ class Access:
     def __init__(self, settings: AppSettings):
         self._settings = settings
         self._limiter = settings.rate_limit and RateLimiter(settings.rate_limit)
+        self.router = APIRouter(responses=schemas.problems(401, 403, 421, 422, 429))
+        self.router.add_api_route(
+            "/login", self.log_in, methods=["POST"], status_code=204, dependencies=[Depends(self.limit)]
+        )
 
     def read(self, request: Request, credentials: Credentials) -> None:
         """Require a token, if the server has one.
@@ -150,14 +154,10 @@ class Access:
         if self._limiter and (wait := self._limiter.take(client)):
             raise HTTPException(429, "Too many requests: try again later.", {"Retry-After": str(math.ceil(wait))})
 
-    def log_in(self, token: str, request: Request) -> Response:
-        """Return a response with the cookie that stands for a token.
-
-        Raises:
-            HTTPException: the token is wrong (401).
-        """
+    def log_in(self, login: schemas.Login, request: Request) -> Response:
+        """Set a cookie that stands for a token: the images and videos of a page cannot send a header."""
         for known in filter(None, (self._settings.token, self._settings.write_token)):
-            if _is_equal(token, known):
+            if _is_equal(login.token, known):
                 response = Response(status_code=204)
                 is_secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
                 response.set_cookie(COOKIE, _session(known), httponly=True, samesite="strict", secure=is_secure)

@@ -24,12 +24,16 @@ from starlette.types import ASGIApp
 from modeling_pig import __version__
 
 from .api import Api
+from .documentation import add_documentation
 from .errors import UnavailableError, failed, invalid, refused, unavailable
 from .ids import EntryIds
+from .library_routes import LibraryRoutes
+from .media import MediaCache, media_folder
 from .media_routes import MediaRoutes
 from .security import Access, Guard
 from .service import SearchService
 from .settings import AppSettings
+from .telemetry import Telemetry
 
 
 HERE = Path(__file__).parent
@@ -52,6 +56,7 @@ class AppServer:
         self.ids = EntryIds(service, self.settings.id_key)
         access = Access(self.settings)
         self.api = api = Api(service, self.settings, self.ids, access)
+        media = MediaCache(self.settings.media_folder or media_folder(service.searcher.indexes[0].uri))
         app = FastAPI(
             title="modeling-pig",
             version=__version__,
@@ -62,8 +67,12 @@ class AppServer:
             servers=[{"url": ".."}],  # relative to the description: the app may be served below a path
             redirect_slashes=False,
         )
-        app.include_router(api.router, prefix=API)
-        app.include_router(MediaRoutes(self.ids, access).router, prefix=API)
+        library = LibraryRoutes(service, self.settings, self.ids, access)
+        for router in (api.router, library.router, MediaRoutes(self.ids, access, media).router, access.router):
+            app.include_router(router, prefix=API)
+        self.telemetry = Telemetry(app, service, self.settings, access)
+        app.include_router(self.telemetry.router)
+        add_documentation(app)
         for name in PAGE_FILES:
             app.add_route(f"/{name}", functools.partial(_page_file, name))
         app.add_route("/", functools.partial(_page_file, "page.html"))
@@ -76,7 +85,7 @@ class AppServer:
         for kind, handler in handlers.items():
             app.add_exception_handler(kind, handler)
         self.fastapi = app
-        self.asgi: ASGIApp = Guard(app, self.settings)
+        self.asgi: ASGIApp = Guard(self.telemetry, self.settings)
 
 
 def _page_file(name: str, request: Request) -> Response:

@@ -6,6 +6,8 @@ model is loaded once, when the first video is encoded. Videos are encoded one at
 
 import base64
 import hashlib
+import logging
+import math
 import tempfile
 import threading
 import time
@@ -24,6 +26,8 @@ from ..retrieval.search import SearchKeywords, SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 from ..stores.conditions import And, Condition, Or
 from ..stores.facets import Facet, find_facets
+from ..stores.index import VideoIndex
+from .errors import UNREADABLE, USER_ERRORS, UnavailableError
 
 
 if TYPE_CHECKING:  # modules that import torch, which takes seconds, are imported at first use
@@ -35,9 +39,12 @@ if TYPE_CHECKING:  # modules that import torch, which takes seconds, are importe
     from ..visualization.tokens import VideoExplanation
 
 
+CHECK_AFTER = 2.0  # seconds after which an index is checked for having been replaced
 NUM_NEAREST = 5  # captions per explanation
 MAX_SEGMENTS = 64  # per uploaded video
 RECOUNT_AFTER = 60.0  # seconds for which the facets of an index stay that cannot tell whether it has changed
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]  # called with the name of each stage as it starts
 
@@ -64,18 +71,88 @@ class SearchService:
     """Search by query and by video, and explain results.
 
     Args:
-        searcher (`VideoSearcher`): searcher over the indexes. `searcher.name` is the model that encodes videos.
+        searcher (`VideoSearcher`, *optional*): searcher over the indexes. `searcher.name` is the model that encodes
+            videos.
         captions (`Sequence[str]`, *optional*): sentences to rank for a video.
+        open_searcher (`Callable`, *optional*): opens the searcher once there is an index, if `searcher` is not given.
     """
 
-    def __init__(self, searcher: VideoSearcher, captions: Sequence[str] = ()):
-        self.searcher = searcher
+    def __init__(
+        self,
+        searcher: VideoSearcher | None,
+        captions: Sequence[str] = (),
+        open_searcher: Callable[[], VideoSearcher] | None = None,
+    ):
+        assert searcher or open_searcher
+        self._searcher = searcher
+        self._open_searcher = open_searcher
+        self._checking = threading.Lock()  # held by the thread that opens or checks the indexes
+        self._checked, self._checked_versions = -math.inf, [None] * len(searcher.indexes if searcher else ())
+        self._problem: UnavailableError | None = None
         self.captions = list(captions)
         self._whole: _WholeModel | None = None
         self._encoding = threading.Lock()  # held by the thread that encodes a video
         self._counting = threading.Lock()  # held by the thread that counts the values of columns
         self._facets: list[Facet] = []
         self._facets_of: Any = None  # versions of the indexes that `_facets` were counted in
+
+    @property
+    def searcher(self) -> VideoSearcher:
+        """Searcher over the indexes as they are now.
+
+        An index that was replaced by one of the same model is opened again.
+
+        Raises:
+            UnavailableError: there is no index yet, it was replaced by one of another model, or it cannot be opened.
+        """
+        if time.monotonic() - self._checked > CHECK_AFTER and self._checking.acquire(blocking=self._searcher is None):
+            try:
+                if time.monotonic() - self._checked > CHECK_AFTER:
+                    self._problem = self._open() if self._searcher is None else self._reopen(self._searcher)
+                    self._checked = time.monotonic()
+            finally:
+                self._checking.release()
+        if self._problem is not None:
+            raise self._problem
+        assert self._searcher is not None
+        return self._searcher
+
+    def _open(self) -> UnavailableError | None:
+        """Open the searcher; return the reason if that fails."""
+        assert self._open_searcher is not None
+        try:
+            self._searcher = self._open_searcher()
+            self._checked_versions = [None] * len(self._searcher.indexes)
+        except FileNotFoundError:
+            return UnavailableError("no_index", "There is no index yet: create it with `pig index`.")
+        except USER_ERRORS as error:
+            logger.error("%s", error)
+            return UnavailableError("unreadable", UNREADABLE)
+        return None
+
+    def _reopen(self, searcher: VideoSearcher) -> UnavailableError | None:
+        """Open indexes again that were replaced; return the reason if they cannot be searched."""
+        for number, index in enumerate(searcher.indexes):
+            try:
+                version = index.data_version
+                if version is not None and version == self._checked_versions[number]:
+                    continue
+                current = VideoIndex(index.uri)
+            except FileNotFoundError:
+                return UnavailableError("no_index", "The index was deleted: create it again with `pig index`.")
+            except (OSError, ValueError):
+                continue  # while it is being replaced; a search reports what stays wrong
+            if current.info != index.info:
+                try:
+                    index.refuse_other_model(current.info)
+                except ValueError as error:
+                    logger.error("%s", error)
+                    return UnavailableError(
+                        "other_model", "The index was replaced by one of another model: restart the app to search it."
+                    )
+                searcher.indexes[number] = current
+            self._checked_versions[number] = version
+        return None
 
     @property
     def model_name(self) -> str:
@@ -194,6 +271,25 @@ class SearchService:
             report("Encoding the video")
             encoded = encode_file(whole.encoder, video, UploadSegmentation().split)
         return self.searcher.search_embeddings(encoded.embeddings.numpy(), checked, merge_queries=True)[0]
+
+    def add(self, path: str) -> bool:
+        """Encode a video file and add it to the index; return whether the index did not hold it as it is.
+
+        Raises:
+            VideoDecodingError: the file cannot be decoded.
+            ValueError: the path is not that of a video, or there are several indexes.
+            OSError: the index cannot be written, or the model cannot be read.
+        """
+        if len(self.searcher.indexes) > 1:
+            raise ValueError("Videos are added to one index, and this server has several: serve one.")
+        with self._one_at_a_time(lambda stage: None):
+            whole = self._load()
+            from ..retrieval.indexing import index_videos
+
+            report = index_videos(whole.encoder, self.searcher.indexes[0], path)
+        if report.failures:
+            raise report.failures[0]
+        return not report.unchanged
 
     def fitting_captions(self, video: str, k: int, report: Progress) -> list[dict[str, Any]]:
         """Return the `k` captions that fit a video file best, as `text` and `score` (cosine similarity).

@@ -39,6 +39,7 @@ class AppSettings:
         video_roots (`Sequence[Path]`): folders from which videos may be added.
         id_key (`str`, *optional*): secret of the ids, see [`make_id_key`].
         max_searches (`int`): searches that run at the same time; others wait.
+        media_folder (`Path`, *optional*): folder of thumbnails and playable clips; by default beside the index.
         rate_limit (`float`, *optional*): searches, explanations, uploads and writes per second and client address;
             by default unlimited.
         log_requests (`bool`): log one line per request, without its query.
@@ -62,6 +63,7 @@ class AppSettings:
     video_roots: Sequence[Path] = ()
     id_key: str | None = None
     max_searches: int = field(default_factory=lambda: os.cpu_count() or 1)
+    media_folder: Path | None = None
     rate_limit: float | None = None
     log_requests: bool = False
     log_queries: bool = False
