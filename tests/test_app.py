@@ -690,7 +690,10 @@ def test_paths_of_the_server_are_not_shown(client, service, videos, tmp_path, mo
     monkeypatch.setattr(service.searcher, "name", str(tmp_path / "moved"))
     monkeypatch.setattr(service, "_whole", None)
     assert client.json("/api/v1/search", 500, text="a star") == {"error": errors.UNREADABLE, "code": "unreadable"}
-    assert client.json("/api/v1/explanation", 500, text="a star", id=result_id) == {"error": errors.UNREADABLE, "code": "unreadable"}
+    assert client.json("/api/v1/explanation", 500, text="a star", id=result_id) == {
+        "error": errors.UNREADABLE,
+        "code": "unreadable",
+    }
     assert client.upload(videos[0].read_bytes())[-1] == {"error": errors.UNREADABLE, "code": "unreadable"}
     assert "/home/ada/v.lance" in caplog.text and str(tmp_path / "moved") in caplog.text
 

@@ -20,7 +20,18 @@ from ..stores.conditions import And, Condition, Not, Or
 from ..visualization.text import abridge, readable
 from . import schemas, settings
 from .describe import Describer
-from .errors import BUSY, INTERNAL, TOO_MANY, USER_ERRORS, UnavailableError, busy, http_error, one_line, problem_of
+from .errors import (
+    BUSY,
+    INTERNAL,
+    TOO_MANY,
+    USER_ERRORS,
+    State,
+    UnavailableError,
+    busy,
+    http_error,
+    one_line,
+    problem_of,
+)
 from .ids import EntryIds
 from .security import Access
 from .service import Progress, SearchService, facet_id
@@ -124,7 +135,8 @@ class Api:
 
     def about(self) -> schemas.About:
         """Return facts about the index and its model, and limits of the server."""
-        service, state, message = self.service, "ready", ""
+        service, message = self.service, ""
+        state: State = "ready"
         facts: dict[str, Any] = {"clips": 0, "model": "", "columns": {}, "explains": False}
         try:
             facts = {
@@ -193,6 +205,10 @@ class Api:
             ),
         ] = None,
         hybrid_text: Annotated[bool, Query(description="Search the words of `text` in columns of text too.")] = False,
+        text_column: Annotated[
+            list[str],
+            Query(max_length=100, description="Columns that `hybrid_text` searches; by default all of text."),
+        ] = [],  # noqa: B006 - FastAPI copies it
     ) -> schemas.SearchPage:
         """Return a page of results for a sentence, or for an entry of the index, best first.
 
@@ -207,7 +223,7 @@ class Api:
                 "min_score": min_score,
                 "group": group,
                 "rerank": rerank,
-                "hybrid_text": hybrid_text,
+                "hybrid_text": hybrid_text and (text_column or True),
             }
             if like is not None:
                 segment = self.ids.segment(like)
@@ -221,7 +237,7 @@ class Api:
         """Return a page of the results that `find` returns for `k` and `offset`."""
         try:
             if offset >= self.service.num_clips():
-                return schemas.SearchPage(results=[], offset=offset, next_offset=None)
+                return schemas.SearchPage(results=[], offset=offset, next_offset=None, note=None)
             if offset + k > settings.MAX_DEPTH:
                 deepest = settings.MAX_DEPTH
                 raise HTTPException(422, f"Pages reach the best {deepest} results: narrow the search with where.")
@@ -229,7 +245,9 @@ class Api:
         except USER_ERRORS as error:
             raise http_error(error) from error
         next_offset = offset + k if len(results) == k else None
-        return schemas.SearchPage(results=self.describer.results(results), offset=offset, next_offset=next_offset)
+        return schemas.SearchPage(
+            results=self.describer.results(results), offset=offset, next_offset=next_offset, note=None
+        )
 
     async def search_by_video(
         self,
@@ -261,7 +279,7 @@ class Api:
         """
 
         def find(path: str, report: Progress) -> schemas.Captions:
-            return schemas.Captions(captions=self.service.fitting_captions(path, k, report))
+            return schemas.Captions.model_validate({"captions": self.service.fitting_captions(path, k, report)})
 
         return await self._with_upload(request, find)
 

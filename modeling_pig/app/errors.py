@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Literal
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from ..visualization.text import abridge, printable
 
 
+State = Literal["ready", "no_index", "other_model", "unreadable"]  # of the server
 USER_ERRORS = (ImportError, OSError, ValueError)
 INTERNAL = "The server failed: see the error in its terminal."
 UNREADABLE = "The index or the model cannot be read: see the error in the server's terminal."
@@ -49,11 +51,11 @@ class UnavailableError(Exception):
     """Error of a server without an index that it can search. Its message is for clients.
 
     Args:
-        state (`str`): "no_index", "other_model" or "unreadable".
+        state (`State`): "no_index", "other_model" or "unreadable".
         message (`str`): what to do.
     """
 
-    def __init__(self, state: str, message: str):
+    def __init__(self, state: State, message: str):
         super().__init__(message)
         self.state = state
 
@@ -87,7 +89,20 @@ def http_error(error: BaseException) -> HTTPException:
 def refused(request: Request, error: Exception) -> Response:
     """Respond to an `HTTPException`."""
     assert isinstance(error, HTTPException)
-    return JSONResponse(problem_of(error), error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request)) or headers.get("Allow", "")
+    return JSONResponse(problem_of(error), error.status_code, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of a path; Starlette names those of the first of its routes only."""
+    parts, methods = request.url.path.split("/"), set()
+    for path, operations in request.app.openapi()["paths"].items():
+        names = path.split("/")
+        if len(names) == len(parts) and all(n.startswith("{") or n == p for n, p in zip(names, parts, strict=True)):
+            methods |= {method.upper() for method in operations}
+    return sorted(methods)
 
 
 def problem_of(error: HTTPException) -> dict[str, str]:

@@ -132,7 +132,9 @@ class Library:
             PermissionError: the file is not below one of the roots.
             ValueError: there is no such file, or the path is not valid.
         """
-        resolved = Path(os.path.realpath(path))  # raises ValueError for a null character
+        if "\0" in path:
+            raise ValueError("The path has a null character: give the path of a video.")
+        resolved = Path(os.path.realpath(path))
         if not os.path.isabs(path) or not any(resolved.is_relative_to(root) for root in self._roots):
             raise PermissionError("The file is not below a folder of --video-root.")
         if not resolved.is_file():
@@ -162,7 +164,10 @@ class Library:
         """
         for index in self._service.searcher.indexes:
             if index.get(path):
-                index.set_metadata({path: metadata})
+                try:
+                    index.set_metadata({path: metadata})
+                except ValueError as error:  # folders may be hidden
+                    raise ValueError(str(error).replace(path, os.path.basename(path))) from error
 
 
 __all__ = ["IndexedFile", "Library", "Order"]

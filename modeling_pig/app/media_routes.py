@@ -3,6 +3,7 @@
 import asyncio
 import re
 import stat
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,8 +92,9 @@ class MediaRoutes:
                 if end is not None and end <= (start or 0.0):
                     raise ApiError(422, f"end is {end}: expected more than start.", "invalid")
                 segment = VideoSegment(segment.path, start, end)
-            making = await run_in_threadpool(self._media.playable, *segment)
-            return await run_in_threadpool(_serve, str(await asyncio.shield(asyncio.wrap_future(making))))
+            making: Future[Path] = await run_in_threadpool(self._media.playable, *segment)
+            clip = await asyncio.shield(asyncio.wrap_future(making))
+            return await run_in_threadpool(_serve, str(clip))
         except BusyError as error:
             raise busy(str(error)) from error
         except (OSError, ValueError) as error:

@@ -1,8 +1,10 @@
 """JSON objects of the HTTP API."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
+
+from .errors import State
 
 
 Value = str | bool | int | float | list[str] | None  # of a column; times as ISO 8601 in UTC
@@ -168,7 +170,7 @@ class Login(BaseModel):
 class About(BaseModel):
     """The index, its model, and limits of the server."""
 
-    state: Literal["ready", "no_index", "other_model", "unreadable"]
+    state: State
     message: str = Field(description="What to do if the state is not `ready`; else empty.")
     clips: int = Field(description="Number of entries.")
     model: str
@@ -186,4 +188,4 @@ class About(BaseModel):
 class Health(BaseModel):
     """Whether the server can search."""
 
-    status: Literal["ready", "no_index", "other_model", "unreadable"]
+    status: State

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,7 +134,9 @@ class SearchService:
         """Open indexes again that were replaced; return the reason if they cannot be searched."""
         for number, index in enumerate(searcher.indexes):
             try:
-                version = index.data_version
+                with suppress(OSError):  # of an index that was deleted
+                    version = None
+                    version = index.data_version
                 if version is not None and version == self._checked_versions[number]:
                     continue
                 current = VideoIndex(index.uri)

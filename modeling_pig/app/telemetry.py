@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,8 +59,8 @@ class Telemetry:
             "/metrics",
             self.metrics,
             dependencies=[Depends(access.read)],
-            response_class=PlainTextResponse,
-            responses=schemas.problems(401, 403, 421),
+            response_class=Response,
+            responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **schemas.problems(401, 421)},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,8 +81,7 @@ class Telemetry:
         finally:
             self._running.dec()
             seconds = time.perf_counter() - started
-            # The path as declared, without ids: each value of a label takes memory for good.
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route_of(scope)
             method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PATCH", "DELETE") else "other"
             self._requests.labels(method, route, str(status)).inc()
             self._seconds.labels(route).observe(seconds)
@@ -115,6 +114,14 @@ class Telemetry:
         self._entries.set(entries)
         self._ready.set(state == "ready")
         return state
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the path of a request with names in place of its parameters: each value of a label takes memory."""
+    if scope.get("route") is None:
+        return "other"
+    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
 
 
 def _log_to_stderr() -> None:
