@@ -154,6 +154,40 @@ def test_the_description_asks_no_other_site(api):
         assert api.ask(f"/api/docs/{name}").status == 404
 
 
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
+def test_the_description_is_shown_below_a_path(service):  # noqa: F811
+    """As behind a proxy that removes a prefix: the page finds its files and the API, and asks no other site."""
+    import uvicorn
+    from playwright.sync_api import expect, sync_playwright
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    from modeling_pig.app.server import AppServer, bind, make_server
+
+    with bind("127.0.0.1", 0) as listener:
+        prefixed: uvicorn.Server = make_server(Starlette(routes=[Mount("/videos", AppServer(service).asgi)]))
+        thread = threading.Thread(target=prefixed.run, kwargs={"sockets": [listener]})
+        thread.start()
+        site = f"http://127.0.0.1:{listener.getsockname()[1]}/videos/"
+        try:
+            with sync_playwright() as started:
+                browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+                page, problems = browser.new_page(), []
+                page.on("request", lambda r: None if r.url.startswith((site, "data:")) else problems.append(r.url))
+                page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+                page.goto(f"{site}api/docs")
+                page.get_by_text("/api/v1/about").click(timeout=60_000)
+                page.get_by_role("button", name="Execute").click()
+                expect(page.locator(".responses-table.live-responses-table")).to_contain_text('"state": "ready"')
+                if output := os.environ.get("PIG_TEST_OUTPUT"):
+                    page.screenshot(path=Path(output, "api_docs.png"))
+                browser.close()
+                assert not problems
+        finally:
+            prefixed.should_exit = True
+            thread.join()
+
+
 # --- searching
 
 

@@ -58,16 +58,19 @@ class EntryIds:
         self._table_of: Any = None  # key and versions of the indexes of `_table`
         self._key_of: tuple[IndexInfo, bytes] | None = None
 
-    @property
     def _key(self) -> bytes:
+        """Return the key of the index as it is now; forget the ids of an index that was replaced."""
         info = self._service.searcher.indexes[0].info
-        if self._key_of is None or self._key_of[0] is not info:
-            self._key_of = info, make_id_key(info, self._secret)
-        return self._key_of[1]
+        known = self._key_of
+        if known is None or known[0] is not info:
+            known = self._key_of = info, make_id_key(info, self._secret)
+            with self._lock:
+                self._known.clear()
+        return known[1]
 
     def make(self, segment: VideoSegment, remember: bool = True) -> str:
         """Return the id of a segment, or of a whole file, 32 hexadecimal digits."""
-        segment_id = _digest(self._key, segment).hex()
+        segment_id = _digest(self._key(), segment).hex()
         if remember:
             self.remember(segment_id, segment)
         return segment_id
@@ -86,6 +89,7 @@ class EntryIds:
         Raises:
             OSError: an index cannot be read.
         """
+        key = self._key()
         with self._lock:
             known = self._known.get(segment_id)
         if known is not None:
@@ -95,7 +99,7 @@ class EntryIds:
             if not self._service.holds(segment.path):
                 return None
         else:
-            found = self._look_up(segment_id)
+            found = self._look_up(key, segment_id)
             if found is None:
                 return None
             segment = found
@@ -116,11 +120,17 @@ class EntryIds:
             raise HTTPException(404, "The index holds no video with this id: search again.")
         return segment
 
-    def _look_up(self, segment_id: str) -> VideoSegment | None:
+    def forget(self, path: str) -> None:
+        """Forget the ids of a file that was deleted from the index."""
+        with self._lock:
+            for segment_id in [name for name, (segment, _) in self._known.items() if segment.path == path]:
+                del self._known[segment_id]
+
+    def _look_up(self, key: bytes, segment_id: str) -> VideoSegment | None:
         with self._building:
-            current = self._key, self._service.versions()
+            current = key, self._service.versions()
             if self._table is None or current != self._table_of:
-                self._table, self._table_of = _Table(self._key, self._service), current
+                self._table, self._table_of = _Table(key, self._service), current
             return self._table.find(segment_id)
 
 

@@ -98,10 +98,13 @@ class LibraryRoutes:
 
     def delete(self, id: EntryId) -> schemas.Deleted:  # noqa: A002
         """Remove a file from the index; it stays on the disk."""
+        path = self._ids.segment(id).path
         try:
-            return schemas.Deleted(deleted=self._library.delete(self._ids.segment(id).path))
+            deleted = self._library.delete(path)
         except USER_ERRORS as error:
             raise http_error(error) from error
+        self._ids.forget(path)
+        return schemas.Deleted(deleted=deleted)
 
     def _details(self, path: str) -> schemas.VideoDetails:
         try:
