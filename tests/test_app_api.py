@@ -131,8 +131,8 @@ def test_a_generated_client_searches(api, folder, tmp_path, monkeypatch):
     (tmp_path / "out").rename(tmp_path / "generated_pig_client")
     monkeypatch.syspath_prepend(tmp_path)
     generated = importlib.import_module("generated_pig_client")
-    search = importlib.import_module("generated_pig_client.api.default.search_api_v1_search_get")
-    upload = importlib.import_module("generated_pig_client.api.default.search_by_video_api_v1_search_post")
+    search = importlib.import_module("generated_pig_client.api.search.search")
+    upload = importlib.import_module("generated_pig_client.api.search.search_by_video")
     types = importlib.import_module("generated_pig_client.types")
     with generated.AuthenticatedClient(f"http://127.0.0.1:{api.port}", READ) as remote:
         page = search.sync(client=remote, text="a star", k=2, offset=1, group=True)

@@ -121,7 +121,7 @@ class Api:
         self._uploads = threading.BoundedSemaphore(settings.MAX_UPLOADS)
         self._explanations = threading.BoundedSemaphore(settings.MAX_EXPLANATIONS)
         self._searches = anyio.CapacityLimiter(app_settings.max_searches)
-        self.router = APIRouter(responses=schemas.problems(401, 403, 421, 422, 500, 503))
+        self.router = APIRouter(tags=["search"], responses=schemas.problems(401, 403, 421, 422, 500, 503))
         read, search = [Depends(access.read)], [Depends(access.search)]
         route = self.router.add_api_route
         route("/about", self.about, dependencies=read)

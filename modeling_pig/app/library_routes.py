@@ -38,16 +38,28 @@ class LibraryRoutes:
         self._library = Library(service, app_settings.video_roots)
         self._describer = Describer(ids, app_settings.is_public)
         self._adding = threading.BoundedSemaphore(settings.MAX_UPLOADS)
-        self.router = APIRouter(responses=schemas.problems(401, 403, 421, 422, 500, 503))
+        self.router = APIRouter(tags=["videos"], responses=schemas.problems(401, 403, 421, 422, 500, 503))
         read, write = [Depends(access.read)], [Depends(access.write)]
         known, written = schemas.problems(404), schemas.problems(400, 404, 429)
         route = self.router.add_api_route
-        route("/videos", self.list, dependencies=read)
+        route("/videos", self.list, name="list_videos", dependencies=read)
         added = {200: {"model": schemas.VideoDetails, "description": "The index held the file."}, **written}
-        route("/videos", self.add, methods=["POST"], dependencies=write, status_code=201, responses=added)
-        route("/videos/{id}", self.get, dependencies=read, responses=known)
-        route("/videos/{id}", self.change, methods=["PATCH"], dependencies=write, responses=written)
-        route("/videos/{id}", self.delete, methods=["DELETE"], dependencies=write, responses=written)
+        route(
+            "/videos",
+            self.add,
+            name="add_video",
+            methods=["POST"],
+            dependencies=write,
+            status_code=201,
+            responses=added,
+        )
+        route("/videos/{id}", self.get, name="get_video", dependencies=read, responses=known)
+        route(
+            "/videos/{id}", self.change, name="change_video", methods=["PATCH"], dependencies=write, responses=written
+        )
+        route(
+            "/videos/{id}", self.delete, name="delete_video", methods=["DELETE"], dependencies=write, responses=written
+        )
 
     def list(
         self,

@@ -45,7 +45,9 @@ class MediaRoutes:
         self._ids = ids
         self._media = media
         self.router = APIRouter(
-            responses=schemas.problems(401, 403, 404, 421, 422, 429, 500, 503), dependencies=[Depends(access.read)]
+            tags=["pictures"],
+            responses=schemas.problems(401, 403, 404, 421, 422, 429, 500, 503),
+            dependencies=[Depends(access.read)],
         )
         video = {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
         picture = {"content": {IMAGE_TYPE: {"schema": {"type": "string", "format": "binary"}}}}

@@ -112,7 +112,7 @@ class Access:
     def __init__(self, settings: AppSettings):
         self._settings = settings
         self._limiter = settings.rate_limit and RateLimiter(settings.rate_limit)
-        self.router = APIRouter(responses=schemas.problems(400, 401, 403, 421, 422, 429))
+        self.router = APIRouter(tags=["server"], responses=schemas.problems(400, 401, 403, 421, 422, 429))
         self.router.add_api_route(
             "/login", self.log_in, methods=["POST"], status_code=204, dependencies=[Depends(self.limit)]
         )

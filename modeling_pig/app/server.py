@@ -66,6 +66,7 @@ class AppServer:
             openapi_url="/api/openapi.json",
             servers=[{"url": ".."}],  # relative to the description: the app may be served below a path
             redirect_slashes=False,
+            generate_unique_id_function=lambda route: route.name,  # names of functions in generated clients
         )
         library = LibraryRoutes(service, self.settings, self.ids, access)
         for router in (api.router, library.router, MediaRoutes(self.ids, access, media).router, access.router):

@@ -52,7 +52,7 @@ class Telemetry:
         self._running = Gauge("pig_requests_running", "Requests being answered", registry=self._registry)
         self._entries = Gauge("pig_index_entries", "Entries of the index", registry=self._registry)
         self._ready = Gauge("pig_ready", "1 if the index can be searched", registry=self._registry)
-        self.router = APIRouter()
+        self.router = APIRouter(tags=["server"])
         unready: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}, 421: {"model": schemas.Problem}}
         self.router.add_api_route("/healthz", self.health, response_model=schemas.Health, responses=unready)
         self.router.add_api_route(
