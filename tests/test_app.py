@@ -113,6 +113,7 @@ def running(service: SearchService, **options) -> Iterator[Client]:
         server.should_exit = True
         thread.join()
         listener.close()
+        app.close()
 
 
 @pytest.fixture(scope="module")

@@ -488,6 +488,13 @@ def test_only_videos_of_named_folders_are_added(api, folder, videos):  # noqa: F
     link.unlink()
 
 
+def test_large_bodies_are_not_read(api):
+    for length, parts in (("200000", [b"x" * 200_000]), (None, [b"x" * 60_000] * 3)):
+        headers = {"Content_Type": "application/json"} | ({"Content_Length": length} if length else {})
+        response = api.ask("/api/v1/login", "POST", iter(parts), **headers)
+        assert response.status == 413 and json.loads(response.body)["code"] == "too_large"
+
+
 def test_writes_are_off_by_default(service):  # noqa: F811
     with running(service) as client:  # noqa: F811
         (found, *_) = client.search()

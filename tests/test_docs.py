@@ -67,7 +67,7 @@ STAND_INS = {
     'load_benchmark("moving_shapes", videos="data/moving_shapes")': "small_moving_shapes()",
     '"http://127.0.0.1:7860"': 'os.environ["APP"]',
     "http://127.0.0.1:7860": "$APP",
-    'export PIG_API_TOKEN="a secret of yours" PIG_API_WRITE_TOKEN="another secret"\n': "",  # those of the server
+    'export PIG_API_TOKEN="a secret of yours" PIG_API_WRITE_TOKEN="another long secret"\n': "",  # those of the server
     "curl -s ": "curl -s --fail-with-body ",
     "pig app ": "briefly pig app --port 0 ",
     "runs/mine org/name": "runs/published org/name",
@@ -208,8 +208,9 @@ def services(page, workspace, tmp_path):
         server.kill()
     elif page == "docs/api_http.md":
         run(["pig", "index", "VIDEOS", "--model", "runs/demo/model", "--index", "videos.lance"], workspace)
-        tokens = {"PIG_API_TOKEN": "a secret of yours", "PIG_API_WRITE_TOKEN": "another secret"}
+        tokens = {"PIG_API_TOKEN": "a secret of yours", "PIG_API_WRITE_TOKEN": "another long secret"}
         arguments = ["--index", workspace / "videos.lance", "--allow-write", "--video-root", workspace / "VIDEOS"]
+        arguments += ["--model", workspace / "runs/demo/model"]
         with pig_app(*arguments, PIG_API_WRITE_TOKEN=tokens["PIG_API_WRITE_TOKEN"]) as (_, client):
             yield {"APP": f"http://127.0.0.1:{client.port}", **tokens}
     elif page == "docs/publish.md":

@@ -40,7 +40,7 @@ class LibraryRoutes:
         self._adding = threading.BoundedSemaphore(settings.MAX_UPLOADS)
         self.router = APIRouter(tags=["videos"], responses=schemas.problems(401, 403, 421, 422, 500, 503))
         read, write = [Depends(access.read)], [Depends(access.write)]
-        known, written = schemas.problems(404), schemas.problems(400, 404, 429)
+        known, written = schemas.problems(404), schemas.problems(400, 404, 413, 429)
         route = self.router.add_api_route
         route("/videos", self.list, name="list_videos", dependencies=read)
         added = {200: {"model": schemas.VideoDetails, "description": "The index held the file."}, **written}

@@ -20,11 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import schemas
-from .settings import AppSettings
+from .settings import MAX_BODY_BYTES, AppSettings
+from .uploads import limit_body
 
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 COOKIE = "pig_session"
+UPLOADS = ("/api/v1/search", "/api/v1/captions")  # routes that receive videos, which they limit themselves
 BURST = 10.0  # seconds of a client's rate that it may use at once
 MAX_CLIENTS = 10_000  # whose rates are remembered
 # Adds the `Authorization` header to the OpenAPI description; `Access` reads it.
@@ -79,6 +81,8 @@ class Guard:
             problem = {"error": "This server rejects requests from other sites.", "code": "forbidden"}
             await JSONResponse(problem, 403)(scope, receive, send_guarded)
         else:
+            if not scope["path"].endswith(UPLOADS):
+                receive = limit_body(receive, MAX_BODY_BYTES)
             await self.app(scope, receive, send_guarded)
 
     def _is_same_site(self, origin: str, host: str) -> bool:
@@ -112,7 +116,7 @@ class Access:
     def __init__(self, settings: AppSettings):
         self._settings = settings
         self._limiter = settings.rate_limit and RateLimiter(settings.rate_limit)
-        self.router = APIRouter(tags=["server"], responses=schemas.problems(400, 401, 403, 421, 422, 429))
+        self.router = APIRouter(tags=["server"], responses=schemas.problems(400, 401, 403, 413, 421, 422, 429))
         self.router.add_api_route(
             "/login", self.log_in, methods=["POST"], status_code=204, dependencies=[Depends(self.limit)]
         )

@@ -56,7 +56,7 @@ class AppServer:
         self.ids = EntryIds(service, self.settings.id_key)
         access = Access(self.settings)
         self.api = api = Api(service, self.settings, self.ids, access)
-        media = MediaCache(self.settings.media_folder or media_folder(service.searcher.indexes[0].uri))
+        self.media = media = MediaCache(self.settings.media_folder or media_folder(service.searcher.indexes[0].uri))
         app = FastAPI(
             title="modeling-pig",
             version=__version__,
@@ -87,6 +87,10 @@ class AppServer:
             app.add_exception_handler(kind, handler)
         self.fastapi = app
         self.asgi: ASGIApp = Guard(self.telemetry, self.settings)
+
+    def close(self) -> None:
+        """Drop the pictures and clips that wait to be made."""
+        self.media.close()
 
 
 def _page_file(name: str, request: Request) -> Response:

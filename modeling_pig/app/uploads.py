@@ -7,6 +7,7 @@ from typing import IO
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 
 MAX_RECEIVING = 600.0  # seconds to receive an upload; a slower upload is rejected
@@ -48,6 +49,21 @@ async def receive(request: Request, max_bytes: int) -> IO[bytes]:
     return file
 
 
+def limit_body(receive: Receive, max_bytes: int) -> Receive:
+    """Return a function that receives a request, and raises `HTTPException` (413) if its body is larger."""
+    num_bytes = 0
+
+    async def receive_limited() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > max_bytes:
+            raise HTTPException(413, f"The body of the request is too large: at most {max_bytes} bytes are accepted.")
+        return message
+
+    return receive_limited
+
+
 def _unnamed_file() -> IO[bytes]:
     """Open a temporary file that is removed when it is closed, or when the process ends (on Linux, even if killed)."""
     if os.path.isdir("/proc/self/fd"):
@@ -60,4 +76,4 @@ def path_of(file: IO[bytes]) -> str:
     return file.name if isinstance(file.name, str) else f"/proc/self/fd/{file.fileno()}"
 
 
-__all__ = ["path_of", "receive"]
+__all__ = ["limit_body", "path_of", "receive"]

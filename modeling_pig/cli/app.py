@@ -103,4 +103,7 @@ def app(
         address = f"http://{shown_host}:{listener.getsockname()[1]}"
         # Printed when it serves: an earlier Ctrl-C could be lost while the server starts.
         on_start = partial(typer.echo, f"{address} (stop with Ctrl-C)")
-        make_server(server.asgi, on_start).run(sockets=[listener])
+        try:
+            make_server(server.asgi, on_start).run(sockets=[listener])
+        finally:
+            server.close()

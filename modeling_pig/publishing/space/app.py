@@ -28,4 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
     )
     listener = bind(os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "7860")))
     print(f"listening on port {listener.getsockname()[1]}", flush=True)
-    make_server(server.asgi).run(sockets=[listener])
+    try:
+        make_server(server.asgi).run(sockets=[listener])
+    finally:
+        server.close()
