@@ -204,7 +204,6 @@ def test_pages_of_the_api(api):
         "results": [],
         "offset": 10**9,
         "next_offset": None,
-        "note": None,
     }
     assert "less than or equal to 1000" in get(api, "/api/v1/search", text="a star", k=10**9, status=422)["error"]
 

@@ -237,7 +237,7 @@ class Api:
         """Return a page of the results that `find` returns for `k` and `offset`."""
         try:
             if offset >= self.service.num_clips():
-                return schemas.SearchPage(results=[], offset=offset, next_offset=None, note=None)
+                return schemas.SearchPage(results=[], offset=offset, next_offset=None)
             if offset + k > settings.MAX_DEPTH:
                 deepest = settings.MAX_DEPTH
                 raise HTTPException(422, f"Pages reach the best {deepest} results: narrow the search with where.")
@@ -245,9 +245,7 @@ class Api:
         except USER_ERRORS as error:
             raise http_error(error) from error
         next_offset = offset + k if len(results) == k else None
-        return schemas.SearchPage(
-            results=self.describer.results(results), offset=offset, next_offset=next_offset, note=None
-        )
+        return schemas.SearchPage(results=self.describer.results(results), offset=offset, next_offset=next_offset)
 
     async def search_by_video(
         self,

@@ -59,7 +59,6 @@ class SearchPage(BaseModel):
     results: list[Result]
     offset: int
     next_offset: int | None = Field(description="Offset of the next page; null if there is none.")
-    note: str | None = Field(None, description="What to know about the results, if there is something.")
 
 
 class Caption(BaseModel):

@@ -87,7 +87,8 @@ class SearchService:
         self._searcher = searcher
         self._open_searcher = open_searcher
         self._checking = threading.Lock()  # held by the thread that opens or checks the indexes
-        self._checked, self._checked_versions = -math.inf, [None] * len(searcher.indexes if searcher else ())
+        self._checked = -math.inf
+        self._checked_versions: list[Any] = [None] * len(searcher.indexes if searcher else ())
         self._problem: UnavailableError | None = None
         self.captions = list(captions)
         self._whole: _WholeModel | None = None
@@ -131,13 +132,16 @@ class SearchService:
         return None
 
     def _reopen(self, searcher: VideoSearcher) -> UnavailableError | None:
-        """Open indexes again that were replaced; return the reason if they cannot be searched."""
+        """Open indexes again that were replaced; return the reason if they cannot be searched.
+
+        Indexes that cannot tell whether they have changed, on a Milvus server, are not checked.
+        """
         for number, index in enumerate(searcher.indexes):
             try:
+                version: Any = "unreadable"
                 with suppress(OSError):  # of an index that was deleted
-                    version = None
                     version = index.data_version
-                if version is not None and version == self._checked_versions[number]:
+                if version is None or version == self._checked_versions[number]:
                     continue
                 current = VideoIndex(index.uri)
             except FileNotFoundError:
