@@ -43,7 +43,7 @@ check: install  ## check style, types, spelling and the links of the docs
 docs: install  ## write the documentation with the API reference to site/
 	$(BIN)/mkdocs build --strict
 
-bench: install  ## measure costs beside named peers, write docs/benchmarks.md (40 minutes on two cores)
+bench: install  ## measure costs beside named peers, write docs/benchmarks.md (45 minutes on two cores)
 	$(BIN)/python -m pytest -m bench
 	$(BIN)/python examples/benchmark.py model --json runs/benchmark-model.json
 	$(BIN)/python examples/benchmark.py ranking --json runs/benchmark-ranking.json
@@ -54,6 +54,7 @@ bench: install  ## measure costs beside named peers, write docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py maintain --threads 1 --json runs/benchmark-maintain.json
 	$(BIN)/python examples/benchmark.py encoders --json runs/benchmark-encoders.json
 	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
+	$(BIN)/python examples/benchmark.py app --threads 1 --json runs/benchmark-app.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
 clean:  ## remove the environment, the demo's videos and run, and the pages

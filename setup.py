@@ -18,9 +18,16 @@ EXTRAS = {
     "search": ["lancedb>=0.40", "numkong>=7.8", "obstore>=0.12", "pyarrow>=16"],
     # an index on a Milvus server
     "milvus": ["pymilvus>=3.0", "pyarrow>=16"],
-    # `pig app`, which searches in the browser
+    # `pig app`, which searches in the browser and serves the HTTP API; `fastapi-offline` holds Swagger UI
     "app": [
-        *("lancedb>=0.40", "matplotlib>=3.8", "numkong>=7.8", "obstore>=0.12", "pyarrow>=16", "starlette>=1.0"),
+        "fastapi>=0.160",
+        "fastapi-offline>=1.7",
+        "lancedb>=0.40",
+        "matplotlib>=3.8",
+        "numkong>=7.8",
+        "obstore>=0.12",
+        "prometheus-client>=0.20",
+        "pyarrow>=16",
         "uvicorn>=0.30",
     ],
     # videos in S3, Google Cloud Storage and Azure, and on web servers
@@ -43,6 +50,7 @@ EXTRAS = {
 TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"]
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
+TOOLS += ["openapi-python-client>=0.29", "schemathesis>=4.30"]  # tests of the HTTP API
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
 TOOLS += ["moto[server]>=5.2"]  # an S3 server
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS

@@ -10,6 +10,7 @@
     python examples/benchmark.py maintain                               # versions, exports, columns of an index
     python examples/benchmark.py encoders                               # the models that embed videos
     python examples/benchmark.py start                                  # from process start to the first results
+    python examples/benchmark.py app                                    # the HTTP API under load, 4 minutes
     python examples/benchmark.py train --quick                          # tiny shapes, to see that it runs
 
 The module of each subject in `examples/benchmarks` describes what is measured, and how.
@@ -25,7 +26,7 @@ from benchmarks.measure import describe_machine, write_json
 
 def main() -> None:
     # Imported here, because spawned processes import this file again, but need only what they run.
-    from benchmarks import encoders, index, maintain, model, ranking, rerank, search, start, train
+    from benchmarks import app, encoders, index, maintain, model, ranking, rerank, search, start, train
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -41,6 +42,7 @@ def main() -> None:
         "maintain": maintain,
         "encoders": encoders,
         "start": start,
+        "app": app,
         "train": train,
     }.items():
         subparser = subjects.add_parser(name, parents=[common])

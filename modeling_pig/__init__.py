@@ -15,6 +15,7 @@ _EXPORTS = {
     "PigConfig": ".configuration_pig",
     "PigTextConfig": ".configuration_pig",
     "PigVisionConfig": ".configuration_pig",
+    "PigClient": ".app.client",
     "PigDataCollator": ".training.data_collator",
     "PigForRetrieval": ".modeling_pig",
     "PigPreTrainedModel": ".modeling_pig",
@@ -35,7 +36,7 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_EXPORTS[name], __name__), name)
     globals()[name] = value  # later accesses do not come here
-    if name.startswith("Pig"):
+    if name.startswith("Pig") and name != "PigClient":  # which loads no transformers
         _register_auto_classes()
     return value
 

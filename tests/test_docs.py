@@ -21,6 +21,7 @@ from modeling_pig.benchmarks.shapes_drawing import write_video
 from tests.benchmark_stand_ins import write_msrvtt_1k
 from tests.hub_server import LocalHub
 from tests.s3_server import S3Server
+from tests.test_app import pig_app
 from tests.test_milvus_store import Server as MilvusServer
 from tests.test_training import ROOT, tiny_run
 from tests.warm_python import WarmPython, warm_python
@@ -33,6 +34,7 @@ PAGES = [
     "docs/cluster.md",
     "docs/scores.md",
     "docs/moments.md",
+    "docs/api_http.md",
     "docs/maintenance.md",
     "docs/videos.md",
     "docs/remote.md",
@@ -78,6 +80,10 @@ STAND_INS = {
     "benchmark.py start": "benchmark.py --help",  # has a test
     "--mteb MSRVTTT2V --mteb MSRVTTV2T": "--help",  # downloads its data; tests/test_mteb.py runs a task
     'load_benchmark("moving_shapes", videos="data/moving_shapes")': "small_moving_shapes()",
+    '"http://127.0.0.1:7860"': 'os.environ["APP"]',
+    "http://127.0.0.1:7860": "$APP",
+    'export PIG_API_TOKEN="a secret of yours" PIG_API_WRITE_TOKEN="another long secret"\n': "",  # those of the server
+    "curl -s ": "curl -s --fail-with-body ",
     "pig app ": "briefly pig app --port 0 ",
     "runs/mine org/name": "runs/published org/name",
     "runs/mine/model --output exported": "runs/published/model --output exported",
@@ -223,6 +229,13 @@ def services(page, workspace, tmp_path, request):
         slurm = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "127.0.0.1"}
         yield {"MILVUS": f"http://127.0.0.1:{server.port}", "BUCKET": s3.make_bucket(), **s3.environment, **slurm}
         server.kill()
+    elif page == "docs/api_http.md":
+        run(["pig", "index", "VIDEOS", "--model", "runs/demo/model", "--index", "videos.lance"], workspace)
+        tokens = {"PIG_API_TOKEN": "a secret of yours", "PIG_API_WRITE_TOKEN": "another long secret"}
+        arguments = ["--index", workspace / "videos.lance", "--allow-write", "--video-root", workspace / "VIDEOS"]
+        arguments += ["--model", workspace / "runs/demo/model"]
+        with pig_app(*arguments, PIG_API_WRITE_TOKEN=tokens["PIG_API_WRITE_TOKEN"]) as (_, client):
+            yield {"APP": f"http://127.0.0.1:{client.port}", **tokens}
     elif page == "docs/publish.md":
         run(["bash", "-e", "-c", f"pig train --recipe moving_shapes --output runs/published {SMALL}"], workspace)
         run(["pig", "index", "VIDEOS", "--model", "runs/demo/model", "--index", "videos.lance"], workspace)

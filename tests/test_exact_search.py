@@ -143,7 +143,7 @@ def test_fragments_that_compaction_numbered_before_it_committed_are_read(index):
     np.testing.assert_array_equal(found.blocks[late].embeddings, whole.blocks[late].embeddings)
 
 
-def test_equal_scores_on_disk_are_in_order_of_key(index, monkeypatch):
+def test_equal_scores_on_disk_are_in_order_of_path(index, monkeypatch):
     monkeypatch.setattr(lance_searcher, "EXACT_UP_TO", 0)
     for rows in np.array_split(np.random.default_rng(0).permutation(9000), 3):  # more rows than one batch of the scan
         index.upsert([VideoEntry(f"/{row:04}.mp4") for row in rows], np.repeat(draw(1, seed=1), len(rows), axis=0))

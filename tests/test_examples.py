@@ -190,6 +190,14 @@ def test_benchmark_of_the_start(tmp_path):
 
 
 @pytest.mark.bench
+def test_benchmark_of_the_app(tmp_path):
+    example(tmp_path, "benchmark.py", "app", "--quick", "--threads", "1", "--json", "figures.json")
+    rows = json.loads((tmp_path / "figures.json").read_text())["load"]
+    assert [row["searches run"] for row in rows] == ["in-process", "over HTTP"] * 2
+    assert all(row["errors"] == 0 and row["searches"] > 1 and row["p99 ms"] >= row["p50 ms"] > 0 for row in rows)
+
+
+@pytest.mark.bench
 def test_benchmark_of_indexing(tmp_path):
     example(
         tmp_path, "benchmark.py", "index", "--quick", "--threads", "1", "--device", "cpu", "--json", "figures.json"

@@ -130,7 +130,7 @@ def test_several_indexes_and_segments_are_ranked_as_one(index, location, monkeyp
     other.upsert(entries, random_embeddings(31, seed=2), metadata=[{"title": "Zorvex"}] * 30 + [VALUES["/name.mp4"]])
     both = searcher_of(index, other)
     monkeypatch.setattr(search, "_FUSED_BY_VECTOR", 4)
-    monkeypatch.setattr(search, "_FUSED_BY_WORDS", 4)
+    monkeypatch.setattr(search, "_FUSED_BY_WORDS", 50)
     results = both.search("zorvex", k=50, hybrid_text=["title"])
     assert len(results) == 35 and len({(result.path, result.start) for result in results}) == 35
     assert {result.path for result in results[:31]} == {"/long.mp4", "/name.mp4"}

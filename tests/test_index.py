@@ -131,9 +131,13 @@ def test_search_equals_brute_force(index):
     assert [len(results) for results in index.search(queries, k=500)] == [200] * 5
 
 
-def test_equal_scores_are_in_order_of_key(index):
-    index.upsert(entries_of("c", "a", "d", "b"), random_embeddings(1).expand(4, 8))
-    assert [result.path for result in index.search(random_embeddings(1), k=4)[0]] == ["a", "b", "c", "d"]
+def test_equal_scores_are_in_order_of_path_and_start(index):
+    entries = [*segments_of("/d #.mp4", 12), *entries_of("c", "a", "/d")]
+    index.upsert(entries, random_embeddings(1).expand(15, 8))
+    expected = [("/d", None), *(("/d #.mp4", 30.0 * number) for number in range(12)), ("a", None), ("c", None)]
+    for k in (15, 1, 4, 12):
+        found = index.search(random_embeddings(1), k=k)[0]
+        assert [(result.path, result.start) for result in found] == expected[:k]
 
 
 def test_search_where(index):

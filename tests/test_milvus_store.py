@@ -96,7 +96,7 @@ def index(server):
 # Tests that hold for every store: here they run with the fixture `index` of this file.
 for _test in (
     test_index.test_search_equals_brute_force,
-    test_index.test_equal_scores_are_in_order_of_key,
+    test_index.test_equal_scores_are_in_order_of_path_and_start,
     test_index.test_search_where,
     test_index.test_empty_index_returns_no_results,
     test_index.test_upsert_replaces_all_entries_of_a_file,
@@ -153,7 +153,7 @@ def test_open_index_keeps_its_collection_when_an_alias_is_switched(server, index
         opened.search(videos[:1])
 
 
-def test_first_k_of_many_equal_scores_have_the_lowest_keys(index):
+def test_first_k_of_many_equal_scores_have_the_lowest_paths(index):
     names = [f"{i:03}" for i in range(120)]
     index.upsert(entries_of(*names), random_embeddings(1).expand(120, 8))
     assert [result.path for result in index.search(random_embeddings(1), k=5)[0]] == names[:5]
@@ -404,6 +404,9 @@ def test_ann_index_replaces_exact_search_of_many_entries(index, monkeypatch):
     assert index.optimize() == method
     index.upsert(entries_of("new"), -videos[:1])
     assert index.search(-videos[:1], k=1)[0][0].path == "new"
+    (longest,) = index.search(videos[:1], k=200)
+    assert len({result.path for result in longest}) == 200
+    assert [index.search(videos[:1], k=k)[0] for k in (1, 10, 11, 150)] == [longest[:k] for k in (1, 10, 11, 150)]
     found = [results[0].path for results in index.search(videos, k=1)]
     assert np.mean([path == str(i) for i, path in enumerate(found)]) > 0.95
     assert len(index) == 401

@@ -72,7 +72,7 @@ def test_files_of_a_space(push, index, videos, captions, model_folder, tmp_path)
     assert data["title"] == "Search videos" and data["license"] == "mit" and "models" not in data
     assert "4 videos" in card and "plays none" in card
     requirements = [Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()]
-    assert {"torch", "transformers", "lancedb", "starlette", "uvicorn", "matplotlib"} <= {r.name for r in requirements}
+    assert {"torch", "transformers", "lancedb", "fastapi", "uvicorn", "matplotlib"} <= {r.name for r in requirements}
     assert not {"accelerate", "pytest"} & {requirement.name for requirement in requirements}
     assert json.loads((space / "space.json").read_text())["captions"] == CAPTIONS
 

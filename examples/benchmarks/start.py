@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from modeling_pig import PigForRetrieval, PigProcessor, PigVideoProcessor
+from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.training.tokenizer import train_tokenizer
@@ -63,19 +63,30 @@ def make_vocabulary(size: int) -> list[list[str]]:
     return [[QUERY, " ".join(row.tobytes().decode() for row in letters)]]
 
 
-def make_folders(folder: Path, size: str, count: int) -> dict[str, list[str]]:
-    """Write the model, the index and the peer's files; return the command of each candidate by name."""
+def make_index(folder: Path, size: str, count: int) -> tuple[PigConfig, CLIPTokenizer, torch.Tensor]:
+    """Write a model with random weights to `model`, and an index of `count` random embeddings to `videos.lance`.
+
+    Returns:
+        `tuple`: configuration, tokenizer, and the embeddings `(count, projection_dim)`.
+    """
     torch.manual_seed(0)
     config = make_config(size, num_frames=12)
     text, side = config.text_config, config.vision_config.image_size
     tokenizer = train_tokenizer(make_vocabulary(text.vocab_size), text.vocab_size)
-    model, index, peer = folder / "model", folder / "videos.lance", folder / "peer"
+    model, index = folder / "model", folder / "videos.lance"
     PigForRetrieval(config).save_pretrained(model)
     video_processor = PigVideoProcessor(num_frames=12, size={"height": side, "width": side})
     PigProcessor(video_processor, tokenizer).save_pretrained(model)
     videos = torch.nn.functional.normalize(torch.randn(count, config.projection_dim))
     info = IndexInfo(str(model), model_fingerprint(str(model)), config.projection_dim, num_frames=12)
     VideoIndex(index, info).upsert([VideoEntry(f"/videos/{row}.mp4") for row in range(count)], videos)
+    return config, tokenizer, videos
+
+
+def make_folders(folder: Path, size: str, count: int) -> dict[str, list[str]]:
+    """Write the model, the index and the peer's files; return the command of each candidate by name."""
+    config, tokenizer, videos = make_index(folder, size, count)
+    text, index, peer = config.text_config, folder / "videos.lance", folder / "peer"
     same = CLIPTextConfig(**{**text.to_dict(), "projection_dim": config.projection_dim})
     CLIPTextModelWithProjection(same).save_pretrained(peer)
     tokenizer.save_pretrained(peer)

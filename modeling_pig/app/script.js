@@ -71,7 +71,7 @@ async function search(query, k = PAGE_SIZE) {
   byId("results").setAttribute("aria-busy", "true");
   try {
     const started = performance.now();
-    const { results } = await request(`search?${parametersOf(query, { text, k })}`, { signal });
+    const { results } = await request(`api/v1/search?${parametersOf(query, { text, k, group: true })}`, { signal });
     shownQuery = { ...query, k };
     history.replaceState(null, "", `?${parametersOf(query, { text })}`);
     show(results, isMore);
@@ -99,7 +99,7 @@ function chosenFacets() { return [...byId("facet-list").querySelectorAll(":check
 async function loadFacets(chosen = null) {
   let facets;
   try {
-    ({ facets } = await request("facets"));
+    ({ facets } = await request("api/v1/facets"));
   } catch {
     return; // a search says what is wrong
   }
@@ -172,7 +172,7 @@ function card(file) {
     video.hidden = false;
     item.querySelector(".unplayable").hidden = true;
     video.loop = segment.start === null; // `loop` restarts at the start of the file
-    video.src = `video/${segment.id}${segment.start === null ? "" : `#t=${segment.start},${segment.end}`}`;
+    video.src = `api/v1/clip?id=${segment.id}${segment.start === null ? "" : `#t=${segment.start},${segment.end}`}`;
     if (inView.has(video) && !isPaused()) play(video);
   }
   const rewind = () => {
@@ -295,7 +295,7 @@ async function explain(result, text) {
   byId("why-status").textContent = "Computing the explanation; the first one loads the model …";
   dialog.showModal();
   try {
-    const explanation = await request(`why?${new URLSearchParams({ id: result.id, text })}`, { signal });
+    const explanation = await request(`api/v1/explanation?${new URLSearchParams({ id: result.id, text })}`, { signal });
     byId("why-status").textContent = `“${text}”: score ${explanation.score.toFixed(3)}`;
     const picture = document.createElement("img");
     picture.src = explanation.picture;
@@ -344,10 +344,12 @@ function searchByVideo(file) {
     showError(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(about.max_upload_bytes)} can be uploaded.`);
     return;
   }
-  const parameters = parametersOf(want === "videos" ? query : { facets: [] }, { want, k: PAGE_SIZE });
+  const address = want === "videos"
+    ? `api/v1/search?${parametersOf(query, { k: PAGE_SIZE, group: true })}` : `api/v1/captions?k=${PAGE_SIZE}`;
   const sending = new XMLHttpRequest(); // `fetch` does not report the progress of an upload
   upload = sending;
-  sending.open("POST", `upload?${parameters}`);
+  sending.open("POST", address);
+  sending.setRequestHeader("Accept", "application/x-ndjson");
   sending.setRequestHeader("Content-Type", "application/octet-stream");
   const progress = byId("progress");
   byId("working").hidden = false;
@@ -411,7 +413,7 @@ byId("upload").addEventListener("submit", (event) => {
 byId("cancel").addEventListener("click", () => upload?.abort());
 
 try {
-  about = await request("about");
+  about = await request("api/v1/about");
   byId("about").textContent = `${about.clips.toLocaleString("en")} ${about.clips === 1 ? "entry" : "entries"}, ranked by ${about.model}`;
   byId("limit").textContent = megabytes(about.max_upload_bytes);
   byId("want").hidden = !about.captions;

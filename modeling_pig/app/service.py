@@ -6,22 +6,28 @@ model is loaded once, when the first video is encoded. Videos are encoded one at
 
 import base64
 import hashlib
+import logging
+import math
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
-from ..retrieval.search import SearchOptions, VideoSearcher
+from ..retrieval.search import SearchKeywords, SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 from ..stores.conditions import And, Condition, Or
 from ..stores.facets import Facet, find_facets
+from ..stores.index import VideoIndex
+from .errors import UNREADABLE, USER_ERRORS, UnavailableError
 
 
 if TYPE_CHECKING:  # modules that import torch, which takes seconds, are imported at first use
@@ -33,9 +39,12 @@ if TYPE_CHECKING:  # modules that import torch, which takes seconds, are importe
     from ..visualization.tokens import VideoExplanation
 
 
+CHECK_AFTER = 2.0  # seconds after which an index is checked for having been replaced
 NUM_NEAREST = 5  # captions per explanation
 MAX_SEGMENTS = 64  # per uploaded video
 RECOUNT_AFTER = 60.0  # seconds for which the facets of an index stay that cannot tell whether it has changed
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]  # called with the name of each stage as it starts
 
@@ -62,18 +71,94 @@ class SearchService:
     """Search by query and by video, and explain results.
 
     Args:
-        searcher (`VideoSearcher`): searcher over the indexes. `searcher.name` is the model that encodes videos.
+        searcher (`VideoSearcher`, *optional*): searcher over the indexes. `searcher.name` is the model that encodes
+            videos.
         captions (`Sequence[str]`, *optional*): sentences to rank for a video.
+        open_searcher (`Callable`, *optional*): opens the searcher once there is an index, if `searcher` is not given.
     """
 
-    def __init__(self, searcher: VideoSearcher, captions: Sequence[str] = ()):
-        self.searcher = searcher
+    def __init__(
+        self,
+        searcher: VideoSearcher | None,
+        captions: Sequence[str] = (),
+        open_searcher: Callable[[], VideoSearcher] | None = None,
+    ):
+        assert searcher or open_searcher
+        self._searcher = searcher
+        self._open_searcher = open_searcher
+        self._checking = threading.Lock()  # held by the thread that opens or checks the indexes
+        self._checked = -math.inf
+        self._checked_versions: list[Any] = [None] * len(searcher.indexes if searcher else ())
+        self._problem: UnavailableError | None = None
         self.captions = list(captions)
         self._whole: _WholeModel | None = None
         self._encoding = threading.Lock()  # held by the thread that encodes a video
         self._counting = threading.Lock()  # held by the thread that counts the values of columns
         self._facets: list[Facet] = []
         self._facets_of: Any = None  # versions of the indexes that `_facets` were counted in
+
+    @property
+    def searcher(self) -> VideoSearcher:
+        """Searcher over the indexes as they are now.
+
+        An index that was replaced by one of the same model is opened again.
+
+        Raises:
+            UnavailableError: there is no index yet, it was replaced by one of another model, or it cannot be opened.
+        """
+        if time.monotonic() - self._checked > CHECK_AFTER and self._checking.acquire(blocking=self._searcher is None):
+            try:
+                if time.monotonic() - self._checked > CHECK_AFTER:
+                    self._problem = self._open() if self._searcher is None else self._reopen(self._searcher)
+                    self._checked = time.monotonic()
+            finally:
+                self._checking.release()
+        if self._problem is not None:
+            raise self._problem
+        assert self._searcher is not None
+        return self._searcher
+
+    def _open(self) -> UnavailableError | None:
+        """Open the searcher; return the reason if that fails."""
+        assert self._open_searcher is not None
+        try:
+            self._searcher = self._open_searcher()
+            self._checked_versions = [None] * len(self._searcher.indexes)
+        except FileNotFoundError:
+            return UnavailableError("no_index", "There is no index yet: create it with `pig index`.")
+        except USER_ERRORS as error:
+            logger.error("%s", error)
+            return UnavailableError("unreadable", UNREADABLE)
+        return None
+
+    def _reopen(self, searcher: VideoSearcher) -> UnavailableError | None:
+        """Open indexes again that were replaced; return the reason if they cannot be searched.
+
+        Indexes that cannot tell whether they have changed, on a Milvus server, are not checked.
+        """
+        for number, index in enumerate(searcher.indexes):
+            try:
+                version: Any = "unreadable"
+                with suppress(OSError):  # of an index that was deleted
+                    version = index.data_version
+                if version is None or version == self._checked_versions[number]:
+                    continue
+                current = VideoIndex(index.uri)
+            except FileNotFoundError:
+                return UnavailableError("no_index", "The index was deleted: create it again with `pig index`.")
+            except (OSError, ValueError):
+                continue  # while it is being replaced; a search reports what stays wrong
+            if current.info != index.info:
+                try:
+                    index.refuse_other_model(current.info)
+                except ValueError as error:
+                    logger.error("%s", error)
+                    return UnavailableError(
+                        "other_model", "The index was replaced by one of another model: restart the app to search it."
+                    )
+                searcher.indexes[number] = current
+            self._checked_versions[number] = version
+        return None
 
     @property
     def model_name(self) -> str:
@@ -86,6 +171,10 @@ class SearchService:
         """Whether the model explains its results."""
         return self.searcher.indexes[0].info.kind == "pig"
 
+    def columns(self) -> dict[str, str]:
+        """Return the owner's columns of all indexes, name -> type."""
+        return {name: kind for index in self.searcher.indexes for name, kind in index.columns.items()}
+
     def num_clips(self) -> int:
         """Return the total number of entries over all indexes."""
         return sum(map(len, self.searcher.indexes))
@@ -94,6 +183,15 @@ class SearchService:
         """Return whether an index holds entries of this file now."""
         return any(index.get(path) for index in self.searcher.indexes)
 
+    def versions(self) -> list[Any]:
+        """Return values that change with every write to the indexes; those that cannot tell change every minute.
+
+        Raises:
+            OSError: an index cannot be read.
+        """
+        clock = int(time.monotonic() // RECOUNT_AFTER)
+        return [clock if (v := index.data_version) is None else v for index in self.searcher.indexes]
+
     def facets(self) -> list[Facet]:
         """Return the columns by whose values a search can be narrowed; counted once per version of the indexes.
 
@@ -101,8 +199,7 @@ class SearchService:
             OSError: an index cannot be read.
         """
         with self._counting:
-            clock = int(time.monotonic() // RECOUNT_AFTER)
-            versions = [clock if (v := index.data_version) is None else v for index in self.searcher.indexes]
+            versions = self.versions()
             if versions != self._facets_of:
                 self._facets, self._facets_of = find_facets(self.searcher.indexes), versions
             return self._facets
@@ -136,33 +233,69 @@ class SearchService:
         all_of += [condition for condition in parsed if condition is not None]
         return And(tuple(all_of)) if len(all_of) > 1 else all_of[0]
 
-    def search(self, text: str, k: int, where: str | Condition | None = None) -> "list[SearchResult]":
-        """Return the `k` best files for a query.
+    def search(self, text: str, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the best results for a query; `options` are fields of [`SearchOptions`].
 
         Raises:
-            ValueError: the query is empty, or `where` is invalid.
+            ValueError: the query is empty, or an option is invalid.
+            OSError: the index cannot be read.
         """
-        return self.searcher.search(text, k=k, where=where, group=True)
+        return self.searcher.search(text, **options)
 
-    def like(self, video: str, k: int, where: str | Condition | None, report: Progress) -> "list[SearchResult]":
-        """Return the `k` files most similar to a video file.
+    def more_like(self, segment: VideoSegment, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the results most similar to a segment, or to a whole file, without those of the same file.
+
+        Raises:
+            ValueError: no index holds the segment, or an option is invalid.
+            OSError: the index cannot be read.
+        """
+        stored = next(filter(None, (index.get(segment.path) for index in self.searcher.indexes)), [])
+        span = segment[1:]
+        queries = [found for found in stored if span in ((None, None), (found.entry.start, found.entry.end))]
+        if not queries:
+            raise ValueError("This video is no longer in the index: search again.")
+        embeddings = np.stack([found.embedding for found in queries])
+        checked = SearchOptions(**options)
+        return self.searcher.search_embeddings(embeddings, checked, merge_queries=True, exclude=segment.path)[0]
+
+    def like(self, video: str, report: Progress, **options: Unpack[SearchKeywords]) -> "list[SearchResult]":
+        """Return the results most similar to a video file; `options` are fields of [`SearchOptions`].
 
         A long video is split into up to `MAX_SEGMENTS` segments of 30 s (longer segments beyond 32 minutes of video).
         A result is scored by the most similar segment.
 
         Raises:
             VideoDecodingError: the file cannot be decoded.
-            ValueError: `where` is invalid.
+            ValueError: an option is invalid.
             OSError: the index or the model cannot be read.
         """
+        checked = SearchOptions(**options)
         with self._one_at_a_time(report):
             whole = self._load(report)
             from ..encoding.videos import encode_file
 
             report("Encoding the video")
             encoded = encode_file(whole.encoder, video, UploadSegmentation().split)
-        options = SearchOptions(k=k, where=where, group=True)
-        return self.searcher.search_embeddings(encoded.embeddings.numpy(), options, merge_queries=True)[0]
+        return self.searcher.search_embeddings(encoded.embeddings.numpy(), checked, merge_queries=True)[0]
+
+    def add(self, path: str) -> bool:
+        """Encode a video file and add it to the index; return whether the index did not hold it as it is.
+
+        Raises:
+            VideoDecodingError: the file cannot be decoded.
+            ValueError: the path is not that of a video, or there are several indexes.
+            OSError: the index cannot be written, or the model cannot be read.
+        """
+        if len(self.searcher.indexes) > 1:
+            raise ValueError("Videos are added to one index, and this server has several: serve one.")
+        with self._one_at_a_time(lambda stage: None):
+            whole = self._load()
+            from ..retrieval.indexing import index_videos
+
+            report = index_videos(whole.encoder, self.searcher.indexes[0], path)
+        if report.failures:
+            raise report.failures[0]
+        return not report.unchanged
 
     def fitting_captions(self, video: str, k: int, report: Progress) -> list[dict[str, Any]]:
         """Return the `k` captions that fit a video file best, as `text` and `score` (cosine similarity).

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..visualization.text import printable
 from .common import (
     DeviceOption,
     DTypeOption,
@@ -37,40 +38,76 @@ def app(
         list[str] | None, typer.Option(help="Further host name under which the app answers. May be repeated.")
     ] = None,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest video to upload, in MB.")] = 200,
+    allow_write: Annotated[
+        bool, typer.Option("--allow-write", help="Let the API add, change and delete videos of the index.")
+    ] = False,
+    video_root: Annotated[
+        list[Path] | None, typer.Option(help="Folder from which the API may add videos. May be repeated.")
+    ] = None,
+    max_searches: Annotated[
+        int | None, typer.Option(min=1, help="Searches that run at the same time; by default one per core.")
+    ] = None,
+    rate_limit: Annotated[
+        float | None, typer.Option(min=0.01, help="Searches and writes per second of a client; by default unlimited.")
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Print a line per request, without its query.")
+    ] = False,
+    log_queries: Annotated[bool, typer.Option("--log-queries", help="Print the queries too.")] = False,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Search an index in the browser: play the videos, explain results, and find videos like an uploaded one."""
+    """Search an index in the browser: play the videos, explain results, and find videos like an uploaded one.
+
+    It also serves an HTTP API, which /api/docs describes. With PIG_API_TOKEN in the environment, requests need this
+    token; those that write need PIG_API_WRITE_TOKEN, if it is set. PIG_API_ID_KEY is the secret of the ids of videos.
+    """
     with one_line_errors():
-        require_modules("app", "starlette", "uvicorn")
+        require_modules("app", "fastapi", "prometheus_client", "uvicorn")
+        from ..app.media import media_folder
         from ..app.server import AppServer, bind, is_loopback, make_server
         from ..app.service import SearchService
+        from ..app.settings import read_secrets
         from ..retrieval.search import VideoSearcher
         from ..visualization.text import read_captions
 
         candidates = read_captions(captions) if captions else ()
         listener = bind(host, port)  # before the model is loaded: a port in use is reported at once
         is_public = not is_loopback(listener)
-        searcher = VideoSearcher.from_pretrained(
-            model,
-            index,
-            storage_options=parse_storage_options(storage_option),
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        options["storage_options"] = parse_storage_options(storage_option)
+        open_searcher = partial(VideoSearcher.from_pretrained, model, index, **options)
+        searcher = None
+        try:
+            searcher = open_searcher()
+        except FileNotFoundError as error:
+            typer.echo(f"warning: {printable(str(error))} The app serves it once it is there.", err=True)
+        if missing := [root for root in video_root or () if not root.is_dir()]:
+            raise ValueError(f"There is no folder {missing[0]}: give an existing one to --video-root.")
         server = AppServer(
-            SearchService(searcher, candidates),
+            SearchService(searcher, candidates, open_searcher),
             max_upload_bytes=int(max_upload_mb * 1e6),
             examples=example or (),
             is_public=is_public,
             host_names=allow_host or (),
+            allow_write=allow_write,
+            video_roots=video_root or (),
+            rate_limit=rate_limit,
+            log_requests=log_requests,
+            log_queries=log_queries,
+            media_folder=media_folder(index[0]),
+            **read_secrets(),
+            **({"max_searches": max_searches} if max_searches else {}),
         )
-        if is_public:
-            typer.echo("warning: all who can reach this machine can search the index and see its videos", err=True)
+        if is_public and not server.settings.needs_token:
+            warning = "all who can reach this machine can search the index and see its videos: set PIG_API_TOKEN"
+            typer.echo(f"warning: {warning}", err=True)
         shown_host = f"[{host}]" if ":" in host else host
         address = f"http://{shown_host}:{listener.getsockname()[1]}"
         # Printed when it serves: an earlier Ctrl-C could be lost while the server starts.
         on_start = partial(typer.echo, f"{address} (stop with Ctrl-C)")
-        make_server(server.asgi, on_start).run(sockets=[listener])
+        try:
+            make_server(server.asgi, on_start).run(sockets=[listener])
+        finally:
+            server.close()

@@ -29,10 +29,12 @@ def list_files(
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="List the files with an entry that meets a condition.")
     ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Files to leave out.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Files to list; by default all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
     storage_option: StorageOption = None,
 ) -> None:
-    """List the files of an index with their numbers of entries.
+    """List the files of an index in order of path, with their numbers of entries.
 
     A file has one entry, or one entry per segment.
     """
@@ -41,7 +43,7 @@ def list_files(
         from ..visualization.text import printable
 
         store = VideoIndex(index, storage_options=parse_storage_options(storage_option))
-        files = sorted(store.files(where).items())
+        files = sorted(store.files(where).items())[offset:][:limit]
         if as_json:
             for path, state in files:
                 facts = {"entries": state.num_entries, "size": state.size, "modified": state.modified}

@@ -46,6 +46,9 @@ def search(
         str | None, typer.Option(metavar="PATH", help="Search for videos similar to this video file.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 10,
+    offset: Annotated[
+        int, typer.Option(min=0, help="Results to leave out: with -k 10, the third page has --offset 20.")
+    ] = 0,
     where: Annotated[
         str | None, typer.Option(help="Condition on results, such as \"duration < 60 and path like '%holiday%'\".")
     ] = None,
@@ -159,12 +162,13 @@ def search(
         options["hybrid_text"] = text_column or hybrid_text
         options["collapse_duplicates"] = collapse_duplicates if duplicate_score is None else duplicate_score
         options["refine"] = refine
+        options["offset"] = offset
         if video is not None:
             ranked = [(video, searcher.search_like(video, **options))]
         else:
             ranked = list(zip(texts, searcher.search(texts, **options), strict=True))
 
-        _note_missing_results(ranked, k, where, min_score)
+        _note_missing_results(ranked, k, offset, where, min_score)
         nothing_fits: list[bool | None] = []
         if judge and video is None and not hybrid_text:  # words find names, which no model knows
             nothing_fits = [judged.nothing_fits for judged in searcher.judge(texts, where, judge_threshold)]
@@ -204,15 +208,19 @@ def _save_clips(ranked: RankedQueries, folder: Path, exact: bool) -> bool:
     return not saved.failures
 
 
-def _note_missing_results(ranked: RankedQueries, k: int, where: str | None, min_score: float | None) -> None:
+def _note_missing_results(
+    ranked: RankedQueries, k: int, offset: int, where: str | None, min_score: float | None
+) -> None:
     """Print a note if a filtered query has no results, or if an unfiltered query has fewer than k results."""
     num_results = min(len(results) for _, results in ranked)
     filters = [name for name, value in (("--where", where), ("--min-score", min_score)) if value is not None]
+    filters += ["--offset"] if filters and offset else []
     if filters and not num_results:
         some = " for some of the queries" if len(ranked) > 1 else ""
         typer.echo(f"note: no results with {' and '.join(filters)}{some}", err=True)
     elif not filters and num_results < k:
-        typer.echo(f"note: found {num_results} results, fewer than -k {k}", err=True)
+        behind = f" behind --offset {offset}" if offset else ""
+        typer.echo(f"note: found {num_results} results{behind}, fewer than -k {k}", err=True)
 
 
 def _note_unfitting(texts: Sequence[str], nothing_fits: "Sequence[bool | None]") -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by its interaction
 MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most
-_FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused, or k if it is more
+_FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
 
 _Arrange: TypeAlias = Callable[[list[SearchResult]], list[SearchResult]]  # ranked entries -> results
@@ -56,8 +56,8 @@ class SearchOptions:
             default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
         hybrid_text (`bool` or `Sequence[str]`): search the words of the sentence too, in these columns of the indexes,
             or in all their columns of text (`True`), and order the results by reciprocal rank fusion of the two
-            rankings. Scores stay cosines, and `min_score` refers to them. Not with `rerank`, nor with a
-            `single_tower`.
+            rankings. Scores stay cosines, and `min_score` refers to them. Results beyond the fused ones are ranked by
+            their scores. Not with `rerank`, nor with a `single_tower`.
         collapse_duplicates (`bool` or `float`): leave out files that show the same video as a better result, such as
             a copy in another size; the result names them in `duplicates`. `True` for files whose stored embeddings
             have a [`similarity`] of at least 0.98, a number for another limit. There are fewer than k results if the
@@ -65,13 +65,17 @@ class SearchOptions:
         refine (`bool`): find the seconds of each result that the sentence describes best ([`SearchResult.moment`]).
             The video tower is loaded, and encodes the found segments, 2 s at each second: 29 clips for 30 s. In an
             index of shots, a moment is the whole shot. With `group`, only the best segment of each file has one.
+        offset (`int`): number of results to leave out, at least 0: pages of a ranking are searches with offsets 0, k,
+            2 k, and so on. They fit together as long as the indexes stay unchanged. Beyond the last result a page is
+            empty; with `rerank`, the last one is among the entries that are ranked again, and a `single_tower` ranks
+            max(k, 100) of them by default.
 
     Attributes:
 
     Raises:
-        ValueError: `k` is less than 1, `min_score` is not finite, `where` is not a valid condition, `rerank` is less
-            than `k` or more than 10,000, `rerank` and `hybrid_text` are both given, or `collapse_duplicates` is not
-            a cosine.
+        ValueError: `k` is less than 1, `offset` is negative, `min_score` is not finite, `where` is not a valid
+            condition, `rerank` is less than `k` or more than 10,000, `rerank` and `hybrid_text` are both given, or
+            `collapse_duplicates` is not a cosine.
     """
 
     k: int = 10
@@ -82,10 +86,13 @@ class SearchOptions:
     hybrid_text: bool | Sequence[str] = False
     collapse_duplicates: bool | float = False
     refine: bool = False
+    offset: int = 0
 
     def __post_init__(self):
         if operator.index(self.k) < 1:
             raise ValueError(f"k is {self.k}: expected 1 or more.")
+        if operator.index(self.offset) < 0:
+            raise ValueError(f"offset is {self.offset}: expected 0 or more.")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
         if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
@@ -100,6 +107,11 @@ class SearchOptions:
         """Whether a result may stand for several entries, so that k results may take more than k entries."""
         return self.group or bool(self.collapse_duplicates)
 
+    @property
+    def depth(self) -> int:
+        """Number of results that a search must rank: those to leave out, and k."""
+        return self.offset + self.k
+
 
 class SearchKeywords(TypedDict, total=False):
     """The fields of [`SearchOptions`] as keyword arguments."""
@@ -112,6 +124,7 @@ class SearchKeywords(TypedDict, total=False):
     hybrid_text: bool | Sequence[str]
     collapse_duplicates: bool | float
     refine: bool
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -362,6 +375,9 @@ class VideoSearcher:
         if options.rerank is not None:
             return [self._search_and_rerank(query, options.rerank, options, arrange) for query in query_embeddings]
         conditions = self._conditions(options, exclude)
+        num_entries = sum(map(len, self.indexes)) if options.offset else options.depth
+        if options.offset >= num_entries:
+            return [[] for _ in query_embeddings[: 1 if merge_queries else None]]
 
         def rank(fetch: int) -> tuple[list[list[SearchResult]], bool]:
             by_index = [
@@ -372,17 +388,18 @@ class VideoSearcher:
             ranked = [_rank(lists, fetch, options, arrange) for lists in by_query]
             return [results for results, _ in ranked], all(is_complete for _, is_complete in ranked)
 
-        return _fetch_until_complete(rank, options.k, options.k)
+        # More than there are entries would reserve memory for nothing.
+        return _fetch_until_complete(rank, min(options.depth, num_entries + 1), options.depth)
 
     def _arrangement(self, options: SearchOptions) -> _Arrange:
-        """Return the function that makes results of ranked entries: one more than k if they join entries."""
+        """Return the function that makes results of ranked entries: one more than asked for if they join entries."""
         limit = MIN_COSINE if options.collapse_duplicates is True else options.collapse_duplicates
         finder = DuplicateFinder(self.indexes, limit) if limit else None
 
         def arrange(ranked: list[SearchResult]) -> list[SearchResult]:
             if finder is not None:
-                ranked = finder.collapse(ranked, options.k + 1, by_file=options.group)
-            return _group(ranked, options.k + 1) if options.group else ranked
+                ranked = finder.collapse(ranked, options.depth + 1, by_file=options.group)
+            return _group(ranked, options.depth + 1) if options.group else ranked
 
         return arrange
 
@@ -417,41 +434,39 @@ class VideoSearcher:
         asked_score = -math.inf if options.min_score is None else options.min_score
         by_words = [
             (relevance, result)
-            for relevance, result in self._find_words(query, query_embedding, columns, conditions, options.k)
+            for relevance, result in self._find_words(query, query_embedding, columns, conditions)
             if result.score >= asked_score
         ]
+        fused: list[SearchResult] = []
 
         def rank(fetch: int) -> tuple[list[SearchResult], bool]:
             lists = [
                 index.search(query_embedding[None], fetch, condition)[0]
                 for index, condition in zip(self.indexes, conditions, strict=True)
             ]
-            # As in `_rank`: below the last score of a full list, its index may hold better entries than the others.
-            floor = max((results[-1].score for results in lists if len(results) == fetch), default=-math.inf)
-            min_score = max(floor, asked_score)
-            by_vector = [(result.score, result) for result in chain(*lists) if result.score >= min_score]
-            # What words find has a rank by its vector too, behind the entries that were fetched.
-            by_vector += [(result.score, result) for _, result in by_words]
-            results = arrange(fuse(by_vector, by_words))
-            is_complete = len(results) >= options.k + options.joins_entries or min_score > floor or floor == -math.inf
-            return results[: options.k], is_complete
+            by_vector, is_last = _merge_certain(lists, fetch, asked_score)
+            if not fused:
+                # What words find has a rank by its vector too, behind the entries that were fetched.
+                every = [*by_vector, *(result for _, result in by_words)]
+                fused.extend(fuse([(result.score, result) for result in every], by_words))
+            # What is fetched later follows: it must not change what earlier pages showed.
+            held = {(result.path, result.start, result.end) for result in fused}
+            later = [r for r in by_vector if (r.path, r.start, r.end) not in held]
+            results = arrange(_number(fused + later))
+            is_complete = is_last or len(results) >= options.depth + options.joins_entries
+            return results[options.offset : options.depth], is_complete
 
-        return _fetch_until_complete(rank, max(options.k, _FUSED_BY_VECTOR), options.k)
+        return _fetch_until_complete(rank, _FUSED_BY_VECTOR, options.depth)
 
     def _find_words(
-        self,
-        query: str,
-        query_embedding: np.ndarray,
-        columns: list[list[str]],
-        conditions: list[Condition | None],
-        k: int,
+        self, query: str, query_embedding: np.ndarray, columns: list[list[str]], conditions: list[Condition | None]
     ) -> list[tuple[float, SearchResult]]:
         """Return the entries of all indexes that hold words of the query, with their relevance.
 
         Entries that are as relevant as the last one of a full list are left out, because others are not in the list.
         If all are, such as the many segments of a file or the entries that share a common word, more are read.
         """
-        for fetch in (max(k, _FUSED_BY_WORDS), max(k, MAX_FETCHED)):
+        for fetch in (_FUSED_BY_WORDS, MAX_FETCHED):
             found = [
                 index.search_text(query, query_embedding, names, fetch, condition)
                 for index, names, condition in zip(self.indexes, columns, conditions, strict=True)
@@ -482,7 +497,8 @@ class VideoSearcher:
             scores = self._reranker(query_embedding, np.stack(contexts))
             results += [replace(result, score=float(score)) for result, score in zip(some, scores, strict=True)]
         min_score = -math.inf if options.min_score is None else options.min_score
-        return arrange(_merge(result for result in results if result.score >= min_score))[: options.k]
+        ranked = arrange(_merge(result for result in results if result.score >= min_score))
+        return ranked[options.offset : options.depth]
 
     def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
         """Encode videos that are not in the index, or that have changed, and add them to the index.
@@ -523,9 +539,9 @@ def _exclude(condition: Condition | None, path: str | None) -> Condition | None:
     return other_path if condition is None else And((condition, other_path))
 
 
-def _fetch_until_complete(rank: Callable[[int], tuple[_Ranked, bool]], first: int, k: int) -> _Ranked:
+def _fetch_until_complete(rank: Callable[[int], tuple[_Ranked, bool]], first: int, depth: int) -> _Ranked:
     """Return the results of `rank`, called with ever more entries per index until they are complete or the most."""
-    fetch, max_fetch = first, max(k, MAX_FETCHED)
+    fetch, max_fetch = first, max(depth, MAX_FETCHED)
     while True:
         results, is_complete = rank(fetch)
         if is_complete or fetch == max_fetch:
@@ -536,22 +552,47 @@ def _fetch_until_complete(rank: Callable[[int], tuple[_Ranked, bool]], first: in
 def _rank(
     lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions, arrange: _Arrange
 ) -> tuple[list[SearchResult], bool]:
-    """Merge lists of at most `fetched` results into one ranking; also return whether it is complete."""
-    # Below the last score of a full list, its index may hold better entries than the other lists.
-    floor = max((results[-1].score for results in lists if len(results) == fetched), default=-math.inf)
-    min_score = floor if options.min_score is None else max(floor, options.min_score)
-    results = arrange(_merge(result for results in lists for result in results if result.score >= min_score))
+    """Merge lists of at most `fetched` results into one ranking; also return whether its page is complete."""
+    min_score = -math.inf if options.min_score is None else options.min_score
+    merged, is_last = _merge_certain(lists, fetched, min_score)
+    results = arrange(merged)
     # All segments of a file, and all copies of a video, are found once the next one begins.
-    is_complete = len(results) >= options.k + options.joins_entries or min_score > floor or floor == -math.inf
-    return results[: options.k], is_complete
+    is_complete = is_last or len(results) >= options.depth + options.joins_entries
+    return results[options.offset : options.depth], is_complete
+
+
+def _merge_certain(
+    lists: Sequence[Sequence[SearchResult]], fetched: int, min_score: float
+) -> tuple[list[SearchResult], bool]:
+    """Merge lists of at most `fetched` results, as far as their ranks are certain; also return if no more can follow.
+
+    Behind the last result of a full list, its index may hold entries that rank before those of the other lists.
+    """
+    certain_to = min((_place(results[-1]) for results in lists if len(results) == fetched), default=None)
+    found = chain.from_iterable(lists)
+    merged = _merge(
+        result
+        for result in found
+        if result.score >= min_score and (certain_to is None or _place(result) <= certain_to)
+    )
+    return merged, certain_to is None or -certain_to[0] < min_score
+
+
+def _place(result: SearchResult) -> tuple[float, str, float]:
+    """Return what orders results: the score, then path and start."""
+    return -result.score, result.path, result.start or 0.0
 
 
 def _merge(results: Iterable[SearchResult]) -> list[SearchResult]:
     """Rank results of several searches together; an entry that occurs several times keeps its best score."""
     best: dict[tuple[str, float | None, float | None], SearchResult] = {}
-    for result in sorted(results, key=lambda result: (-result.score, result.path, result.start or 0.0)):
+    for result in sorted(results, key=_place):
         best.setdefault((result.path, result.start, result.end), result)
-    return [replace(result, rank=rank) for rank, result in enumerate(best.values(), start=1)]
+    return _number(best.values())
+
+
+def _number(results: Iterable[SearchResult]) -> list[SearchResult]:
+    return [replace(result, rank=rank) for rank, result in enumerate(results, start=1)]
 
 
 def _group(ranked: Sequence[SearchResult], num_files: int) -> list[SearchResult]:

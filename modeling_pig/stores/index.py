@@ -529,7 +529,8 @@ class VideoIndex:
     ) -> list[list[SearchResult]]:
         """Find the k entries nearest to each query embedding, best first.
 
-        Entries with equal scores are in order of key. With an ANN index this holds among the entries that it finds.
+        Entries with equal scores are in order of path and start. With an ANN index this holds among the entries that
+        it finds. The results for a smaller `k` are the first of those for a larger one.
 
         Args:
             query_embeddings (`torch.Tensor` or `np.ndarray` of shape `(Q, D)`): query embeddings of any length but 0.

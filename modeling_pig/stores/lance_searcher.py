@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from .conditions import Condition, to_sql
 from .exact_search import Block, RankedIds, is_among, search_blockwise, search_exactly
 from .lance_location import Location
 from .lance_text import find_text
+from .levels import search_in_levels
 from .records import CONTEXT_COLUMN, read_embeddings
 from .vectors import cosine_scores, synthetic_queries
-from .video_store import RESULT_COLUMNS, RankedRows, TextMatches
+from .video_store import RESULT_COLUMNS, RankedRows, TextMatches, rank_rows
 
 
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ class LanceSearcher:
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
                 columns = _result_columns(table, with_context)
-                return _search_ann(table, query_embeddings, k, condition, parameters, columns)
+                search = partial(_search_ann, table, condition=condition, parameters=parameters, columns=columns)
+                return search_in_levels(search, query_embeddings, k)
             allowed = None if held is None or condition is None else _row_ids(table, condition)
         if held is None:
             results = search_blockwise(self._scan(table, condition), query_embeddings, k)
@@ -247,7 +250,7 @@ def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
 
 
 def _read_rows(table: Any, results: list[RankedIds], k: int, columns: Sequence[str]) -> list[RankedRows]:
-    """Read the rows of ranked ids: at most k per query, those with equal scores in order of key."""
+    """Read the rows of ranked ids: at most k per query, those with equal scores in order of path and start."""
     ids = np.unique(np.concatenate([result.ids for result in results]))
     rows = table.take_row_ids(ids.tolist()).select(list(columns)).with_row_id().to_arrow()
     rows = rows.take(np.argsort(rows["_rowid"].to_numpy())).drop_columns("_rowid")
@@ -259,7 +262,8 @@ def _rank_rows(ids: np.ndarray, rows: "pa.Table", results: list[RankedIds], k: i
     positions = np.searchsorted(ids, np.concatenate([result.ids for result in results]))
     scores = np.concatenate([result.scores for result in results])
     counts = [len(result.ids) for result in results]
-    order = np.lexsort((rows["key"].take(positions).to_numpy(), -scores, np.repeat(range(len(counts)), counts)))
+    places = rows.select(["path", "start"]).take(positions)
+    order = rank_rows(scores, places, np.repeat(range(len(counts)), counts))
     # Of each query, the first k rows in this order.
     starts, kept = np.cumsum([0, *counts[:-1]]), np.minimum(counts, k)
     chosen = order[np.concatenate([np.arange(a, a + count) for a, count in zip(starts, kept, strict=True)])]
@@ -274,6 +278,7 @@ def _search_ann(
     table: Any,
     query_embeddings: np.ndarray,
     k: int,
+    *,
     condition: str | None,
     parameters: dict[str, Any],
     columns: Sequence[str],

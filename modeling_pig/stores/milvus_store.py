@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,10 @@ import numpy as np
 
 from .columns import columns_of
 from .conditions import Condition, In, milvus_string, to_milvus
+from .levels import FIRST_LEVEL, search_in_levels
 from .records import IndexInfo, read_embeddings, row_schema
 from .vectors import cosine_scores, synthetic_queries
-from .video_store import RESULT_COLUMNS, IndexVersion, RankedRows, TextMatches
+from .video_store import RESULT_COLUMNS, IndexVersion, RankedRows, TextMatches, rank_rows
 
 
 if TYPE_CHECKING:
@@ -179,7 +181,10 @@ class MilvusStore:
             raise ValueError(f"k is {k}: expected at most {_MAX_ROWS}, the limit of Milvus.")
         expression = "" if where is None else to_milvus(where)
         with self._one_line_errors("searched"):
-            return self._search(query_embeddings, k, expression)
+            search = partial(self._search, expression=expression)
+            if k <= FIRST_LEVEL or self._index_type() != "FLAT":
+                return search_in_levels(search, query_embeddings, k)
+            return search(query_embeddings, k)
 
     def search_text(
         self,
@@ -402,7 +407,7 @@ class MilvusStore:
         while True:
             rows = self._to_table(hits, [*RESULT_COLUMNS, *self._columns, _COLUMN])
             scores = cosine_scores(read_embeddings(rows), query)
-            order = np.lexsort((rows["key"].to_numpy(), -scores))
+            order = rank_rows(scores, rows)
             is_complete = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
             if is_complete or limit == _MAX_ROWS:
                 order = order[:k]

@@ -41,6 +41,16 @@ class RankedRows(NamedTuple):
     rows: "pa.Table"
 
 
+def rank_rows(scores: np.ndarray, rows: "pa.Table", queries: np.ndarray | None = None) -> np.ndarray:
+    """Return the order of rows by score (N,), best first; equal scores are in order of path and start.
+
+    With the numbers of their `queries` (N,), the rows of each query come together.
+    """
+    starts = np.nan_to_num(rows["start"].to_numpy().astype(np.float64))  # whole files have none
+    keys = (starts, rows["path"].to_numpy(), -scores)
+    return np.lexsort(keys if queries is None else (*keys, queries))
+
+
 class TextMatches(NamedTuple):
     """Rows that hold words of a query, best first: sums of BM25 scores (N,) float32, and the rows with cosines."""
 
@@ -111,9 +121,11 @@ class VideoStore(Protocol):
         where: "Condition | None",
         with_context: bool = False,
     ) -> list[RankedRows]:
-        """Return the results of each query: at most `k` rows, those with equal scores in order of key.
+        """Return the results of each query: at most `k` rows, those with equal scores in order of
+        path and start.
 
-        Scores are cosines with the stored embeddings, also if an ANN index found the rows.
+        Scores are cosines with the stored embeddings, also if an ANN index found the rows. The results for a smaller
+        `k` are the first of those for a larger one.
 
         Args:
             query_embeddings (`np.ndarray` of shape `(Q, D)`): float32, normalised, Q at least 1.
@@ -162,4 +174,4 @@ class VideoStore(Protocol):
         """Delete the store if this object created it and it is empty."""
 
 
-__all__ = ["RESULT_COLUMNS", "IndexVersion", "RankedRows", "TextMatches", "VideoStore"]
+__all__ = ["RESULT_COLUMNS", "IndexVersion", "RankedRows", "TextMatches", "VideoStore", "rank_rows"]

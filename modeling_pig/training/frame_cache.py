@@ -10,16 +10,14 @@ from transformers.utils import logging
 
 from modeling_pig import PigVideoProcessor
 
-from ..files import PARTIAL_SUFFIX, replace_file
+from ..bounded_folder import BoundedFolder
+from ..files import replace_file
 from ..video_decoding_pig import decode_video, sample_frame_indices
 
 
 logger = logging.get_logger(__name__)
 
-# Entries are evicted down to this share of the bound, so that not every write has to scan the folder.
-FILL_AFTER_EVICTION = 0.9
-# Each process may fill this share of the free bytes before it scans the folder again.
-MAX_PROCESSES = 64
+NPY_HEADER = 128  # bytes
 
 
 class FrameCache:
@@ -52,9 +50,9 @@ class FrameCache:
     ):
         self.folder = Path(folder).expanduser()
         self.max_bytes = max_bytes
+        self._bounded = BoundedFolder(self.folder, max_bytes, (".npy",))
         self.video_processor = video_processor
         self.num_frames = num_frames
-        self._room = 0.0  # bytes that may be written before the folder is scanned again
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -100,39 +98,13 @@ class FrameCache:
 
     def _write(self, entry: Path, frames: np.ndarray) -> None:
         try:
-            if self._make_room(frames.nbytes):
+            if self._bounded.make_room(frames.nbytes + NPY_HEADER):
                 with replace_file(entry) as partial, partial.open("wb") as file:
                     np.save(file, frames, allow_pickle=False)
         except FileNotFoundError:
             pass  # another process evicted the incomplete file
         except OSError as error:  # for example a full disk: training continues without the entry
             logger.warning_once(f"Frames cannot be kept in {self.folder}: {error.strerror or error}.")
-
-    def _make_room(self, size: int) -> bool:
-        """Evict the least recently used entries until `size` bytes fit; return False if they exceed the limit."""
-        size += 128  # the header of an .npy file
-        if size > self.max_bytes:
-            return False
-        if size > self._room:
-            entries = []
-            for file in os.scandir(self.folder):
-                # Incomplete files of killed processes are evicted like entries.
-                if file.name.endswith((".npy", PARTIAL_SUFFIX)):
-                    try:
-                        status = file.stat()
-                    except FileNotFoundError:
-                        continue
-                    entries.append((status.st_mtime_ns, status.st_size, file.path))
-            used = sum(entry[1] for entry in entries)
-            if used + size > self.max_bytes:
-                for _, freed, name in sorted(entries):
-                    if used + size <= max(FILL_AFTER_EVICTION * self.max_bytes, size):
-                        break
-                    Path(name).unlink(missing_ok=True)
-                    used -= freed
-            self._room = max((self.max_bytes - used) / MAX_PROCESSES, size)
-        self._room -= size
-        return True
 
 
 def _read(entry: Path) -> np.ndarray | None:

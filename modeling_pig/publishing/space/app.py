@@ -8,6 +8,7 @@ from pathlib import Path
 from modeling_pig import VideoSearcher
 from modeling_pig.app.server import AppServer, bind, make_server
 from modeling_pig.app.service import SearchService
+from modeling_pig.app.settings import read_secrets
 from modeling_pig.stores.transfer import import_index
 
 
@@ -23,7 +24,11 @@ with tempfile.TemporaryDirectory() as folder:
         is_public=True,
         host_names=[space_host] if (space_host := os.environ.get("SPACE_HOST")) else [],
         frame_ancestors="'self' https://huggingface.co",
+        **read_secrets(),
     )
     listener = bind(os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "7860")))
     print(f"listening on port {listener.getsockname()[1]}", flush=True)
-    make_server(server.asgi).run(sockets=[listener])
+    try:
+        make_server(server.asgi).run(sockets=[listener])
+    finally:
+        server.close()
