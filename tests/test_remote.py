@@ -196,6 +196,24 @@ def test_what_may_pass_is_tried_again(web, shape_videos):
                 assert source.read() == web.files["/0.mp4"].content
 
 
+def test_nothing_is_tried_again_once_the_run_is_stopped(web, monkeypatch):
+    """Ctrl-C ends a run while a server stalls."""
+    monkeypatch.setattr(errors, "TIMEOUT", 0.3)
+    web.statuses["/0.mp4"] = [-1] * 100
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, initializer=errors.stopping.set, initargs=(stop,)) as pool:
+        failed = pool.submit(read_state, f"{web.url}/0.mp4")
+        while not web.requests:
+            threading.Event().wait(0.01)
+        stop.set()
+        with pytest.raises(OSError, match="interrupted; run again"):
+            failed.result()
+        num_requests = len(web.requests)
+        with pytest.raises(OSError, match="interrupted; run again"):
+            pool.submit(read_state, f"{web.url}/1.mp4").result()
+    assert len(web.requests) == num_requests <= 2  # HEAD, and the GET that fsspec sends then
+
+
 def test_each_failure_is_one_line_that_says_what_to_do(web, monkeypatch, tmp_path):
     monkeypatch.setattr(errors, "TIMEOUT", 0.1)
     address = f"{web.url}/0.mp4"

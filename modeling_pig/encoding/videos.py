@@ -18,6 +18,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..files import hash_file, make_content_id
 from ..remote import file_state, open_source
+from ..remote.errors import stopping
 from ..video_decoding_pig import VideoDecodingError, decode_segments, decode_video
 from .encoder import Encoder
 from .shots import decode_shots
@@ -353,7 +354,7 @@ def _in_threads(
         finally:
             put(None)  # this thread ends
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(num_threads, initializer=stopping.set, initargs=(stop,)) as pool:
         try:
             for _ in range(num_threads):
                 pool.submit(work)

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from threading import Event
 from typing import Any, TypeVar
 
 from .addresses import PROTOCOLS, WHERE_CREDENTIALS_ARE, redact
@@ -11,6 +13,8 @@ T = TypeVar("T")
 
 TIMEOUT = 20.0  # seconds without a byte from the server
 WAITS = (0.5, 2.0)  # seconds before the second and the third attempt
+# Event that is set when the work of a thread is no longer wanted; the `initializer` of a pool sets it for its threads.
+stopping: ContextVar[Event | None] = ContextVar("stopping", default=None)
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BROKEN = ("ClientPayloadError", "HttpProcessingError", "IncompleteReadError")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
@@ -45,11 +49,17 @@ class NoRangesError(RemoteError):
 def attempt(address: str, operation: Callable[[], T]) -> T:
     """Call `operation`, up to three times if its error may be transient.
 
+    It is not called, or not again, once the event `stopping` of this thread is set: Ctrl-C then waits for one request,
+    and not for all attempts.
+
     Raises:
         RemoteError: the last error. Its context is cut: messages of other packages may hold signed addresses.
     """
     waits = () if address.startswith("gs://") else WAITS  # gcsfs itself tries six times
+    stop = stopping.get()
     for wait in (*waits, None):
+        if stop is not None and stop.is_set():
+            raise RemoteError(address, "interrupted; run again")
         try:
             return operation()
         except Exception as error:  # of fsspec, aiohttp, httpx, botocore and the packages of other stores
@@ -131,4 +141,4 @@ def _status(error: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
-__all__ = ["NoRangesError", "RemoteError", "attempt", "explain"]
+__all__ = ["NoRangesError", "RemoteError", "attempt", "explain", "stopping"]

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Event
 
 from ..remote import check_address, redact
 from ..remote.addresses import WEB
 from ..remote.cache import default_cache
-from ..remote.errors import RemoteError
+from ..remote.errors import RemoteError, stopping
 from ..remote.filesystem import RemoteState, find_files, read_info, state_of
 from ..video_file_pig import VideoDecodingError
 
@@ -46,10 +47,12 @@ def list_remote(names: Iterable[str]) -> Iterator[RemoteListing]:
     names = list(names)
     if names:
         default_cache()
-    with ThreadPoolExecutor(NUM_LISTED_AT_ONCE) as pool:
+    stop = Event()
+    with ThreadPoolExecutor(NUM_LISTED_AT_ONCE, initializer=stopping.set, initargs=(stop,)) as pool:
         try:
             yield from pool.map(_list, names)
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 
