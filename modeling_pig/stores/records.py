@@ -94,7 +94,7 @@ class IndexInfo:
         if stored > FORMAT_OF_ENCODERS:
             raise ValueError(
                 f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
-                "Upgrade: pip install --upgrade modeling-pig"
+                "Install the version that wrote it, or a newer one."
             )
         return cls(**{"embedding_dim" if name == "width" else name: value for name, value in record.items()})
 
