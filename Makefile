@@ -9,10 +9,10 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test fuzz check docs dist bench clean
+.PHONY: help install demo test fuzz check docs dist test-lowest gpu bench clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 install: $(VENV)/.installed  ## create .venv with everything that development needs
 
@@ -28,6 +28,12 @@ demo: install  ## draw videos, train a tiny model, evaluate it, index the test v
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+test-lowest:  ## run the tests with the lowest versions that setup.py allows, in .venv-lowest
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct pip --editable ".[dev]"
+	$(VENV)-lowest/bin/python -m pytest -n 2
 
 fuzz: install  ## decode 20,000 mutated videos; failing ones are written to runs/fuzz
 	$(BIN)/python -m tests.fuzz_decoding --inputs 20000 --folder runs/fuzz
@@ -62,5 +68,8 @@ bench: install  ## measure costs beside named peers, write docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py start --json runs/benchmark-start.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
+gpu: install  ## on a machine with CUDA: check and measure everything there, write docs/gpu.md (20 minutes)
+	$(BIN)/python examples/gpu_report.py --output docs/gpu.md
+
 clean:  ## remove the environment, the demo's videos and run, and what was built
-	rm -rf $(VENV) data/moving_shapes $(RUN) site dist
+	rm -rf $(VENV) $(VENV)-lowest data/moving_shapes $(RUN) site dist

