@@ -174,7 +174,7 @@ class PigConfig(PreTrainedConfig):
     selected_on: str | None = None
 
     def __post_init__(self, **kwargs):
-        # `sub_configs_defaults` would create them, but transformers has it only since 5.22.
+        # `sub_configs_defaults` of newer transformers would create them; 5.10 does not know it.
         for name, config_class in self.sub_configs.items():
             if not isinstance(settings := getattr(self, name), config_class):
                 setattr(self, name, config_class(**(settings or {})))
