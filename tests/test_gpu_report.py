@@ -17,7 +17,7 @@ def test_checks_of_numbers_pass_on_the_cpu():
     kernels = results(numbers.attention("cpu", True))
     assert kernels["sdpa, flash, bfloat16"] == kernels["eager, float16"] == "passed"
     assert kernels["sdpa, cuDNN, float16"] == "not run: a kernel of GPUs"
-    assert set(results(numbers.compiled("cpu", True)).values()) == {"passed"}
+    assert next(numbers.compiled("cpu", True))["result"] == "passed"
 
 
 def test_golden_numbers_that_differ_are_a_failure(monkeypatch):
