@@ -9,10 +9,10 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test fuzz check docs bench clean
+.PHONY: help install demo test fuzz check docs dist test-lowest gpu bench clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 install: $(VENV)/.installed  ## create .venv with everything that development needs
 
@@ -29,6 +29,12 @@ demo: install  ## draw videos, train a tiny model, evaluate it, index the test v
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
+test-lowest:  ## run the tests with the lowest versions that setup.py allows, in .venv-lowest
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct pip --editable ".[dev]"
+	$(VENV)-lowest/bin/python -m pytest -n 2
+
 fuzz: install  ## decode 20,000 mutated videos; failing ones are written to runs/fuzz
 	$(BIN)/python -m tests.fuzz_decoding --inputs 20000 --folder runs/fuzz
 
@@ -36,12 +42,18 @@ check: install  ## check style, types, spelling and the links of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
 	$(BIN)/python hub_scripts/lint_exported_files.py
 	$(BIN)/mkdocs build --strict --quiet
 
 docs: install  ## write the documentation with the API reference to site/
 	$(BIN)/mkdocs build --strict
+
+dist: install  ## build the wheel and the source distribution in dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 bench: install  ## measure costs beside named peers, write docs/benchmarks.md (45 minutes on two cores)
 	$(BIN)/python -m pytest -m bench
@@ -57,5 +69,8 @@ bench: install  ## measure costs beside named peers, write docs/benchmarks.md (4
 	$(BIN)/python examples/benchmark.py app --threads 1 --json runs/benchmark-app.json
 	$(BIN)/python examples/benchmark_page.py runs/benchmark-*.json --output docs/benchmarks.md
 
-clean:  ## remove the environment, the demo's videos and run, and the pages
-	rm -rf $(VENV) data/moving_shapes $(RUN) site
+gpu: install  ## on a machine with CUDA: check and measure everything there, write docs/gpu.md (20 minutes)
+	$(BIN)/python examples/gpu_report.py --output docs/gpu.md
+
+clean:  ## remove the environment, the demo's videos and run, and what was built
+	rm -rf $(VENV) $(VENV)-lowest data/moving_shapes $(RUN) site dist

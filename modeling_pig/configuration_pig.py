@@ -149,7 +149,7 @@ class PigConfig(PreTrainedConfig):
     """
 
     model_type = "pig"
-    sub_configs_defaults = {"text_config": PigTextConfig, "vision_config": PigVisionConfig}
+    sub_configs = {"text_config": PigTextConfig, "vision_config": PigVisionConfig}
 
     text_config: dict | PigTextConfig | None = None
     vision_config: dict | PigVisionConfig | None = None
@@ -174,6 +174,10 @@ class PigConfig(PreTrainedConfig):
     selected_on: str | None = None
 
     def __post_init__(self, **kwargs):
+        # `sub_configs_defaults` of newer transformers would create them; 5.10 does not know it.
+        for name, config_class in self.sub_configs.items():
+            if not isinstance(settings := getattr(self, name), config_class):
+                setattr(self, name, config_class(**(settings or {})))
         super().__post_init__(**kwargs)
         # PigTextModel and PigVisionTransformer read only their sub-config, which therefore holds projection_dim too.
         self.text_config.projection_dim = self.projection_dim

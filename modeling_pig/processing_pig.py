@@ -27,6 +27,12 @@ from .video_processing_pig import PigVideoProcessor
 logger = logging.get_logger(__name__)
 
 
+class PigProcessorKwargs(ProcessingKwargs, total=False):
+    """Type the options of [`PigProcessor`]; hold their defaults where every transformers 5 reads them."""
+
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+
+
 class PigProcessor(ProcessorMixin):
     """Process queries with the tokenizer of CLIP or MetaCLIP 2 and videos with a [`PigVideoProcessor`].
 
@@ -42,7 +48,7 @@ class PigProcessor(ProcessorMixin):
     torch.Size([1, 12, 3, 224, 224])
     ```"""
 
-    text_kwargs = {"padding": True, "truncation": True}
+    valid_processor_kwargs = PigProcessorKwargs
 
     def __init__(self, video_processor=None, tokenizer=None, **kwargs):
         super().__init__(video_processor, tokenizer, **kwargs)
@@ -75,7 +81,7 @@ class PigProcessor(ProcessorMixin):
         tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
         return cls(PigVideoProcessor.from_config(vision), tokenizer)
 
-    def __call__(self, text=None, videos=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
+    def __call__(self, text=None, videos=None, **kwargs: Unpack[PigProcessorKwargs]) -> BatchFeature:
         r"""Convert queries and videos to model inputs.
 
         Args:

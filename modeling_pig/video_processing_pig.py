@@ -200,9 +200,9 @@ class PigVideoProcessor(BaseVideoProcessor):
             frames = torch.cat(parts)
         return _to_channels_first(frames), metadata
 
-    def _prepare_input_videos(self, videos, do_convert_rgb=None, input_data_format=None, device=None):
+    def _prepare_input_videos(self, videos, input_data_format=None, **kwargs):
         # `BaseVideoProcessor` infers the layout from the first video. All videos are channels-first at this point.
-        return super()._prepare_input_videos(videos, do_convert_rgb, ChannelDimension.FIRST, device)
+        return super()._prepare_input_videos(videos, input_data_format=ChannelDimension.FIRST, **kwargs)
 
 
 def _as_list_of_videos(videos) -> list:

@@ -60,7 +60,7 @@ def find_torchcodec(decoder: Decoder) -> ModuleType | None:
             return None
         reason = str(error).strip().partition("\n")[0]
         raise ImportError(
-            "Decoding with decoder='torchcodec' needs torchcodec, `pip install 'modeling-pig[torchcodec]'`, and the "
+            "Decoding with decoder='torchcodec' needs torchcodec, `pip install torchcodec`, and the "
             f"FFmpeg libraries, for example `apt install ffmpeg`; importing it failed: {reason}"
         ) from error
 

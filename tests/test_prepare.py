@@ -381,7 +381,7 @@ def test_command_lists_videos_that_fail_with_escaped_names(pig_prepare, videos, 
 def test_missing_library_is_a_one_line_error(pig_prepare, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     result = pig_prepare()
-    assert_one_line_error(result, 'pip install "modeling-pig[train]"')
+    assert_one_line_error(result, 'pip install "accelerate>=')
 
 
 def test_run_without_decodable_videos_is_a_one_line_error(pig_prepare, videos):

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 
+from modeling_pig.extras import pip_install
 from modeling_pig.files import hash_file, make_content_id
 from modeling_pig.remote import cache, check_address, errors, file_state, is_gone, open_source, read_with, redact
 from modeling_pig.remote.cache import CACHE_VARIABLE, VideoCache
@@ -241,7 +242,7 @@ def test_each_failure_is_one_line_that_says_what_to_do(web, monkeypatch, tmp_pat
 
 def test_a_missing_package_is_named(remote, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    assert reason_of("gs://bucket/a.mp4") == 'reading gs:// needs gcsfs: pip install "modeling-pig[remote]"'
+    assert reason_of("gs://bucket/a.mp4") == f"reading gs:// needs gcsfs: {pip_install('remote')}"
 
 
 def test_failures_of_s3_are_one_line(remote, s3_bucket, s3_server):

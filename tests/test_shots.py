@@ -12,6 +12,7 @@ from modeling_pig.encoding.loading import load_encoder
 from modeling_pig.encoding.shots import decode_shots
 from modeling_pig.encoding.video_segment import ShotRule, VideoSegment
 from modeling_pig.encoding.videos import encode_file
+from modeling_pig.extras import pip_install
 from modeling_pig.video_decoding_pig import VideoDecodingError, decode_video
 
 from .cli_helpers import assert_one_line_error
@@ -180,5 +181,5 @@ def test_options_that_do_not_fit(pig, films, model_folder):
 def test_missing_detector_is_named_before_the_work(pig, films, model_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     arguments = ("index", films, "--model", model_folder, "--index", "v.lance", "--segment", "shots")
-    assert_one_line_error(pig(*arguments), 'pip install "modeling-pig[shots]"')
+    assert_one_line_error(pig(*arguments), pip_install("shots"))
     assert not Path("v.lance").exists()

@@ -64,7 +64,7 @@ def new_index(folder: str, number: int, config: PigConfig) -> VideoIndex:
 
 
 def benchmark_speed(
-    size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str
+    size: str, num_files: int, num_frames: int, seconds: int, repeats: int, device: str, decoder: str = "pyav"
 ) -> tuple[list[dict], list[dict]]:
     """Return rows of decoding, the model, ours, the reference and the floor; and the ratio to the reference."""
     model, processor, config = make_model(size, num_frames, device)
@@ -72,6 +72,7 @@ def benchmark_speed(
     plain_model.set_attn_implementation("eager")
     model.to(choose_dtype("auto", torch.device(device)))
     encoder = PigEncoder(model, processor)
+    encoder.set_decoder(decoder)
     side = config.vision_config.image_size
     numbers = count()
     options = {"batch_size": BATCH_SIZE, "num_threads": torch.get_num_threads()}

@@ -68,17 +68,19 @@ def make_batch(config: PigConfig, batch_size: int, num_frames: int) -> dict[str,
 # one step
 
 
-def make_step(name: str, size: str, batch_size: int, num_frames: int) -> tuple[nn.Module, Callable[[], None]]:
+def make_step(
+    name: str, size: str, batch_size: int, num_frames: int, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[], None]]:
     """Return a model in training mode, and a step over `batch_size` random pairs that clears its gradients."""
     torch.manual_seed(0)
     config = make_config(size, num_frames)
-    batch = make_batch(config, batch_size, num_frames)
+    batch = {name: value.to(device) for name, value in make_batch(config, batch_size, num_frames).items()}
     if name == "CLIP on frames":
         model, loss = make_clip(config, batch)
     elif name == "naive":
         model, loss = make_naive(config, batch)
     else:
-        model = PigForRetrieval(config).train()
+        model = PigForRetrieval(config).train().to(device)
         if name.startswith("chunks of "):
             return model, make_cached(model, batch, int(name.removeprefix("chunks of ")))
 
@@ -106,7 +108,7 @@ def make_step_for_memory(*candidate) -> tuple[nn.Module, Callable[[], None]]:
 
 def make_cached(model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: int) -> Callable[[], None]:
     """Return a step with the gradient cache."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=batch["input_ids"].device.type == "cpu")
 
     def run() -> None:
         cached_backward(accelerator, model, batch, chunk_size)
@@ -118,8 +120,9 @@ def make_cached(model: nn.Module, batch: dict[str, torch.Tensor], chunk_size: in
 def make_clip(config: PigConfig, batch: dict[str, torch.Tensor]) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """Return CLIP and its loss, with the mean over the frames as the video's embedding."""
     towers = {name: getattr(config, name).to_dict() for name in ("text_config", "vision_config")}
-    model = CLIPModel(CLIPConfig(**towers, projection_dim=config.projection_dim)).train()
     pixel_values_videos = batch["pixel_values_videos"]
+    model = CLIPModel(CLIPConfig(**towers, projection_dim=config.projection_dim)).train()
+    model.to(pixel_values_videos.device)
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def loss() -> torch.Tensor:

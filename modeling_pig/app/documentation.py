@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
+from ..extras import pip_install
+
 
 HERE = Path(__file__).parent
 FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -41,7 +43,7 @@ def add_documentation(app: FastAPI) -> None:
 
     def page(request: Request) -> Response:
         if static is None:
-            return PlainTextResponse('This page needs fastapi-offline: pip install "modeling-pig[app]"', 501)
+            return PlainTextResponse(f"This page needs fastapi-offline: {pip_install('app')}", 501)
         return HTMLResponse(PAGE)
 
     def start(request: Request) -> Response:

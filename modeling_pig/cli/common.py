@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..extras import pip_install
 from ..visualization.text import printable, split_lines
 
 
@@ -107,9 +108,9 @@ def exit_interrupted() -> typer.Exit:
 
 
 def require_modules(extra: str, *modules: str) -> None:
-    """Raise an `ImportError` that names missing modules and the extra of this package that installs them."""
+    """Raise an `ImportError` that names missing modules and the command that installs what the extra needs."""
     if missing := [module for module in modules if not find_spec(module)]:
-        raise ImportError(f'The modules {", ".join(missing)} are missing: pip install "modeling-pig[{extra}]"')
+        raise ImportError(f"The modules {', '.join(missing)} are missing: {pip_install(extra)}")
 
 
 def read_lines(path: Path, things: str) -> list[str]:

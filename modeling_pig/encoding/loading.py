@@ -13,6 +13,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoModel
 
+from ..extras import pip_install
 from .devices import DTypeName, choose_device, choose_dtype
 from .encoder import Encoder, PigEncoder
 from .model_files import (
@@ -139,7 +140,7 @@ def _load_other(name: str, config: dict[str, Any], num_frames: int | None, trust
         _require_memory(name)
         if model_file(name, MODULES):
             if not find_spec("sentence_transformers"):
-                raise ValueError('it needs pip install "modeling-pig[sentence-transformers]"')
+                raise ValueError(f"it needs {pip_install('sentence-transformers')}")
             from .sentence_transformers_encoder import SentenceTransformersEncoder
 
             return SentenceTransformersEncoder(name, num_frames, trust_remote_code)

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from ..extras import pip_install
 from ..video_decoding_pig import (
     TIME_TOLERANCE,
     FrameSampling,
@@ -58,9 +59,7 @@ def check_shot_detector() -> None:
         import cv2  # noqa: F401
         import scenedetect  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            'Splitting videos into shots needs PySceneDetect: pip install "modeling-pig[shots]"'
-        ) from error
+        raise ImportError(f"Splitting videos into shots needs PySceneDetect: {pip_install('shots')}") from error
 
 
 def decode_shots(

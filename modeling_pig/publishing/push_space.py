@@ -10,18 +10,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from importlib.metadata import requires
 from itertools import chain
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 from huggingface_hub import SpaceCardData
-from packaging.requirements import Requirement
 
 import modeling_pig
 from modeling_pig import __version__
 
+from ..extras import list_requirements
 from ..retrieval.search import VideoSearcher
 from ..stores.index import EmbeddedEntry, EntryBatch, VideoIndex
 from ..stores.transfer import write_export
@@ -177,7 +176,7 @@ def collect_files(
         "max_upload_bytes": int(max_upload_mb * 1e6),
     }
     files["space.json"] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
-    files["requirements.txt"] = "".join(f"{line}\n" for line in _list_requirements()).encode()
+    files["requirements.txt"] = "".join(f"{line}\n" for line in list_requirements(EXTRAS, with_core=True)).encode()
     hub_model = None if is_folder else name
     files["README.md"] = _make_card(title, license, hub_model, len(new_paths), with_videos).encode()
     return dict(sorted(files.items()))
@@ -210,16 +209,6 @@ def _iterate_entries(indexes: Sequence[VideoIndex], new_paths: dict[str, str]) -
         if pairs := sorted(chain.from_iterable(by_path.values()), key=lambda pair: (pair.entry.path, pair.entry.key)):
             entries, embeddings, _ = zip(*pairs, strict=True)
             yield EntryBatch(list(entries), np.stack(embeddings))
-
-
-def _list_requirements() -> list[str]:
-    """List the requirements of the installed package, with those of the app's extras."""
-    found = set()
-    for requirement in map(Requirement, requires("modeling-pig") or ()):
-        marker, requirement.marker = requirement.marker, None
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in EXTRAS):
-            found.add(str(requirement))
-    return sorted(found)
 
 
 def _make_card(title: str, license: str | None, model: str | None, num_videos: int, with_videos: bool) -> str:

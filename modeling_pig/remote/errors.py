@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from threading import Event
 from typing import Any, TypeVar
 
+from ..extras import pip_install
 from .addresses import PROTOCOLS, WHERE_CREDENTIALS_ARE, redact
 
 
@@ -79,9 +80,7 @@ def explain(address: str, error: BaseException) -> RemoteError:
     code = next(filter(None, map(_code, chain)), None)
     status = next(filter(None, map(_status, chain)), None)
     if isinstance(error, ImportError):
-        return RemoteError(
-            address, f'reading {protocol}:// needs {PROTOCOLS[protocol]}: pip install "modeling-pig[remote]"'
-        )
+        return RemoteError(address, f"reading {protocol}:// needs {PROTOCOLS[protocol]}: {pip_install('remote')}")
     is_adlfs = isinstance(error, ValueError) and "credentials" in str(error)
     if names.intersection(_NO_CREDENTIALS) or is_adlfs:
         return RemoteError(address, f"there are no credentials, or only a part of them: {credentials}")

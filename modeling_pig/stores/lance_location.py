@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 from uuid import uuid4
 
+from ..extras import pip_install
+
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +249,7 @@ class ObjectStorage:
             from obstore.store import S3Store
         except ImportError as error:
             raise ImportError(
-                'An index in a store with an endpoint of its own needs obstore: pip install "modeling-pig[search]"'
+                f"An index in a store with an endpoint of its own needs obstore: {pip_install('search')}"
             ) from error
         config = {name.removeprefix("aws_"): value for name, value in self._given.items()}
         known = ("access_key_id", "secret_access_key", "session_token", "region", "virtual_hosted_style_request")

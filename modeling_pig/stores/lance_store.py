@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..extras import pip_install
 from .columns import arrow_fields, columns_of
 from .conditions import Condition, to_sql
 from .lance_location import Location, find_location
@@ -327,9 +328,7 @@ def _import_lancedb() -> None:
     try:
         import lancedb  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            'An index in a folder or in object storage needs LanceDB: pip install "modeling-pig[search]"'
-        ) from error
+        raise ImportError(f"An index in a folder or in a bucket needs LanceDB: {pip_install('search')}") from error
 
 
 __all__ = ["LanceStore"]

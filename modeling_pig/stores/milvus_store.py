@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ..extras import pip_install
 from .columns import columns_of
 from .conditions import Condition, In, milvus_string, to_milvus
 from .levels import FIRST_LEVEL, search_in_levels
@@ -552,7 +553,7 @@ def _import_pymilvus() -> Any:
     try:
         import pymilvus
     except ImportError as error:
-        raise ImportError('An index on a Milvus server needs pymilvus: pip install "modeling-pig[milvus]"') from error
+        raise ImportError(f"An index on a Milvus server needs pymilvus: {pip_install('milvus')}") from error
     # pymilvus logs every error with its traceback, also errors that are retried or raised here.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return pymilvus

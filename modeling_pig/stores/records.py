@@ -102,7 +102,7 @@ class IndexInfo:
         if stored > FORMAT_OF_SHOTS:
             raise ValueError(
                 f"{source} was written by a newer modeling-pig ({record.get('version')}; this is {__version__}). "
-                "Upgrade: pip install --upgrade modeling-pig"
+                "Install the version that wrote it, or a newer one."
             )
         if record.get("shots") is not None:
             record = {**record, "shots": tuple(record["shots"])}

@@ -12,6 +12,7 @@ from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProce
 
 from ..configuration_pig import load_clip_config
 from ..encoding.loading import load_pretrained
+from ..extras import pip_install
 from .own_code import import_model_class
 from .recipe import LoraRecipe, ModelRecipe, OptimizerRecipe
 from .reference_checkpoint import convert_state_dict, is_clip_vip_checkpoint, read_checkpoint
@@ -155,7 +156,7 @@ def add_lora(model: PigForRetrieval, recipe: LoraRecipe) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("model.lora needs peft: pip install 'modeling-pig[lora]'.") from error
+        raise ImportError(f"model.lora needs peft: {pip_install('lora')}") from error
     own = {
         name for name, parameter in model.named_parameters() if part_of(name) in OWN_PARTS and parameter.requires_grad
     }

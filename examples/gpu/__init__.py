@@ -1,0 +1,1 @@
+"""The parts of examples/gpu_report.py: generators of rows, one row per check or measurement."""
