@@ -26,7 +26,7 @@ from .test_index import INFO, entries_of, random_embeddings
 
 QUERY = random_embeddings(1, seed=3)
 # Requests that list objects are sent at least six times: the shortest waits in between take 2 s.
-SHORT = {"timeout": "200ms", "client_retry_timeout": "0"}
+NO_RETRIES = {"client_max_retries": "0"}
 
 
 def test_invalid_uris_are_refused_and_not_printed(pig):
@@ -70,7 +70,7 @@ def test_faulty_stores_are_named_in_one_line(s3_server, bucket):
     def fault_of(request):
         status, code = buckets[request.path.split("/")[1]]
         if code == "stall":
-            time.sleep(0.4)
+            time.sleep(1.0)
         return status, code
 
     with socket.socket() as closed:  # bound, but not listening
@@ -78,9 +78,9 @@ def test_faulty_stores_are_named_in_one_line(s3_server, bucket):
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
 
         def error_of(name: str) -> str:
-            endpoint = {"endpoint": nobody} if buckets[name][1] == "refuse" else {}
+            own = {"stall": {"timeout": "400ms"}, "refuse": {"endpoint": nobody}}
             with pytest.raises(OSError) as caught:
-                VideoIndex(f"s3://{name}/v.lance", INFO, {**SHORT, **endpoint})
+                VideoIndex(f"s3://{name}/v.lance", INFO, {**NO_RETRIES, **own.get(buckets[name][1], {})})
             return str(caught.value)
 
         s3_server.fault = fault_of
@@ -115,7 +115,7 @@ def test_a_store_without_conditional_writes_gets_no_index(s3_server, bucket):
     s3_server.ignores_conditions = False
     s3_server.fault = lambda request: (501, "NotImplemented") if "/_versions/" in request.path else None
     with pytest.raises(OSError, match="no conditional writes"):
-        VideoIndex(f"{bucket}/v.lance", INFO, {"client_max_retries": "0"})
+        VideoIndex(f"{bucket}/v.lance", INFO, NO_RETRIES)
     s3_server.reset()
     assert VideoIndex(f"{bucket}/v.lance", INFO).is_new
 
@@ -140,7 +140,7 @@ def test_a_table_in_dynamodb_stands_in_for_conditional_writes(s3_server, bucket,
 
 def test_a_fault_while_writing_and_searching_loses_nothing(s3_server, bucket, monkeypatch):
     monkeypatch.setattr(ObjectStorage, "check_interval", timedelta(0))
-    index = VideoIndex(f"{bucket}/v.lance", INFO, SHORT)
+    index = VideoIndex(f"{bucket}/v.lance", INFO, NO_RETRIES)
     index.upsert(entries_of("/a.mp4"), QUERY)
     found = index.search(QUERY)
     s3_server.fault = lambda request: (403, "AccessDenied") if request.method == "PUT" else None

@@ -21,7 +21,12 @@ _OBJECT_STORAGE = re.compile(r"(?:s3|gs|az)://(?P<bucket>[^/@?#\s]+)/[^?#]*[^/?#
 # With the name of a table in DynamoDB, by which LanceDB commits where the store has no conditional writes.
 _WITH_DYNAMODB = re.compile(r"s3\+ddb://(?P<bucket>[^/@?#\s]+)/[^?#]*[^/?#][^?#]*\?ddbTableName=[A-Za-z0-9_.-]+")
 _SCHEME = re.compile(r"(s3|s3\+ddb|gs|az)://")
-_ENDPOINTS = ("aws_endpoint", "aws_endpoint_url", "endpoint", "endpoint_url")
+# The names that LanceDB looks for before it takes the value of a variable; by other names, either of both may count.
+_OPTION_NAMES = {
+    **{name: f"aws_{name}" for name in ("access_key_id", "secret_access_key", "session_token", "region", "endpoint")},
+    **dict.fromkeys(("endpoint_url", "aws_endpoint_url"), "aws_endpoint"),
+    **{name: f"azure_storage_{name}" for name in ("account_name", "account_key")},
+}
 
 # Other processes' writes are seen after at most this time: each look at the newest version is a paid request.
 CHECK_INTERVAL = timedelta(seconds=1)
@@ -217,7 +222,8 @@ class ObjectStorage:
                 "without credentials: set them in the environment."
             )
         self._words = {"bucket": match["bucket"], "login": _LOGINS[scheme.partition("+")[0]]}
-        self._given = {name.lower(): value for name, value in (storage_options or {}).items()}
+        given = {name.lower(): value for name, value in (storage_options or {}).items()}
+        self._given = {_OPTION_NAMES.get(name, name): value for name, value in given.items()}
 
     def connect(self, interval: timedelta | None = None) -> Any:
         return self._connect(_RETRY_OPTIONS, interval)
@@ -240,8 +246,8 @@ class ObjectStorage:
 
     def check_new(self) -> None:
         """Raise `ValueError` if the store ignores conditions of writes. AWS, Google and Azure have them."""
-        environment = {name.lower(): value for name, value in os.environ.items()}
-        endpoint = next(filter(None, map({**environment, **self._given}.get, _ENDPOINTS)), None)
+        environment = {_OPTION_NAMES.get(name.lower(), name.lower()): value for name, value in os.environ.items()}
+        endpoint = {**environment, **self._given}.get("aws_endpoint")
         if not self.uri.startswith("s3://") or endpoint is None:
             return
         try:
