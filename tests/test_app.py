@@ -764,7 +764,8 @@ def test_a_stopped_app_leaves_no_files(service, videos, tmp_path):
 
 def test_errors_of_pig_app(pig, service, tmp_path, free_port):
     index = service.searcher.indexes[0].uri
-    assert_one_line_error(pig("app", "--index", "nothing.lance", "--port", 0), "nothing.lance")
+    (tmp_path / "file").touch()
+    assert_one_line_error(pig("app", "--index", "file", "--port", 0), "file")
     assert_one_line_error(pig("app", "--index", index, "--captions", "nothing.txt", "--port", 0), "nothing.txt")
     assert_one_line_error(pig("app", "--index", index, "--host", "no.such.host.invalid"), "no.such.host.invalid")
     with socket.create_server(("127.0.0.1", free_port)):
