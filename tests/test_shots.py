@@ -158,7 +158,9 @@ def test_index_remembers_shots(pig, films, model_folder):
     found = pig("search", "blue", "--index", "v.lance", "--where", "subtitles = 'blue'")[1].splitlines()
     assert len(found) == 2 and "0:03–0:05.2" in found[1]
     assert "0:03–0:05.2" in pig("search", "blue", "--index", "v.lance")[1]
-    assert VideoIndex("v.lance").info.shots == (2, 4)
+    assert pig("export", "--index", "v.lance", "--output", "v.parquet")[0] == 0
+    assert pig("import", "v.parquet", "--index", "copy.lance")[0] == 0
+    assert VideoIndex("v.lance").info.shots == VideoIndex("copy.lance").info.shots == (2, 4)
 
 
 def test_other_settings_are_given_in_each_run(pig, films, model_folder):
