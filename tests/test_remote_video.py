@@ -1,5 +1,6 @@
 """Streaming remote videos to browsers: ranges, states, and failures before the response begins."""
 
+import json
 import os
 
 import pytest
@@ -7,7 +8,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from modeling_pig import VideoSearcher
 from modeling_pig.app.remote_video import stream_remote_video
+from modeling_pig.app.service import SearchService
+from modeling_pig.encoding.video_segment import VideoSegment
+from tests.test_app import make_index, running
 from tests.web_server import WebFile
 
 
@@ -73,3 +78,25 @@ def test_a_range_of_a_large_video_reads_little_of_it(get, web):
 def test_a_video_that_is_gone_is_an_error_and_not_a_broken_response(get):
     with pytest.raises(OSError, match=r"large\.mp4: there is no such file or folder"):
         get()
+
+
+def test_the_app_serves_remote_videos_and_their_pictures(web, model_folder, tmp_path):
+    addresses = [f"{web.url}/{number}.mp4" for number in (0, 1)]
+    make_index(tmp_path / "v.lance", model_folder, [VideoSegment(address) for address in addresses])
+    service = SearchService(VideoSearcher.from_pretrained(None, tmp_path / "v.lance"))
+    with running(service, media_folder=tmp_path / "media") as client:
+        listed = json.loads(client.ask("/api/v1/videos?order=path").body)["videos"]
+        assert [video["name"] for video in listed] == ["0.mp4", "1.mp4"]
+        first, second = (video["id"] for video in listed)
+        part = client.ask(f"/api/v1/clip?id={first}", Range="bytes=4-7")
+        assert (part.status, part.body) == (206, b"ftyp")
+        clip = client.ask(f"/api/v1/clip?id={first}&format=mp4")
+        assert clip.status == 200 and clip.body[4:8] == b"ftyp"
+        picture = client.ask(f"/api/v1/thumbnail?id={first}")
+        assert picture.status == 200 and picture.body[8:12] == b"WEBP"
+        del web.files["/1.mp4"]
+        for route in ("clip", "thumbnail"):
+            assert client.ask(f"/api/v1/{route}?id={second}").status == 404
+        web.statuses["/0.mp4"] = [500] * 30
+        for route in ("clip", "thumbnail"):
+            assert client.ask(f"/api/v1/{route}?id={first}").status == 503

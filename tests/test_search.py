@@ -218,7 +218,7 @@ def test_searcher_uses_the_model_that_made_the_index(indexed, model_folder, shap
     with torch.inference_mode():
         cosines = model(**inputs).logits_per_text[0] / model.logit_scale.exp()
     assert [result.path for result in results] == [str(shape_videos[i]) for i in cosines.topk(3).indices.tolist()]
-    assert [result.score for result in results] == pytest.approx(cosines.topk(3).values.tolist(), abs=2e-3)
+    assert [result.score for result in results] == pytest.approx(cosines.topk(3).values.tolist(), abs=1e-2)  # bfloat16
     first, second = indexed.search(["a red circle moves left", "a"], k=3)
     assert names(first) == names(results) and len(second) == 3
     assert indexed.search([]) == []

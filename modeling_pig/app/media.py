@@ -3,6 +3,7 @@
 Every file that can be indexed has a picture, also those that no browser plays (ts, mxf, folders of frames).
 """
 
+import errno
 import functools
 import hashlib
 import io
@@ -16,12 +17,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ..bounded_folder import BoundedFolder
 from ..files import replace_file
+from ..remote import file_state, is_gone, is_remote, open_source, redact
 
 
 if TYPE_CHECKING:  # imports transformers
@@ -193,14 +195,15 @@ class MediaCache:
         duration = MAX_CLIP if end is None else min(end - (start or 0.0), MAX_CLIP)
         file = stem.with_suffix(clip_suffix())
         try:
-            write_clip(
-                path,
-                start,
-                duration,
-                file,
-                playable=True,
-                is_cancelled=lambda: self._is_closed or time.monotonic() > deadline,
-            )
+            with open_source(path) as source:
+                write_clip(
+                    source,
+                    start,
+                    duration,
+                    file,
+                    playable=True,
+                    is_cancelled=lambda: self._is_closed or time.monotonic() > deadline,
+                )
         except InterruptedError as error:
             raise OSError(f"The video was not converted within {MAX_TRANSCODING:g} s: download it instead.") from error
         with suppress(OSError):
@@ -240,9 +243,28 @@ def stat_video(path: str) -> os.stat_result:
         raise StorageOfflineError(error.errno, f"the folder cannot be reached: {error.strerror}", path) from error
 
 
+def check_remote(address: str) -> tuple[int, ...]:
+    """Return the numbers of [`file_state`] of a remote video.
+
+    Raises:
+        FileNotFoundError: the server says that the file does not exist.
+        StorageOfflineError: the server does not respond, or refuses.
+    """
+    try:
+        return file_state(address)
+    except OSError as error:
+        if is_gone(address):
+            raise FileNotFoundError(errno.ENOENT, "the file does not exist", redact(address)) from error
+        raise StorageOfflineError(errno.EIO, error.strerror, redact(address)) from error
+
+
 def _key(kind: str, path: str, start: float | None, end: float | None) -> str:
-    status = stat_video(path)
-    facts = (kind, path, status.st_size, status.st_mtime_ns, start, end)
+    if is_remote(path):
+        state = check_remote(path)[:2]
+    else:
+        status = stat_video(path)
+        state = status.st_size, status.st_mtime_ns
+    facts = (kind, path, *state, start, end)
     return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
@@ -255,7 +277,8 @@ def _draw(path: str, start: float | None, end: float | None, num_frames: int, si
 
     frames = _seek_frames(path, start, end, num_frames)
     if frames is None:
-        frames = _decode_frames(path, start, end, num_frames)
+        with open_source(path) as source:
+            frames = _decode_frames(source, start, end, num_frames)
     images = []
     for frame in frames:
         image = PIL.Image.fromarray(frame)
@@ -270,14 +293,16 @@ def _draw(path: str, start: float | None, end: float | None, num_frames: int, si
     return output.getvalue()
 
 
-def _decode_frames(path: str, start: float | None, end: float | None, num_frames: int) -> list[np.ndarray]:
+def _decode_frames(
+    source: str | BinaryIO, start: float | None, end: float | None, num_frames: int
+) -> list[np.ndarray]:
     import warnings
 
     from ..video_decoding_pig import VideoDecodingWarning, decode_video
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoDecodingWarning)  # given when the file was indexed
-        frames, _ = decode_video(path, num_frames, start=start, end=end, transform=_shrink)
+        frames, _ = decode_video(source, num_frames, start=start, end=end, transform=_shrink)
     return list(frames)
 
 
@@ -321,4 +346,13 @@ def _seek_frames(path: str, start: float | None, end: float | None, num_frames: 
     return frames
 
 
-__all__ = ["IMAGE_TYPE", "MAX_CLIP", "BusyError", "MediaCache", "StorageOfflineError", "media_folder", "stat_video"]
+__all__ = [
+    "IMAGE_TYPE",
+    "MAX_CLIP",
+    "BusyError",
+    "MediaCache",
+    "StorageOfflineError",
+    "check_remote",
+    "media_folder",
+    "stat_video",
+]

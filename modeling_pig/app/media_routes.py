@@ -11,13 +11,16 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ..encoding.video_segment import VideoSegment
+from ..remote import is_remote
 from . import schemas
 from .errors import ApiError, busy, http_error
 from .ids import EntryIds
-from .media import IMAGE_TYPE, BusyError, MediaCache, StorageOfflineError, stat_video
+from .media import IMAGE_TYPE, BusyError, MediaCache, StorageOfflineError, check_remote, stat_video
+from .remote_video import stream_remote_video
 from .security import Access
 
 
@@ -75,6 +78,7 @@ class MediaRoutes:
 
     async def clip(
         self,
+        request: Request,
         id: EntryId,  # noqa: A002 - the name of the parameter in requests
         format: Annotated[  # noqa: A002
             Literal["original", "mp4"],
@@ -89,30 +93,34 @@ class MediaRoutes:
         segment = await run_in_threadpool(self._ids.segment, id)
         try:
             if format == "original":
-                return await run_in_threadpool(_serve, segment.path)
+                return await run_in_threadpool(_serve, segment.path, request)
             if start is not None or end is not None:
                 if end is not None and end <= (start or 0.0):
                     raise ApiError(422, f"end is {end}: expected more than start.", "invalid")
                 segment = VideoSegment(segment.path, start, end)
             making: Future[Path] = await run_in_threadpool(self._media.playable, *segment)
             clip = await asyncio.shield(asyncio.wrap_future(making))
-            return await run_in_threadpool(_serve, str(clip))
+            return await run_in_threadpool(_serve, str(clip), request)
         except BusyError as error:
             raise busy(str(error)) from error
         except (OSError, ValueError) as error:
             raise _media_error(error) from error
 
 
-def _serve(path: str) -> Response:
+def _serve(path: str, request: Request) -> Response:
     """Return the response with a file.
 
     Raises:
-        OSError: the file is gone, or its folder cannot be reached.
+        OSError: the file is gone, or its folder or server cannot be reached.
+        VideoDecodingError: a remote file changed, or its server failed, when it was opened.
     """
+    media_type = VIDEO_TYPES.get(Path(path).suffix.lower(), "video/mp4")
+    if is_remote(path):
+        check_remote(path)
+        return stream_remote_video(path, request, media_type, PART_BYTES)
     status = stat_video(path)
     if not stat.S_ISREG(status.st_mode):
         raise ApiError(404, "This video is not a single file.", "deleted")
-    media_type = VIDEO_TYPES.get(Path(path).suffix.lower(), "video/mp4")
     headers = {"Cache-Control": "private, no-cache"}
     return _VideoResponse(path, headers=headers, media_type=media_type, stat_result=status)
 
