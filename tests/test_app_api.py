@@ -23,6 +23,7 @@ from modeling_pig.app.security import RateLimiter
 from modeling_pig.app.service import SearchService
 from modeling_pig.app.settings import AppSettings
 from modeling_pig.encoding.video_segment import VideoSegment
+from modeling_pig.retrieval.judging import Judgement
 from modeling_pig.stores.index import VideoEntry
 
 from .cli_helpers import assert_one_line_error
@@ -307,6 +308,36 @@ def without_id(result) -> tuple:
 
 
 # --- tokens and rates
+
+
+def test_copies_are_one_result_and_a_search_says_if_nothing_fits(videos, model_folder, tmp_path, monkeypatch):  # noqa: F811
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(videos[1], copy)
+    make_index(tmp_path / "v.lance", model_folder, [VideoSegment(str(path)) for path in (*videos[:3], copy)])
+    searcher = VideoSearcher.from_pretrained(None, tmp_path / "v.lance")
+    with running(SearchService(searcher)) as client:  # noqa: F811
+        found = get(client, "/api/v1/search", text="a circle", collapse_duplicates=True)["results"]
+        held = {result["path"]: result["duplicates"] for result in found}
+        assert sorted(held) == sorted(
+            {*map(str, videos[:3]), str(copy)} - {path for paths in held.values() for path in paths}
+        )
+        assert {frozenset([path, *copies]) for path, copies in held.items() if copies} == {
+            frozenset([str(videos[1]), str(copy)])
+        }
+        with PigClient(f"http://127.0.0.1:{client.port}") as remote:
+            pairs = zip(
+                *(searching.search("a circle", collapse_duplicates=True) for searching in (remote, searcher)),
+                strict=True,
+            )
+            assert all((one.path, one.duplicates) == (other.path, other.duplicates) for one, other in pairs)
+            for options in ({"refine": True}, {"collapse_duplicates": 0.9}):
+                with pytest.raises(ValueError, match="VideoSearcher|server decides"):
+                    remote.search("a circle", **options)
+        judged = get(client, "/api/v1/search", text="a circle", judge=True)
+        assert (judged["nothing_fits"], judged["note"]) == (None, None)  # four videos are too few to tell
+        monkeypatch.setattr(searcher, "judge", lambda *_: Judgement(True, -1.0, 0.0))
+        assert get(client, "/api/v1/search", text="a circle", judge=True)["note"] == "Probably nothing here fits."
+        assert get(client, "/api/v1/search", text="a circle")["nothing_fits"] is None
 
 
 def test_tokens_are_checked(api):

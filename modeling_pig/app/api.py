@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from modeling_pig import __version__
 
+from ..retrieval.judging import NOTHING_FITS
 from ..retrieval.search import SearchKeywords
 from ..stores.conditions import And, Condition, Not, Or
 from ..visualization.text import abridge, readable
@@ -58,6 +59,7 @@ PageSize = Annotated[int, Query(ge=1, le=settings.MAX_RESULTS, description="Resu
 Offset = Annotated[int, Query(ge=0, le=10**9, description="Results to leave out; beyond the end, the page is empty.")]
 MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Smallest score.")]
 Group = Annotated[bool, Query(description="Group the entries of a file; `k` and `offset` then count files.")]
+Collapse = Annotated[bool, Query(description="Show copies of a video as one result, which names them.")]
 UPLOAD = {
     "requestBody": {
         "required": True,
@@ -209,6 +211,11 @@ class Api:
             list[str],
             Query(max_length=100, description="Columns that `hybrid_text` searches; by default all of text."),
         ] = [],  # noqa: B006 - FastAPI copies it
+        collapse_duplicates: Collapse = False,
+        judge: Annotated[
+            bool,
+            Query(description="Return whether probably no video fits `text`; not with `hybrid_text`."),
+        ] = False,
     ) -> schemas.SearchPage:
         """Return a page of results for a sentence, or for an entry of the index, best first.
 
@@ -218,10 +225,12 @@ class Api:
             raise HTTPException(422, "Give exactly one of text and like.")
 
         def find() -> schemas.SearchPage:
+            condition = where_of(self.service, self.settings.is_public, where, facet)
             options: SearchKeywords = {
-                "where": where_of(self.service, self.settings.is_public, where, facet),
+                "where": condition,
                 "min_score": min_score,
                 "group": group,
+                "collapse_duplicates": collapse_duplicates,
                 "rerank": rerank,
                 "hybrid_text": hybrid_text and (text_column or True),
             }
@@ -229,7 +238,11 @@ class Api:
                 segment = self.ids.segment(like)
                 return self._page(lambda page: self.service.more_like(segment, **options, **page), k, offset)
             sentence = (text or "").strip()
-            return self._page(lambda page: self.service.search(sentence, **options, **page), k, offset)
+            found = self._page(lambda page: self.service.search(sentence, **options, **page), k, offset)
+            if judge and not hybrid_text:
+                found.nothing_fits = self.service.searcher.judge(sentence, condition).nothing_fits
+                found.note = f"{NOTHING_FITS.capitalize()}." if found.nothing_fits else None
+            return found
 
         return await self._in_turn(request, find)
 
@@ -256,6 +269,7 @@ class Api:
         facet: Chosen = [],  # noqa: B006 - FastAPI copies it
         min_score: MinScore = None,
         group: Group = False,
+        collapse_duplicates: Collapse = False,
     ) -> Response:
         """Return a page of results for a video file that is sent as the body of the request, best first.
 
@@ -264,6 +278,7 @@ class Api:
         """
         condition = await run_in_threadpool(where_of, self.service, self.settings.is_public, where, facet)
         options: SearchKeywords = {"where": condition, "min_score": min_score, "group": group}
+        options["collapse_duplicates"] = collapse_duplicates
 
         def find(path: str, report: Progress) -> schemas.SearchPage:
             return self._page(lambda page: self.service.like(path, report, **options, **page), k, offset)

@@ -184,6 +184,7 @@ class PigClient:
         others = tuple(self._to_result(other, values) for other in result["others"])
         path = result["path"] if result["path"] is not None else result["name"]
         facts = {name: result[name] for name in ("rank", "score", "duration", "start", "end")}
+        facts["duplicates"] = tuple(result["duplicates"])
         return RemoteResult(path=path, metadata=metadata, others=others, entry_id=result["id"], **facts)
 
     def _request(self, method: str, path: str, **arguments: Any) -> Any:
@@ -214,6 +215,10 @@ class PigClient:
 def _parameters(options: SearchOptions, k: int, offset: int) -> dict[str, Any]:
     if not isinstance(options.where, str | None):
         raise ValueError("where is a Condition, which cannot be sent: give it as a text.")
+    if options.refine:
+        raise ValueError("refine needs the videos and their model: search with a VideoSearcher.")
+    if not isinstance(options.collapse_duplicates, bool):
+        raise ValueError("The server decides what a copy is: give collapse_duplicates=True.")
     names = options.hybrid_text
     columns = [] if isinstance(names, bool) else [names] if isinstance(names, str) else list(names)
     parameters = {
@@ -222,6 +227,7 @@ def _parameters(options: SearchOptions, k: int, offset: int) -> dict[str, Any]:
         "where": options.where,
         "min_score": options.min_score,
         "group": options.group,
+        "collapse_duplicates": bool(options.collapse_duplicates),
         "rerank": options.rerank,
         "hybrid_text": bool(names),
         "text_column": columns,

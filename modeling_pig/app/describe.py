@@ -45,6 +45,7 @@ class Describer:
             end=result.end,
             columns=columns,
             metadata=metadata,
+            duplicates=[os.path.basename(path) if self._is_public else path for path in result.duplicates],
             others=others,
             **self.names(result.path),
         )

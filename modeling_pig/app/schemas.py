@@ -46,6 +46,10 @@ class Result(BaseModel):
     end: float | None = Field(description="End of the segment in seconds; null for a whole file.")
     columns: Shown
     metadata: Values
+    duplicates: list[str] = Field(
+        default_factory=list,
+        description="With `collapse_duplicates`: other files that show the same video (names if folders are hidden).",
+    )
     others: list["Result"] = Field(
         default_factory=list,
         description="With `group`: further segments of the file that were found, best first; of their columns and "
@@ -59,6 +63,10 @@ class SearchPage(BaseModel):
     results: list[Result]
     offset: int
     next_offset: int | None = Field(description="Offset of the next page; null if there is none.")
+    nothing_fits: bool | None = Field(
+        default=None, description="With `judge`: whether probably no video fits; null if that cannot be told."
+    )
+    note: str | None = Field(default=None, description="What a person should know of the results.")
 
 
 class Caption(BaseModel):

@@ -72,7 +72,8 @@ function fillControls(next) {
 function parametersOf(next, k, offset) {
   const query = next.text ? { text: next.text } : next.like ? { like: next.like } : {};
   const common = { where: next.where, facet: next.facets, k, offset };
-  return query.text || query.like ? { ...query, ...common, group: true } : { ...common, order: "newest" };
+  const judge = query.text ? { judge: offset === 0 } : {}; // once per search, not per page
+  return query.text || query.like ? { ...query, ...common, ...judge, group: true } : { ...common, order: "newest" };
 }
 
 const pathOf = ({ text, like }) => (text || like ? "search" : "videos");
@@ -166,8 +167,10 @@ function show(answer) {
   for (const card of byId("results").querySelectorAll(".card")) rove(card, card.querySelector(".open"));
   page = { next_offset: answer.next_offset, shown: videos.length };
   byId("more").hidden = answer.next_offset === null || answer.next_offset === undefined;
-  byId("note").hidden = !answer.note;
-  byId("note").querySelector("span").textContent = answer.note ?? "";
+  if (!answer.offset) {
+    byId("note").hidden = !answer.note;
+    byId("note").querySelector("span").textContent = answer.note ?? "";
+  }
   if (!videos.length) return showNothing();
   const total = isLibrary ? answer.total : videos.length;
   setStatus(number(total.toLocaleString("en")), ` video${total === 1 ? "" : "s"}${byId("more").hidden || isLibrary ? "" : ", more below"}`);

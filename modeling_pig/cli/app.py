@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,12 +75,14 @@ def app(
         candidates = read_captions(captions) if captions else ()
         listener = bind(host, port)  # before the model is loaded: a port in use is reported at once
         is_public = not is_loopback(listener)
-        options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         options["storage_options"] = parse_storage_options(storage_option)
         open_searcher = partial(VideoSearcher.from_pretrained, model, index, **options)
         searcher = None
         try:
             searcher = open_searcher()
+            for opened in searcher.indexes:
+                opened.warm()
         except FileNotFoundError as error:
             typer.echo(f"warning: {printable(str(error))} The app serves it once it is there.", err=True)
         if missing := [root for root in video_root or () if not root.is_dir()]:
