@@ -32,7 +32,9 @@ test: install  ## run the tests
 test-lowest:  ## run the tests with the lowest versions that setup.py allows, in .venv-lowest
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct pip --editable ".[dev]"
+	@# Without the name of datasets, uv would take the newest fsspec first, and then the newest datasets, which needs it.
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
+		"datasets==4.0.*" --editable ".[dev]"
 	$(VENV)-lowest/bin/python -m pytest -n 2
 
 fuzz: install  ## decode 20,000 mutated videos; failing ones are written to runs/fuzz

@@ -44,7 +44,8 @@ EXTRAS = {
     "lora": ["peft>=0.21"],
     # learning curves in a tracker (`training.trackers`); wandb works as well
     "trackers": ["tensorboard>=2.21", "trackio>=0.43"],
-    # a second decoder of videos (`decoder="torchcodec"`); needs the FFmpeg libraries
+    # a second decoder of videos (`decoder="torchcodec"`); needs the FFmpeg libraries. Each version fits one version of
+    # torch, here the newest; only this one was run.
     "torchcodec": ["torchcodec>=0.17"],
     # `pig index --segment shots`; the variant of PySceneDetect whose OpenCV needs no graphics libraries
     "shots": ["scenedetect-headless>=0.7.2"],
@@ -90,7 +91,7 @@ setup(
         "safetensors>=0.5",
         "torch>=2.7",
         "torchvision>=0.22",
-        "tqdm>=4.66",
+        "tqdm>=4.66.3",
         "transformers>=5.10.4,<6",
         "typer>=0.20",
     ],
