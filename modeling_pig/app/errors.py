@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CODES = {
     401: "unauthorized",
     403: "forbidden",
-    404: "unknown_id",
+    404: "not_found",
     413: "too_large",
     422: "invalid",
     429: "busy",

@@ -7,11 +7,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from starlette.exceptions import HTTPException
 
 from ..encoding.video_segment import VideoSegment
 from ..stores.index import IndexInfo
-from .errors import USER_ERRORS, http_error
+from .errors import USER_ERRORS, ApiError, http_error
 
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class EntryIds:
         except USER_ERRORS as error:
             raise http_error(error) from error
         if segment is None:
-            raise HTTPException(404, "The index holds no video with this id: search again.")
+            raise ApiError(404, "The index holds no video with this id: search again.", "unknown_id")
         return segment
 
     def forget(self, path: str) -> None:

@@ -4,7 +4,6 @@ import threading
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
-from starlette.exceptions import HTTPException
 
 from ..encoding.video_segment import VideoSegment
 from . import schemas, settings
@@ -124,7 +123,7 @@ class LibraryRoutes:
         except USER_ERRORS as error:
             raise http_error(error) from error
         if file is None:
-            raise HTTPException(404, "The index no longer holds this video.")
+            raise ApiError(404, "The index no longer holds this video.", "unknown_id")
         segments = [
             schemas.Segment(id=self._ids.make(segment), start=segment.start, end=segment.end)
             for segment in file.segments

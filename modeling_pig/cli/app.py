@@ -1,5 +1,6 @@
 """`pig app`: search an index in the browser."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +85,8 @@ def app(
             for opened in searcher.indexes:
                 opened.warm()
         except FileNotFoundError as error:
+            if taken := [uri for uri in index if os.path.isfile(uri)]:
+                raise ValueError(f"{taken[0]} is a file and not an index: give the path of an index.") from error
             typer.echo(f"warning: {printable(str(error))} The app serves it once it is there.", err=True)
         if missing := [root for root in video_root or () if not root.is_dir()]:
             raise ValueError(f"There is no folder {missing[0]}: give an existing one to --video-root.")
