@@ -22,7 +22,6 @@ EXTRAS = {
         "fastapi>=0.160",
         "fastapi-offline>=1.7",
         "lancedb>=0.40",
-        "matplotlib>=3.8",
         "numkong>=7.8",
         "prometheus-client>=0.20",
         "pyarrow>=16",
@@ -45,6 +44,7 @@ TOOLS = ["mypy>=1.15", "ruff>=0.9", "transformers-mlinter>=0.1.5", "typos>=1.28"
 TOOLS += ["mkdocs>=1.6", "mkdocstrings-python>=2.0"]  # `make docs`
 TOOLS += ["milvus-lite>=3.2", "playwright>=1.50", "pytest>=8.0", "pytest-xdist>=3.5", "torchmetrics>=1.9"]
 TOOLS += ["openapi-python-client>=0.29", "schemathesis>=4.30"]  # tests of the HTTP API
+TOOLS += ["axe-playwright-python>=0.1.4"]  # faults of accessibility in the page of `pig app`
 TOOLS += ["timm>=1.0"]  # frames of `pe_video`
 EXTRAS["dev"] = [requirement for extra in EXTRAS.values() for requirement in extra] + TOOLS
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -132,7 +133,7 @@ def service(videos, model_folder, tmp_path_factory) -> SearchService:
     segments = [VideoSegment(str(path)) for path in videos[:4]]
     segments += [VideoSegment(str(videos[4]), 0.0, 1.0), VideoSegment(str(videos[4]), 1.0, 2.0)]
     make_index(uri, model_folder, segments)
-    return SearchService(VideoSearcher.from_pretrained(None, uri), CAPTIONS)
+    return SearchService(VideoSearcher.from_pretrained(None, uri, dtype="float32"), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +182,10 @@ def no_files_left(temporary_folder) -> Iterator[Path]:
 
 
 def test_the_page_loads_nothing_from_other_sites(client):
-    for path, kind in (("/", "html"), ("/style.css", "css"), ("/script.js", "javascript")):
-        response = client.ask(path)
-        assert response.status == 200 and kind in response.headers["Content-Type"]
+    assert {"page.html", "style.css", "script.js", "cards.js"} <= set(app_server.PAGE_FILES)
+    for path, kind in (("", "text/html"), *app_server.PAGE_FILES.items()):
+        response = client.ask(f"/{path}")
+        assert response.status == 200 and response.headers["Content-Type"].startswith(kind)
         assert b"//" not in response.body.replace(b"// ", b""), "an address of another site"
         policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
@@ -198,9 +200,9 @@ def test_about_describes_the_index_and_its_limits(client, model_folder):
     assert 2 <= len(about["examples"]) <= 4 and set(about["examples"]) <= set(CAPTIONS)
 
 
-def test_the_page_names_every_field_of_a_filter(client):
-    page = client.ask("/").body.decode()
-    assert not [field for field in FIELDS if f"<code>{field}</code>" not in page]
+def test_the_filter_of_the_page_has_every_field(client):
+    (fields,) = re.findall("const FIELDS = {(.*)}", client.ask("/filter.js").body.decode())
+    assert set(re.findall(r"(\w+):", fields)) == set(FIELDS)
 
 
 # --- searching
@@ -473,10 +475,6 @@ def test_unknown_ids_read_the_index_once_per_version(service, videos, model_fold
 def test_explanation_equals_explain_video(client, service, videos, model_folder, temporary_folder):
     (found,) = client.search(where=f"name = '{videos[1].name}'")
     response = client.json("/api/v1/explanation", id=found["id"], text="a red circle moves left")
-    kind, _, data = response["picture"].partition(",")
-    assert kind == "data:image/png;base64"
-    assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).width > 500
-
     model, processor = load_pretrained(PigForRetrieval, model_folder)
     expected = explain_video(model, processor, videos[1], "a red circle moves left", CAPTIONS)
     assert response["score"] == pytest.approx(expected.score, abs=1e-5)
@@ -486,7 +484,32 @@ def test_explanation_equals_explain_video(client, service, videos, model_folder,
     )
     assert "4 frames" in response["description"] and "“a red circle moves left”" in response["description"]
     assert not list(temporary_folder.iterdir())
+    assert response["selected"] == len(expected.selected_patches) == 5
+    assert [phrase["text"] for phrase in response["phrases"]] == [phrase.text for phrase in expected.phrases]
+    rows, columns = expected.attention.shape[1:]
+    assert response["patch"] == {"width": 1 / columns, "height": 1 / rows}
+    found_patches = [
+        (frame * rows + round(patch["y"] * rows)) * columns + round(patch["x"] * columns)
+        for frame, described in enumerate(response["frames"])
+        for patch in described["patches"]
+    ]
+    assert sorted(found_patches) == sorted(expected.selected_patches.tolist())
+    for described, frame in zip(response["frames"], expected.frames, strict=True):
+        kind, _, data = described["picture"].partition(",")
+        picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))), dtype=float)
+        assert kind == "data:image/webp;base64" and np.abs(picture - frame).mean() < 8
+    assert [described["time"] for described in response["frames"]] == pytest.approx([0, 0.65, 1.3, 1.9], abs=0.1)
+    assert [(part["start"], part["end"]) for part in response["times"]] == [(0.0, 1.0), (1.0, 2.0)]
     assert "empty" in client.json("/api/v1/explanation", 422, id=found["id"], text="")["error"]
+
+
+def test_times_of_an_explanation_have_the_scores_of_these_segments(client, videos, model_folder, tmp_path):
+    index = make_index(tmp_path / "v.lance", model_folder, [VideoSegment(str(videos[2]), n, n + 1) for n in (0, 1)])
+    scored = VideoSearcher.from_pretrained(None, index.uri).search("a star")
+    (found,) = client.search(where=f"name = '{videos[2].name}'")
+    times = client.json("/api/v1/explanation", id=found["id"], text="a star")["times"]
+    expected = [result.score for result in sorted(scored, key=lambda result: result.start)]
+    assert [part["score"] for part in times] == pytest.approx(expected, abs=2e-3)
 
 
 def test_explanation_of_a_segment_has_the_score_of_its_result(client, videos):
@@ -494,6 +517,7 @@ def test_explanation_of_a_segment_has_the_score_of_its_result(client, videos):
     for segment in (first, *first["others"]):
         response = client.json("/api/v1/explanation", id=segment["id"], text="a star")
         assert response["score"] == pytest.approx(segment["score"], abs=2e-3)  # the index stores half precision
+        assert response["times"] == []  # the segment has one second
     assert first["score"] != pytest.approx(first["others"][0]["score"], abs=1e-6)
 
 
@@ -530,6 +554,7 @@ def test_a_model_without_pseudo_query_explains_without_captions(shape_videos, ma
     with running(SearchService(searcher, CAPTIONS)) as client:
         response = client.json("/api/v1/explanation", id=client.search()[0]["id"], text="a star")
         assert response["captions"] == [] and response["description"].startswith("4 frames")
+        assert response["selected"] is None and not any(frame["patches"] for frame in response["frames"])
         assert len(client.upload(shape_videos[0].read_bytes(), want="captions")[-1]["captions"]) == len(CAPTIONS)
 
 

@@ -72,7 +72,7 @@ def test_files_of_a_space(push, index, videos, captions, model_folder, tmp_path)
     assert data["title"] == "Search videos" and data["license"] == "mit" and "models" not in data
     assert "4 videos" in card and "plays none" in card
     requirements = [Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()]
-    assert {"torch", "transformers", "lancedb", "fastapi", "uvicorn", "matplotlib"} <= {r.name for r in requirements}
+    assert {"torch", "transformers", "lancedb", "fastapi", "uvicorn"} <= {r.name for r in requirements}
     assert not {"accelerate", "pytest"} & {requirement.name for requirement in requirements}
     assert json.loads((space / "space.json").read_text())["captions"] == CAPTIONS
 
@@ -103,14 +103,14 @@ def test_a_space_runs_with_its_copies_of_package_and_videos(push, index, videos,
     )
     try:
         client = Client(int(process.stdout.readline().split()[-1]))
-        about = client.json("/about")
+        about = client.json("/api/v1/about")
         assert about["clips"] == 5 and about["captions"] == len(CAPTIONS) and about["max_upload_bytes"] == 1_000_000
         found = client.search()
         assert sorted(clip["name"] for clip in found) == sorted(path.name for path in videos)
         assert not any(clip["folder"] for clip in found)
         (clip,) = client.search(where="name = 'a.mp4'")
-        assert client.ask(f"/video/{clip['id']}").body == videos[1].read_bytes()
-        assert len(client.json("/why", id=clip["id"], text="a star")["captions"]) == len(CAPTIONS)
+        assert client.ask(f"/api/v1/clip?id={clip['id']}").body == videos[1].read_bytes()
+        assert len(client.json("/api/v1/explanation", id=clip["id"], text="a star")["captions"]) == len(CAPTIONS)
         assert client.upload(videos[2].read_bytes())[-1]["results"][0]["name"] == "b.mp4"
         page = client.ask("/", Host="org-search.example")
         assert page.status == 200

@@ -74,12 +74,57 @@ class Captions(BaseModel):
     captions: list[Caption]
 
 
+class Patch(BaseModel):
+    """A patch that the model selected."""
+
+    x: float = Field(description="Left edge, as a share of the width of the frame.")
+    y: float = Field(description="Upper edge, as a share of the height of the frame.")
+    phrase: int | None = Field(description="Position in `phrases` of the phrase that the patch fits; null for none.")
+
+
+class Frame(BaseModel):
+    """A frame that the model saw."""
+
+    picture: str = Field(description="WebP as a `data:` URL.")
+    number: int = Field(description="Number of the frame in the video, from 0.")
+    time: float | None = Field(description="Seconds; null for a folder of frames.")
+    patches: list[Patch]
+
+
+class Size(BaseModel):
+    """Size of a patch, in shares of the frame."""
+
+    width: float
+    height: float
+
+
+class Phrase(BaseModel):
+    """A phrase of the query."""
+
+    text: str
+    count: int = Field(description="Number of selected patches that fit it.")
+
+
+class Moment(BaseModel):
+    """A part of the segment, and how well it fits."""
+
+    start: float = Field(description="Seconds.")
+    end: float = Field(description="Seconds.")
+    score: float = Field(description="Cosine similarity.")
+
+
 class Explanation(BaseModel):
     """Why a query found a segment."""
 
-    picture: str = Field(description="PNG as a `data:` URL.")
-    description: str = Field(description="Alternative text of the picture.")
     score: float
+    description: str = Field(description="The explanation as a text, without pictures.")
+    frames: list[Frame]
+    patch: Size
+    phrases: list[Phrase]
+    selected: int | None = Field(
+        description="Number of selected patches; null for a model that selects none: its pictures show the attention."
+    )
+    times: list[Moment] = Field(description="Equal parts of the segment; empty if it is too short.")
     captions: list[Caption] = Field(description="Captions nearest to the pseudo-query of the video.")
 
 

@@ -37,7 +37,8 @@ from .telemetry import Telemetry
 
 
 HERE = Path(__file__).parent
-PAGE_FILES = {"page.html": "text/html", "style.css": "text/css", "script.js": "text/javascript"}
+PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGE_FILES = {file.name: PAGE_TYPES[file.suffix] for file in sorted(HERE.iterdir()) if file.suffix in PAGE_TYPES}
 API = "/api/v1"
 DESCRIPTION = "Search videos by sentences and by other videos. Errors are JSON objects with one line, `error`."
 

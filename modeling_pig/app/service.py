@@ -4,17 +4,14 @@ The threads of the server share one [`SearchService`]. Searching loads the text 
 model is loaded once, when the first video is encoded. Videos are encoded one at a time; searches continue meanwhile.
 """
 
-import base64
 import hashlib
 import logging
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -322,24 +319,22 @@ class SearchService:
         """Explain why a query found a segment.
 
         Returns:
-            `dict`: `picture` (PNG as a `data:` URL), `description` (alternative text of the picture), `score`, and
-            `captions`: the captions nearest to the pseudo-query, as `text` and `score` (cosine similarity).
+            `dict`: `score`; `description`, a text for those who do not see the frames; `captions`: the captions
+            nearest to the pseudo-query, as `text` and `score` (cosine similarity); `times`, see [`score_times`], not
+            of a single-tower; and the frames with the selected patches, see [`describe_explanation`].
 
         Raises:
             ValueError: the query is empty, or the model is not a PIG model.
             VideoDecodingError: the file cannot be decoded.
-            ImportError: matplotlib is missing.
             OSError: the model cannot be read.
         """
-        if not find_spec("matplotlib"):
-            raise ImportError('Drawing needs matplotlib: pip install "modeling-pig[app]"')
         with self._encoding:
             whole = self._load()
             import torch
 
             from ..encoding.encoder import PigEncoder
-            from ..visualization.token_figure import draw_explanation
             from ..visualization.tokens import explain_video
+            from .explanation import describe_explanation, score_times
 
             encoder = whole.encoder
             if not isinstance(encoder, PigEncoder):
@@ -351,15 +346,14 @@ class SearchService:
             if self.captions and explanation.pseudo_query is not None:
                 # `explain_video` would encode all captions again.
                 captions = self._nearest_captions(whole, torch.from_numpy(explanation.pseudo_query), NUM_NEAREST)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "why.png")
-            draw_explanation(explanation, file)
-            picture = base64.b64encode(file.read_bytes()).decode()
+            is_scored = encoder.model.config.framework != "single_tower"  # else an embedding alone has no score
+            times = score_times(encoder, segment, text) if is_scored else []
         return {
-            "picture": f"data:image/png;base64,{picture}",
-            "description": _describe(explanation),
             "score": explanation.score,
+            "description": _describe(explanation),
             "captions": captions,
+            "times": times,
+            **describe_explanation(explanation),
         }
 
     @contextmanager

@@ -121,7 +121,7 @@ def push_space(
 ) -> None:
     """Write a Space that searches an index to a folder (--output), push it to the Hub (--repo-id), or both."""
     with one_line_errors():
-        require_modules("app", "fastapi", "matplotlib", "uvicorn")
+        require_modules("app", "fastapi", "uvicorn")
         from ..publishing import push_space as publishing
 
         publishing.push_space(

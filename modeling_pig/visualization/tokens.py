@@ -73,6 +73,8 @@ class VideoExplanation:
         query_cosine (`float`, *optional*): cosine of query and pseudo-query.
         expected (`list[ExpectedCaption]`, *optional*): captions nearest to the pseudo-query, nearest first.
         num_captions (`int`): number of distinct captions from which `expected` was chosen.
+        frame_times (`list[float]`, *optional*): times of the frames at the average frame rate, in seconds after the
+            start of the video; `None` for a folder of frames.
     """
 
     query: str
@@ -87,6 +89,7 @@ class VideoExplanation:
     query_cosine: float | None = None
     expected: list[ExpectedCaption] | None = None
     num_captions: int = 0
+    frame_times: list[float] | None = None
 
 
 def split_phrases(query: str) -> list[Phrase]:
@@ -196,6 +199,7 @@ def explain_video(
         frame_numbers=[int(number) for number in metadata.frames_indices or ()],
         attention=attention.float().cpu().numpy(),
         phrases=phrases,
+        frame_times=[number / metadata.fps for number in metadata.frames_indices or ()] if metadata.fps else None,
     )
     if framework != "hybrid":
         return explanation
