@@ -1,444 +1,373 @@
-// Behaviour of the page. Strings from the server are inserted as text, never as HTML.
+// The page: what is shown (the library, the results of a query, videos like another one) and its address.
 
-const PAGE_SIZE = 12;
-const MAX_SHOWN = 100; // characters of a column's value; more are shown on request
-const byId = (id) => document.getElementById(id);
-const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+import { RequestError, request } from "./api.js";
+import { dropPictures, makeCard, rove, watchKeys } from "./cards.js";
+import { chooseFacets, chosenFacets, enteredWhere, loadFacets, showWhere, startFilter } from "./filter.js";
+import { closePlayer, openPlayer, playFrom } from "./player.js";
+import { byId, isolated, make, month, number } from "./text.js";
+import { cancelUpload, startUpload } from "./upload.js";
+import { explain, fillCaptions } from "./why.js";
 
-let about = { max_upload_bytes: 0 };
-let shownQuery = null; // query of the shown results: {text, where, facets, k}; text is null for an uploaded video
-let searching = null; // AbortController of the current search
+const PAGE_SIZE = 24;
+const MAX_LIKE_UPLOAD = 96; // results for a file that is sent: a further page would need the file again
 
-// --- requests
+let about = null;
+let view = {}; // {text, like, where, facets}: what the address says; `upload` is the name of a file, not in the address
+let page = {}; // {next_offset, shown, total} of the last answer
+let videos = []; // the shown videos, for the player
+let loading = null; // AbortController of the current request
 
-async function request(address, options) {
-  let response;
+// --- address
+
+function viewOf(search) {
+  const parameters = new URLSearchParams(search);
+  const [text, like, where] = ["text", "like", "where"].map((name) => parameters.get(name)?.trim() ?? "");
+  return { text, like: text ? "" : like, where, facets: parameters.getAll("facet") };
+}
+
+function addressOf({ text, like, where, facets }, open = null) {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries({ text, like, where })) if (value) parameters.set(name, value);
+  for (const facet of facets) parameters.append("facet", facet);
+  if (open) parameters.set("open", open);
+  return parameters.size ? `?${parameters}` : location.pathname;
+}
+
+function enteredView(change = {}) {
+  return { text: byId("text").value.trim(), like: "", where: enteredWhere(), facets: chosenFacets(), ...change };
+}
+
+// Show another view, and keep it in the history of the browser.
+function navigate(next) {
+  keepPosition();
+  history.pushState({}, "", addressOf(next));
+  scrollTo(0, 0);
+  return load(next);
+}
+
+// What "back" needs to show the page as it was left.
+function keepPosition() { history.replaceState({ y: scrollY, shown: page.shown }, ""); }
+
+history.scrollRestoration = "manual";
+addEventListener("popstate", async ({ state }) => {
+  const next = viewOf(location.search);
+  const isSame = !view.upload && addressOf(next) === addressOf(view);
+  fillControls(next);
+  if (!isSame) await load(next, state?.shown);
+  scrollTo(0, state?.y ?? scrollY);
+  const open = new URLSearchParams(location.search).get("open");
+  if (open) openById(open);
+  else if (byId("player").open) closePlayer();
+});
+addEventListener("beforeunload", keepPosition);
+
+function fillControls(next) {
+  byId("text").value = next.text;
+  showWhere(next.where);
+  chooseFacets(next.facets);
+}
+
+// --- loading
+
+function parametersOf(next, k, offset) {
+  const query = next.text ? { text: next.text } : next.like ? { like: next.like } : {};
+  const common = { where: next.where, facet: next.facets, k, offset };
+  return query.text || query.like ? { ...query, ...common, group: true } : { ...common, order: "newest" };
+}
+
+const pathOf = ({ text, like }) => (text || like ? "search" : "videos");
+
+async function load(next, shown = PAGE_SIZE) {
+  cancelUpload();
+  loading?.abort();
+  loading = new AbortController();
+  const { signal } = loading;
+  view = next;
+  showHeading();
+  byId("results").setAttribute("aria-busy", "true");
+  const slow = setTimeout(() => setStatus(next.text || next.like ? "Searching …" : "Loading …"), 200);
   try {
-    response = await fetch(address, options);
+    const k = Math.min(Math.max(shown, PAGE_SIZE), about.max_results);
+    const answer = await request(pathOf(next), parametersOf(next, k, 0), { signal });
+    clearTimeout(slow);
+    clear();
+    show(answer);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not respond: check that it is running.");
+    clearTimeout(slow);
+    if (error.name === "AbortError") return;
+    clear();
+    showError(error);
+  } finally {
+    if (!signal.aborted) byId("results").removeAttribute("aria-busy");
   }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? `The server failed with status ${response.status}.`);
-  return body;
+  loadFacets(); // the index may have changed
 }
 
-function setStatus(text) { byId("status").textContent = text; }
-
-function showError(message) {
-  setStatus("");
-  byId("error").textContent = message;
+async function loadMore() {
+  byId("more").disabled = true;
+  try {
+    const first = videos.length;
+    show(await request(pathOf(view), parametersOf(view, PAGE_SIZE, page.next_offset)));
+    byId("results").querySelectorAll(".open")[first]?.focus();
+  } catch (error) {
+    showError(error);
+  }
+  byId("more").disabled = false;
 }
+
+byId("more").addEventListener("click", loadMore);
 
 function clear() {
+  dropPictures();
+  videos = [];
+  page = { shown: 0 };
   byId("error").textContent = "";
   byId("results").replaceChildren();
-  byId("results").removeAttribute("aria-busy"); // an aborted search has set it
   byId("captions").replaceChildren();
-  byId("captions").hidden = byId("more").hidden = byId("pause").hidden = true;
+  for (const part of ["captions", "more", "note", "state"]) byId(part).hidden = true;
+  setStatus("");
 }
 
-// --- search by query
+function setStatus(...parts) { byId("status").replaceChildren(...parts); }
 
-function enteredQuery() {
-  return { text: byId("text").value.trim(), where: byId("where").value.trim(), facets: chosenFacets() };
-}
-
-function parametersOf({ where, facets }, others) {
-  const parameters = new URLSearchParams(others);
-  if (where) parameters.set("where", where);
-  for (const facet of facets) parameters.append("facet", facet);
-  return parameters;
-}
-
-async function search(query, k = PAGE_SIZE) {
-  const { text } = query;
-  upload?.abort();
-  searching?.abort();
-  searching = new AbortController();
-  const { signal } = searching;
-  if (!text) {
-    clear();
-    showError("Write what to search for.");
-    byId("text").focus();
-    return;
+function showError(error) {
+  setStatus("");
+  if (error.status === 401 || error.status === 0) {
+    const button = make("button", { type: "button", class: "primary" }, error.status ? "Enter the token" : "Try again");
+    button.addEventListener("click", () => start());
+    return showState(error.status ? "Token missing" : "No connection", error.message, button);
   }
-  const isMore = k > PAGE_SIZE;
-  if (!isMore) clear();
-  byId("error").textContent = "";
-  setStatus("Searching …");
-  byId("results").setAttribute("aria-busy", "true");
-  try {
-    const started = performance.now();
-    const { results } = await request(`api/v1/search?${parametersOf(query, { text, k, group: true })}`, { signal });
-    shownQuery = { ...query, k };
-    history.replaceState(null, "", `?${parametersOf(query, { text })}`);
-    show(results, isMore);
-    const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    setStatus(results.length ? `${count(results.length, "result")} for “${text}” in ${seconds} s` : `No results for “${text}”.`);
-    byId("more").hidden = results.length < k || k >= about.max_results;
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    if (!isMore) clear();
-    showError(error.message);
-  } finally {
-    if (!signal.aborted) {
-      byId("results").removeAttribute("aria-busy");
-      loadFacets(); // the index may have changed
-    }
+  byId("error").textContent = error.message;
+}
+
+// --- what is shown
+
+function showHeading() {
+  const heading = byId("results-heading");
+  const { text, like, upload } = view;
+  if (text) heading.replaceChildren("Results for “", isolated(text), "”");
+  else if (like) heading.replaceChildren("More like this");
+  else if (upload) heading.replaceChildren("Results like ", isolated(upload));
+  else heading.replaceChildren(view.where || view.facets.length ? "Library, filtered" : "Library");
+  const numFilters = view.facets.length + (view.where ? 1 : 0);
+  byId("num-filters").hidden = byId("clear-filters").hidden = !numFilters;
+  byId("num-filters").textContent = numFilters;
+  byId("examples").hidden = Boolean(text || like || upload || numFilters);
+  document.title = text ? `${text} – Search videos` : "Search videos";
+}
+
+function show(answer) {
+  const found = answer.results ?? answer.videos;
+  const isLibrary = !answer.results;
+  for (const video of found) {
+    videos.push(video);
+    listFor(isLibrary ? month(video.modified) : "").append(makeCard(video, actions()));
   }
+  for (const card of byId("results").querySelectorAll(".card")) rove(card, card.querySelector(".open"));
+  page = { next_offset: answer.next_offset, shown: videos.length };
+  byId("more").hidden = answer.next_offset === null || answer.next_offset === undefined;
+  byId("note").hidden = !answer.note;
+  byId("note").querySelector("span").textContent = answer.note ?? "";
+  if (!videos.length) return showNothing();
+  const total = isLibrary ? answer.total : videos.length;
+  setStatus(number(total.toLocaleString("en")), ` video${total === 1 ? "" : "s"}${byId("more").hidden || isLibrary ? "" : ", more below"}`);
+  if (view.like) nameLiked();
 }
 
-// --- facets: values of the owner's columns, as check boxes
-
-let facetsShown = ""; // response of the server
-
-function chosenFacets() { return [...byId("facet-list").querySelectorAll(":checked")].map(({ value }) => value); }
-
-async function loadFacets(chosen = null) {
-  let facets;
-  try {
-    ({ facets } = await request("api/v1/facets"));
-  } catch {
-    return; // a search says what is wrong
-  }
-  if (facetsShown === JSON.stringify(facets)) return;
-  facetsShown = JSON.stringify(facets);
-  const checked = new Set(chosen ?? chosenFacets());
-  const focused = document.activeElement?.name === "facet" ? document.activeElement.value : null;
-  byId("facet-list").replaceChildren(...facets.map(({ column, values }) => {
-    const group = document.createElement("fieldset");
-    group.className = "facet";
-    const legend = document.createElement("legend");
-    legend.textContent = column;
-    group.append(legend, ...values.map(({ id, label, count }) => {
-      const item = document.createElement("label");
-      const box = document.createElement("input");
-      Object.assign(box, { type: "checkbox", name: "facet", value: id, checked: checked.has(id) });
-      const text = document.createElement("bdi");
-      text.textContent = text.title = label;
-      const number = document.createElement("span");
-      number.className = "quiet";
-      number.textContent = count.toLocaleString("en");
-      item.append(box, text, number);
-      return item;
-    }));
-    return group;
-  }));
-  byId("facets").hidden = !facets.length;
-  if (focused) byId("facet-list").querySelector(`[value="${CSS.escape(focused)}"]`)?.focus();
-}
-
-byId("facet-list").addEventListener("change", () => { if (shownQuery?.text) search({ ...enteredQuery(), text: shownQuery.text }); });
-
-function count(number, noun) {
-  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-}
-
-function clock(seconds) {
-  const whole = Math.round(seconds);
-  const parts = [Math.floor(whole / 60) % 60, whole % 60].map((part) => String(part).padStart(2, "0"));
-  const hours = Math.floor(whole / 3600);
-  return hours ? `${hours}:${parts.join(":")}` : `${Number(parts[0])}:${parts[1]}`;
-}
-
-// --- the gallery
-
-function show(results, isMore = false) {
-  const list = byId("results");
-  const shown = isMore ? list.children.length : 0;
-  for (const result of results.slice(shown)) list.append(card(result));
-  byId("pause").hidden = !results.length;
-  if (isMore) list.children[shown]?.querySelector("video").focus();
-}
-
-function card(file) {
-  const item = byId("card").content.firstElementChild.cloneNode(true);
-  const video = item.querySelector("video");
-  item.querySelector(".rank").textContent = file.rank;
-  item.querySelector(".name").textContent = file.name;
-  video.muted = true; // the attribute of a template's clone does not mute
-  let segment = file; // shown segment of the file, or the whole file
-
-  function showSegment(selected) {
-    segment = selected;
-    const facts = [`score ${segment.score.toFixed(3)}`];
-    if (segment.start !== null) facts.unshift(span(segment));
-    else if (segment.duration !== null) facts.unshift(clock(segment.duration));
-    item.querySelector(".facts").textContent = facts.join(" · ");
-    const time = segment.start === null ? "" : `, ${span(segment)}`;
-    video.setAttribute("aria-label", `Result ${file.rank}: ${file.name}${time}`);
-    video.hidden = false;
-    item.querySelector(".unplayable").hidden = true;
-    video.loop = segment.start === null; // `loop` restarts at the start of the file
-    video.src = `api/v1/clip?id=${segment.id}${segment.start === null ? "" : `#t=${segment.start},${segment.end}`}`;
-    if (inView.has(video) && !isPaused()) play(video);
-  }
-  const rewind = () => {
-    if (segment.start === null || video.seeking) return;
-    video.currentTime = segment.start;
-    if (inView.has(video) && !isPaused()) play(video);
-  };
-  video.addEventListener("timeupdate", () => { if (video.currentTime >= segment.end - 0.05) rewind(); });
-  video.addEventListener("ended", rewind);
-  video.addEventListener("error", () => {
-    video.hidden = true;
-    item.querySelector(".unplayable").hidden = false;
-  });
-  showSegment(file);
-  watcher.observe(video);
-
-  const folder = item.querySelector(".folder");
-  folder.textContent = folder.title = file.folder;
-  folder.hidden = !file.folder;
-
-  const columns = item.querySelector(".columns");
-  const showColumns = (selected) => columns.replaceChildren(...columnRows({ ...file.columns, ...selected.columns }));
-  showColumns(file);
-
-  const segments = item.querySelector(".segments");
-  segments.hidden = !file.others.length;
-  const buttons = (file.others.length ? [file, ...file.others] : []).map((found) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = span(found);
-    button.setAttribute("aria-pressed", String(found === file));
-    button.addEventListener("click", () => {
-      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
-      showSegment(found);
-      showColumns(found);
-    });
-    return button;
-  });
-  segments.append(...buttons);
-
-  const why = item.querySelector(".explain");
-  if (shownQuery.text && about.explains) {
-    const { text } = shownQuery;
-    why.setAttribute("aria-label", `Why? Result ${file.rank}: ${file.name}`);
-    why.addEventListener("click", () => explain(segment, text));
-  } else {
-    why.remove();
-  }
-  return item;
-}
-
-// Rows of the owner's columns that have a value; a long text opens at its first words.
-function columnRows(columns) {
-  return Object.entries(columns).filter(([, value]) => value !== null).map(([name, value]) => {
-    const row = document.createElement("div");
-    const term = document.createElement("dt");
-    const description = document.createElement("dd");
-    term.textContent = name;
-    description.append(...(Array.isArray(value) ? value.map((item) => shownText(item, "item")) : [shownText(value)]));
-    row.append(term, description);
-    return row;
-  });
-}
-
-function shownText(text, className = "") {
-  if (text.length <= MAX_SHOWN) return isolated(text, className);
-  const details = document.createElement("details");
-  const summary = document.createElement("summary");
-  summary.append(isolated(`${text.slice(0, MAX_SHOWN).replace(/[\ud800-\udbff]$/, "")}…`));
-  details.append(summary, isolated(text));
-  return details;
-}
-
-// Text whose writing direction does not change that of its surroundings.
-function isolated(text, className = "") {
-  const element = document.createElement("bdi");
-  element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-function span({ start, end }) { return `${clock(start)}–${clock(end)}`; }
-
-// Videos play while they are visible.
-const inView = new Set();
-const watcher = new IntersectionObserver((changes) => {
-  for (const { target, isIntersecting } of changes) {
-    if (isIntersecting) {
-      inView.add(target);
-      if (!isPaused()) play(target);
-    } else {
-      inView.delete(target);
-      target.pause();
-    }
-  }
-}, { threshold: 0.4 });
-
-function play(video) { video.play().catch(() => {}); } // a browser may block playback; the controls remain
-
-function isPaused() { return byId("pause").getAttribute("aria-pressed") === "true"; }
-
-byId("pause").setAttribute("aria-pressed", String(reducedMotion));
-byId("pause").addEventListener("click", () => {
-  byId("pause").setAttribute("aria-pressed", String(!isPaused()));
-  for (const video of inView) isPaused() ? video.pause() : play(video);
-});
-
-// --- explanation of a result
-
-let explaining = null;
-
-async function explain(result, text) {
-  const dialog = byId("why");
-  explaining?.abort();
-  explaining = new AbortController();
-  const { signal } = explaining;
-  byId("why-heading").textContent = `Why ${result.name}?`;
-  byId("why-error").textContent = "";
-  byId("why-body").replaceChildren();
-  byId("why-status").textContent = "Computing the explanation; the first one loads the model …";
-  dialog.showModal();
-  try {
-    const explanation = await request(`api/v1/explanation?${new URLSearchParams({ id: result.id, text })}`, { signal });
-    byId("why-status").textContent = `“${text}”: score ${explanation.score.toFixed(3)}`;
-    const picture = document.createElement("img");
-    picture.src = explanation.picture;
-    picture.alt = explanation.description;
-    byId("why-body").append(picture);
-    if (explanation.captions.length) {
-      const heading = document.createElement("h3");
-      heading.textContent =
-        `Captions nearest to the pseudo-query of the video, of ${count(about.captions, "caption")}`;
-      byId("why-body").append(heading, fillCaptions(document.createElement("ol"), explanation.captions));
-    }
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    byId("why-status").textContent = "";
-    byId("why-error").textContent = error.message;
-  }
-}
-
-byId("close").addEventListener("click", () => byId("why").close());
-byId("why").addEventListener("close", () => explaining?.abort());
-
-function fillCaptions(list, captions) {
-  list.className = "captions";
-  for (const { text, score } of captions) {
-    const item = document.createElement("li");
-    const number = document.createElement("span");
-    number.className = "quiet";
-    number.textContent = score.toFixed(3);
-    item.append(text, number);
-    list.append(item);
-  }
+// The list of cards under a heading; results of a search have none.
+function listFor(title) {
+  const last = byId("results").lastElementChild;
+  if (last && last.dataset.title === title) return last.querySelector("ol");
+  const list = make("ol", { class: "gallery" });
+  const section = make("section", {}, ...(title ? [make("h3", { class: "date" }, title)] : []), list);
+  section.dataset.title = title;
+  byId("results").append(section);
   return list;
 }
 
-// --- search by video
-
-let upload = null; // the current request
-
-function searchByVideo(file) {
-  const want = new FormData(byId("upload")).get("want");
-  const query = enteredQuery();
-  searching?.abort();
-  upload?.abort();
-  clear();
-  if (file.size > about.max_upload_bytes) {
-    showError(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(about.max_upload_bytes)} can be uploaded.`);
-    return;
-  }
-  const address = want === "videos"
-    ? `api/v1/search?${parametersOf(query, { k: PAGE_SIZE, group: true })}` : `api/v1/captions?k=${PAGE_SIZE}`;
-  const sending = new XMLHttpRequest(); // `fetch` does not report the progress of an upload
-  upload = sending;
-  sending.open("POST", address);
-  sending.setRequestHeader("Accept", "application/x-ndjson");
-  sending.setRequestHeader("Content-Type", "application/octet-stream");
-  const progress = byId("progress");
-  byId("working").hidden = false;
-  progress.value = 0;
-  setStatus(`Sending ${file.name} …`);
-  sending.upload.addEventListener("progress", ({ loaded, total }) => { progress.value = loaded / total; });
-  sending.upload.addEventListener("load", () => progress.removeAttribute("value"));
-  let numRead = 0; // lines of the response
-  sending.addEventListener("progress", () => {
-    const lines = sending.responseText.split("\n").slice(0, -1);
-    for (; numRead < lines.length; numRead++) {
-      const { stage } = JSON.parse(lines[numRead]);
-      if (stage) setStatus(`${stage} …`);
-    }
-  });
-  sending.addEventListener("load", () => {
-    let last = {}; // message of the last line
-    try {
-      last = JSON.parse(sending.responseText.trim().split("\n").at(-1));
-    } catch { /* not a response of this server */ }
-    if (last.results) {
-      shownQuery = { text: null };
-      history.replaceState(null, "", location.pathname);
-      show(last.results);
-      setStatus(`${count(last.results.length, "result")} like ${file.name}`);
-    } else if (last.captions) {
-      byId("captions").hidden = false;
-      fillCaptions(byId("captions"), last.captions);
-      setStatus(`${count(last.captions.length, "caption")} for ${file.name}`);
-    } else {
-      showError(last.error ?? `The server failed with status ${sending.status}.`);
-    }
-  });
-  sending.addEventListener("error", () => showError("The connection was lost before the results came: try again."));
-  sending.addEventListener("abort", () => setStatus("Cancelled."));
-  sending.addEventListener("loadend", () => {
-    if (upload === sending) {
-      upload = null;
-      byId("working").hidden = true;
-    }
-  });
-  sending.send(file);
+async function nameLiked() {
+  const { like } = view;
+  try {
+    const { name } = await request(`videos/${like}`);
+    if (view.like === like) byId("results-heading").replaceChildren("More like ", isolated(name));
+  } catch { /* the heading says less */ }
 }
 
-function megabytes(bytes) { return `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`; }
+function showNothing() {
+  const isFiltered = view.where || view.facets.length;
+  const button = make("button", { type: "button", class: "primary" }, "Clear all filters");
+  button.addEventListener("click", clearFilters);
+  if (isFiltered) showState("Nothing found", "No video meets the filter.", button);
+  else if (view.text || view.like || view.upload) showState("Nothing found", "The index holds no other video.");
+  else showState("The index is empty", "Add videos to it:", make("code", {}, "pig index FOLDER --index INDEX"));
+}
 
-// --- the page
+function showState(title, message, ...more) {
+  const state = byId("state");
+  state.hidden = false;
+  state.replaceChildren(make("h3", {}, title), make("p", {}, message), ...more);
+}
+
+// --- actions of a video
+
+function actions() {
+  return {
+    open: (video) => {
+      keepPosition();
+      history.pushState({}, "", addressOf(view, video.id));
+      isPlayerInHistory = true;
+      openPlayer(video, videos, actions(), playerChanged);
+    },
+    like: (video) => {
+      leavePlayer();
+      byId("text").value = "";
+      navigate({ ...enteredView(), text: "", like: video.id });
+      byId("results-heading").focus();
+    },
+    why: view.text && about.explains ? (video) => explain(video, view.text, about, playAt) : null,
+  };
+}
+
+function playAt(video, seconds) {
+  if (!byId("player").open) actions().open(video);
+  byId("video").addEventListener("loadedmetadata", () => playFrom(seconds), { once: true });
+  if (byId("video").readyState) playFrom(seconds);
+}
+
+let isPlayerInHistory = false; // whether "back" closes the player
+
+// The address names the video that plays; when the player is closed, it is the address before.
+function playerChanged(video) {
+  const isOpen = new URLSearchParams(location.search).has("open");
+  if (video || (isOpen && !isPlayerInHistory)) history.replaceState(history.state, "", addressOf(view, video?.id));
+  else if (isOpen) history.back();
+  if (!video) isPlayerInHistory = false;
+}
+
+function leavePlayer() {
+  isPlayerInHistory = false;
+  if (byId("player").open) closePlayer();
+}
+
+async function openById(id) {
+  const known = videos.find((video) => video.id === id);
+  try {
+    const video = known ?? await request(`videos/${id}`);
+    if (!known) video.wanted = id;
+    openPlayer(video, videos, actions(), playerChanged);
+  } catch (error) {
+    showError(error.status === 404 ? new RequestError("The video of this link is no longer in the index.", 404) : error);
+  }
+}
+
+// --- controls
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  search(enteredQuery());
+  if (about) navigate(enteredView());
 });
-// More results of the shown query, not of the text that is in the box now.
-byId("more").addEventListener("click", () => {
-  search(shownQuery, Math.min(shownQuery.k + PAGE_SIZE, about.max_results));
-});
-byId("upload").addEventListener("submit", (event) => {
+byId("home").addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || !about) return;
   event.preventDefault();
-  searchByVideo(byId("file").files[0]);
+  const next = viewOf("");
+  fillControls(next);
+  navigate(next);
 });
-byId("cancel").addEventListener("click", () => upload?.abort());
 
-try {
-  about = await request("api/v1/about");
-  byId("about").textContent = `${about.clips.toLocaleString("en")} ${about.clips === 1 ? "entry" : "entries"}, ranked by ${about.model}`;
-  byId("limit").textContent = megabytes(about.max_upload_bytes);
-  byId("want").hidden = !about.captions;
-  byId("path-help").hidden = about.is_public;
-  for (const example of about.examples) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = example;
+// A filter narrows what is shown, not what is in the text box by now.
+function filterChanged() {
+  if (view.upload) navigate(enteredView());
+  else navigate(enteredView({ text: view.text, like: view.like }));
+}
+
+function clearFilters() {
+  showWhere("");
+  chooseFacets([]);
+  filterChanged();
+  byId("results-heading").focus();
+}
+
+byId("clear-filters").addEventListener("click", clearFilters);
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+for (const dialog of document.querySelectorAll("dialog")) { // a click beside a dialog closes it
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+}
+watchKeys(byId("results"));
+
+const wide = matchMedia("(min-width: 64rem)");
+const openFilters = () => { byId("narrow").open = wide.matches; };
+wide.addEventListener("change", openFilters);
+
+function showUploaded(name, fill) {
+  loading?.abort();
+  byId("results").removeAttribute("aria-busy"); // an aborted search has set it
+  keepPosition();
+  history.pushState({}, "", location.pathname);
+  byId("text").value = "";
+  view = { ...enteredView(), text: "", upload: name };
+  clear();
+  showHeading();
+  fill();
+  byId("results-heading").focus();
+}
+
+function showExamples() {
+  byId("examples").replaceChildren(...about.examples.map((example) => {
+    const button = make("button", { type: "button" }, isolated(example));
     button.addEventListener("click", () => {
       byId("text").value = example;
-      search(enteredQuery());
+      navigate(enteredView());
     });
-    byId("examples").append(button);
-  }
-  const address = new URLSearchParams(location.search);
-  // A visitor may have typed or opened the filter before the facts arrived: keep that.
-  if (address.has("text")) byId("text").value = address.get("text");
-  if (address.has("where")) {
-    byId("where").value = address.get("where");
-    byId("more-options").open = true;
-  }
-  byId("facets").open = address.has("facet") || matchMedia("(min-width: 40rem)").matches;
-  const facetsLoaded = loadFacets(address.getAll("facet"));
-  if (address.has("facet")) await facetsLoaded; // the search is narrowed by them
-  if (address.has("text")) search(enteredQuery());
-} catch (error) {
-  showError(error.message);
+    return button;
+  }));
 }
+
+// --- start
+
+let isStarted = false; // whether the controls are connected
+
+async function start() {
+  clear();
+  try {
+    about = await request("about");
+  } catch (error) {
+    return showError(error);
+  }
+  const entries = [number(about.clips.toLocaleString("en")), about.clips === 1 ? " entry" : " entries", ", ranked by ", isolated(about.model)];
+  byId("about").replaceChildren(...(about.model ? entries : []));
+  if (!isStarted) {
+    isStarted = true;
+    startFilter(about, filterChanged);
+    startUpload(
+      about,
+      () => ({ where: enteredWhere(), facet: chosenFacets(), k: MAX_LIKE_UPLOAD, group: true }),
+      (answer, name) => showUploaded(name, () => show({ ...answer, next_offset: null })),
+      (captions, name) => showUploaded(name, () => {
+        byId("results-heading").replaceChildren("Captions for ", isolated(name));
+        byId("captions").hidden = false;
+        fillCaptions(byId("captions"), captions);
+      }),
+    );
+    showExamples();
+  }
+  if (about.state && about.state !== "ready") {
+    const titles = { no_index: "There is no index yet", other_model: "The index is of another model" };
+    byId("examples").hidden = true;
+    return showState(titles[about.state] ?? "The index cannot be read", about.message);
+  }
+  const first = viewOf(location.search);
+  const typed = byId("text").value; // a visitor may have typed before the facts arrived: keep that
+  fillControls(first);
+  if (typed && !first.text) byId("text").value = typed;
+  const facetsLoaded = loadFacets(first.facets);
+  if (first.facets.length) await facetsLoaded;
+  await load(first, history.state?.shown);
+  scrollTo(0, history.state?.y ?? 0);
+  const open = new URLSearchParams(location.search).get("open");
+  if (open) openById(open);
+}
+
+openFilters();
+start();
