@@ -74,18 +74,18 @@ def test_files_that_browsers_do_not_play_have_thumbnails(cache, tmp_path, suffix
     assert max(image.size) == 320 and difference(image, np.full((180, 320, 3), (200, 40, 40))) < 12
 
 
-def write_container(path: str, seconds: int = 2, key_every: int = 12) -> None:
+def write_container(path: str, seconds: int = 2, rate: int = 25) -> None:
     """Write a red video of 640 x 360 pixels in a codec that the container takes."""
     import av
 
     codec = {".mxf": "mpeg2video", ".gif": "gif", ".avi": "mpeg4"}.get(os.path.splitext(path)[1], "libx264")
     formats = {"gif": "rgb8"}
     with av.open(path, "w") as container:
-        stream = container.add_stream(codec, rate=25, options={} if codec == "gif" else {"g": str(key_every)})
+        stream = container.add_stream(codec, rate=rate, options={} if codec == "gif" else {"g": "12"})
         stream.width, stream.height, stream.pix_fmt = 640, 360, formats.get(codec, "yuv420p")
         if codec == "mpeg2video":
             stream.bit_rate = 4_000_000
-        for _ in range(25 * seconds):
+        for _ in range(rate * seconds):
             frame = av.VideoFrame.from_ndarray(np.full((360, 640, 3), (200, 40, 40), dtype=np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -240,3 +240,12 @@ def test_clips_are_made_if_the_folder_cannot_be_written(shape_videos, tmp_path):
     assert clip.exists()
     cache.close()
     assert not clip.exists()
+
+
+def test_a_closed_cache_makes_nothing_more(cache, shape_videos, tmp_path):
+    path = str(tmp_path / "video.avi")
+    write_container(path, seconds=200, rate=1)
+    clip, others = cache.playable(path), [cache.thumbnail(str(video)) for video in shape_videos]
+    cache.close()
+    assert clip.done() and (clip.cancelled() or clip.exception() is not None)
+    assert all(future.done() for future in others)
