@@ -572,6 +572,9 @@ def test_a_server_without_an_index_says_what_to_do(page, changes, title):
     expect(page.locator("#state h3")).to_have_text(title)
     expect(page.locator("#state p")).to_have_text(changes["message"])
     assert_accessible(page)
+    page.unroute("**/api/v1/about")
+    page.get_by_role("button", name="Try again").click()
+    expect(cards(page)).to_have_count(24)
 
 
 def test_a_lost_connection_is_tried_again(page):

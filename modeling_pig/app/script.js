@@ -134,11 +134,16 @@ function setStatus(...parts) { byId("status").replaceChildren(...parts); }
 function showError(error) {
   setStatus("");
   if (error.status === 401 || error.status === 0) {
-    const button = make("button", { type: "button", class: "primary" }, error.status ? "Enter the token" : "Try again");
-    button.addEventListener("click", () => start());
-    return showState(error.status ? "Token missing" : "No connection", error.message, button);
+    const [title, label] = error.status ? ["Token missing", "Enter the token"] : ["No connection", "Try again"];
+    return showState(title, error.message, startButton(label));
   }
   byId("error").textContent = error.message;
+}
+
+function startButton(label) {
+  const button = make("button", { type: "button", class: "primary" }, label);
+  button.addEventListener("click", start);
+  return button;
 }
 
 // --- what is shown
@@ -340,9 +345,10 @@ async function start() {
   }
   const entries = [number(about.clips.toLocaleString("en")), about.clips === 1 ? " entry" : " entries", ", ranked by ", isolated(about.model)];
   byId("about").replaceChildren(...(about.model ? entries : []));
+  startFilter(about, filterChanged);
+  showExamples();
   if (!isStarted) {
     isStarted = true;
-    startFilter(about, filterChanged);
     startUpload(
       about,
       () => ({ where: enteredWhere(), facet: chosenFacets(), k: MAX_LIKE_UPLOAD, group: true }),
@@ -353,12 +359,11 @@ async function start() {
         fillCaptions(byId("captions"), captions);
       }),
     );
-    showExamples();
   }
   if (about.state && about.state !== "ready") {
     const titles = { no_index: "There is no index yet", other_model: "The index is of another model" };
     byId("examples").hidden = true;
-    return showState(titles[about.state] ?? "The index cannot be read", about.message);
+    return showState(titles[about.state] ?? "The index cannot be read", about.message, startButton("Try again"));
   }
   const first = viewOf(location.search);
   const typed = byId("text").value; // a visitor may have typed before the facts arrived: keep that
