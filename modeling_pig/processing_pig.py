@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 class PigProcessorKwargs(ProcessingKwargs, total=False):
     """Type the options of [`PigProcessor`]; hold their defaults where every transformers 5 reads them."""
 
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # type: ignore[misc]
 
 
 class PigProcessor(ProcessorMixin):
