@@ -22,8 +22,8 @@ class Problem(BaseModel):
     error: str = Field(description="What was wrong and what to do, one line.")
     code: str = Field(
         description="Reason for programs: unauthorized, forbidden, not_found, unknown_id, deleted (the file is gone), "
-        "offline (its folder cannot be reached), invalid, undecodable, too_large, busy, disk_full, no_index, other_model, "
-        "unreadable, internal or refused."
+        "offline (its folder cannot be reached), invalid, undecodable, too_large, busy, disk_full, no_index, "
+        "other_model, unreadable, internal or refused."
     )
 
 
