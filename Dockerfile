@@ -12,10 +12,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM python:3.11-slim
 # PyPI's torch for Linux comes with several GB of CUDA libraries: give the index of PyTorch's CPU wheels, which its
-# installation page names, with --build-arg TORCH_INDEX=URL.
-ARG TORCH_INDEX=
+# installation page names, with --build-arg PIP_EXTRA_INDEX_URL=URL, which pip reads.
+ARG PIP_EXTRA_INDEX_URL
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(echo /wheel/*.whl)[app]"
+    pip install --no-cache-dir "$(echo /wheel/*.whl)[app]"
 RUN useradd --create-home --uid 1000 pig
 USER 1000
 WORKDIR /home/pig
