@@ -54,6 +54,8 @@ def find_torchcodec(decoder: Decoder) -> ModuleType | None:
     try:  # transformers requires the packages that remote code imports, except within a `try`.
         import torchcodec.decoders
 
+        if getattr(torchcodec, "ffmpeg_major_version", 0) is None:  # torchcodec 0.17 is imported without FFmpeg too
+            raise ImportError("it finds no FFmpeg libraries")
         return torchcodec.decoders
     except (ImportError, OSError, RuntimeError) as error:
         if decoder == "auto":

@@ -195,7 +195,7 @@ def test_embeddings_equal_those_of_transformers(kind, folder_of, shape_videos, p
     found = encoder.encode_clips([clip, clip]).embeddings.numpy()
     np.testing.assert_allclose(found, [expected[str(shape_videos[0])]] * 2, atol=1e-5)
 
-    searcher = VideoSearcher.from_pretrained(None, "v.lance")
+    searcher = VideoSearcher.from_pretrained(None, "v.lance", dtype="float32")
     assert isinstance(searcher.text_encoder, TextEncoder) == (kind == "clip")  # without torch
     for text, embedding, results in zip(TEXTS, texts, searcher.search(TEXTS, k=5), strict=True):
         scores = {path: float(video @ embedding) for path, video in videos.items()}
@@ -289,7 +289,9 @@ def test_sentence_transformers_models(folder_of, shape_videos, pig, tmp_path, mo
         modules=[Transformer(str(folder_of("clip")))], prompts=prompts, device="cpu"
     )
     model.save("model")
-    status, _, error = pig("index", shape_videos[0].parent, "--model", "model", "--index", "v.lance")
+    status, _, error = pig(
+        "index", shape_videos[0].parent, "--model", "model", "--index", "v.lance", "--dtype", "float32"
+    )
     assert status == 0, error
     index = VideoIndex("v.lance")
     assert index.info.kind == "sentence-transformers, mean of frames"
@@ -299,7 +301,7 @@ def test_sentence_transformers_models(folder_of, shape_videos, pig, tmp_path, mo
             frames, _ = decode_video(found.entry.path, 12, **clip.decoding_options)
             [expected] = clip.encode_clips([clip.preprocess(frames)]).embeddings.numpy()
             np.testing.assert_allclose(found.embedding, expected, atol=2e-3)
-    searcher = VideoSearcher.from_pretrained(None, "v.lance")
+    searcher = VideoSearcher.from_pretrained(None, "v.lance", dtype="float32")
     expected = clip.encode_texts([f"search: {text}" for text in TEXTS]).numpy()
     np.testing.assert_allclose(searcher.text_encoder(TEXTS), expected, atol=1e-5)
 
@@ -367,7 +369,9 @@ def qwen(tmp_path) -> Path:
 
 def test_sentence_transformers_models_that_take_video(qwen, shape_videos, pig):
     """A video is one document with the times of its frames, as `transformers` called directly computes it."""
-    status, _, error = pig("index", shape_videos[0].parent, "--model", qwen, "--index", "v.lance")
+    status, _, error = pig(
+        "index", shape_videos[0].parent, "--model", qwen, "--index", "v.lance", "--dtype", "float32"
+    )
     assert status == 0, error
     index = VideoIndex("v.lance")
     assert index.info.kind == "sentence-transformers, video"
@@ -388,7 +392,7 @@ def test_sentence_transformers_models_that_take_video(qwen, shape_videos, pig):
                 ("user", {"type": "video"}), videos=[frames], video_metadata=[metadata], do_sample_frames=False
             )
             np.testing.assert_allclose(found.embedding, expected, atol=1e-3)  # stored in float16
-    searcher = VideoSearcher.from_pretrained(None, "v.lance")
+    searcher = VideoSearcher.from_pretrained(None, "v.lance", dtype="float32")
     system = ("system", {"type": "text", "text": "Find: "})
     expected = np.concatenate([embed(system, ("user", {"type": "text", "text": text})) for text in TEXTS])
     np.testing.assert_allclose(searcher.text_encoder(TEXTS), expected, atol=1e-5)

@@ -113,7 +113,7 @@ def test_installed_wheel_indexes_and_serves_videos(installed, model_folder, shap
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = server.stdout.readline().split()[0]
-            for page in ("", "style.css", "script.js", "search?text=a+red+circle"):
+            for page in ("", "style.css", "script.js", "api/v1/search?text=a+red+circle"):
                 assert urlopen(f"{address}/{page}", timeout=60).read()
         finally:
             server.kill()

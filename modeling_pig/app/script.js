@@ -272,7 +272,8 @@ async function openById(id) {
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (about) navigate(enteredView());
+  if (isReady) navigate(enteredView());
+  else isAwaited = true;
 });
 byId("home").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey || !about) return;
@@ -335,6 +336,8 @@ function showExamples() {
 // --- start
 
 let isStarted = false; // whether the controls are connected
+let isReady = false; // whether what was typed can be searched
+let isAwaited = false; // whether a visitor has asked for a search before
 
 async function start() {
   clear();
@@ -371,6 +374,8 @@ async function start() {
   if (typed && !first.text) byId("text").value = typed;
   const facetsLoaded = loadFacets(first.facets);
   if (first.facets.length) await facetsLoaded;
+  isReady = true;
+  if (isAwaited) return navigate(enteredView());
   await load(first, history.state?.shown);
   scrollTo(0, history.state?.y ?? 0);
   const open = new URLSearchParams(location.search).get("open");
