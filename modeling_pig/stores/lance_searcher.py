@@ -35,7 +35,6 @@ EXACT_UP_TO = 150_000
 _ROWS_PER_PARTITION = 4096
 _NUM_BITS = 4
 _REFINE_FACTOR = 5
-_MAX_CANDIDATES = 100_000  # rows whose embeddings are in memory at a time
 _REBUILD_FACTOR = 2  # rebuild the ANN index when the table has so many times the rows that it was built for
 # The share of partitions that a search probes is measured: the first of these shares that reaches the recall.
 _NUM_QUERIES, _RECALL_AT = 100, 10
@@ -67,11 +66,13 @@ class _Snapshot(NamedTuple):
     Args:
         files (`tuple`, *optional*): see [`Location.state`].
         table (`lancedb.Table`): the table at that version.
+        schema (`pa.Schema`): its schema, which LanceDB takes 1 ms to return.
         held (`_HeldRows`, *optional*): its rows.
     """
 
     files: tuple | None
     table: Any
+    schema: "pa.Schema"
     held: _HeldRows | None
 
 
@@ -104,9 +105,9 @@ class LanceSearcher:
     def warm(self, newest: Any) -> None:
         """Read all embeddings, or the ANN index, as [`VideoStore.warm`] does."""
         with self._errors():
-            _, table, held = self._take_snapshot(newest)
-            if held is None and ann_parameters(table):
-                table.prewarm_index(_ANN_INDEX)
+            snapshot = self._take_snapshot(newest)
+            if snapshot.held is None and ann_parameters(snapshot.schema):
+                snapshot.table.prewarm_index(_ANN_INDEX)
 
     def search(
         self, newest: Any, query_embeddings: np.ndarray, k: int, where: Condition | None, with_context: bool
@@ -114,11 +115,11 @@ class LanceSearcher:
         """Search as [`VideoStore.search`] does. `newest` is the same table, always at its newest version."""
         condition = None if where is None else to_sql(where)
         with self._errors():
-            _, table, held = self._take_snapshot(newest)
-            parameters = ann_parameters(table) if held is None else None
+            _, table, schema, held = self._take_snapshot(newest)
+            parameters = ann_parameters(schema) if held is None else None
             # If few rows meet the condition, they are searched exactly.
             if parameters and (condition is None or table.count_rows(condition) > EXACT_UP_TO):
-                columns = _result_columns(table, with_context)
+                columns = _result_columns(schema, with_context)
                 search = partial(_search_ann, table, condition=condition, parameters=parameters, columns=columns)
                 return search_in_levels(search, query_embeddings, k)
             allowed = None if held is None or condition is None else _row_ids(table, condition)
@@ -129,7 +130,7 @@ class LanceSearcher:
             if not with_context:  # LanceDB takes 3 ms to read the results
                 return _rank_rows(held.ids, held.results, results, k)
         with self._errors():
-            return _read_rows(table, results, k, _result_columns(table, with_context))
+            return _read_rows(table, results, k, _result_columns(schema, with_context))
 
     def search_text(
         self,
@@ -143,8 +144,8 @@ class LanceSearcher:
         """Search as [`VideoStore.search_text`] does. `newest` is the same table, always at its newest version."""
         condition = None if where is None else to_sql(where)
         with self._errors():
-            table = self._take_snapshot(newest).table
-            columns = [_COLUMN, *_result_columns(table)]
+            _, table, schema, _ = self._take_snapshot(newest)
+            columns = [_COLUMN, *_result_columns(schema)]
             found = find_text(table, text, text_columns, k, condition, columns)
         relevance = found["_score"].to_numpy()
         order = np.lexsort((found["key"].to_numpy(), -relevance))
@@ -154,7 +155,7 @@ class LanceSearcher:
     def draw_embeddings(self, newest: Any, count: int) -> np.ndarray:
         """Draw embeddings as [`VideoStore.draw_embeddings`] does, from memory if the rows are held there."""
         with self._errors():
-            _, table, held = self._take_snapshot(newest)
+            _, table, schema, held = self._take_snapshot(newest)
             if held is None:
                 return _draw_embeddings(table, count)
         rng = np.random.default_rng(0)
@@ -162,7 +163,7 @@ class LanceSearcher:
         blocks, ends = list(held.blocks.values()), np.cumsum([len(block.ids) for block in held.blocks.values()])
         of_block = np.searchsorted(ends, drawn, side="right")
         rows = [blocks[b].embeddings[row - ends[b]] for b, row in zip(of_block.tolist(), drawn.tolist(), strict=True)]
-        return np.array(rows, np.float16).reshape(len(rows), table.schema.field(_COLUMN).type.list_size)
+        return np.array(rows, np.float16).reshape(len(rows), schema.field(_COLUMN).type.list_size)
 
     def open_newest(self) -> Any:
         """Open the table at the version that is the newest now; it stays at that version."""
@@ -179,12 +180,12 @@ class LanceSearcher:
                 return snapshot  # LanceDB takes 1 ms to return the newest version and its metadata
             version, metadata = newest.version, newest.schema.metadata
             self._check(metadata)
-            if snapshot is not None and snapshot.table.schema.metadata != metadata:
+            if snapshot is not None and snapshot.schema.metadata != metadata:
                 snapshot = None  # a table that was deleted and rebuilt reuses numbers of versions and fragments
             if snapshot is None or snapshot.table.version != version:
                 table, known = self.open_newest(), snapshot and snapshot.held
                 held = _load_rows(table, known) if table.count_rows() <= EXACT_UP_TO else None
-                snapshot = _Snapshot(files, table, held)
+                snapshot = _Snapshot(files, table, table.schema, held)
             self._snapshot = snapshot._replace(files=files)
             return self._snapshot
 
@@ -197,7 +198,7 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     """
     import pyarrow as pa
 
-    columns = _result_columns(table)
+    columns = _result_columns(table.schema)
     if known is not None and known.results.column_names != columns:
         known = None  # the owner has added a column
     ids, embedding_dim = _row_ids(table), table.schema.field(_COLUMN).type.list_size
@@ -238,8 +239,8 @@ def _load_rows(table: Any, known: _HeldRows | None) -> _HeldRows:
     return _HeldRows(blocks | missing, ids, rows)
 
 
-def _result_columns(table: Any, with_context: bool = False) -> list[str]:
-    return [*RESULT_COLUMNS, *columns_of(table.schema), *([CONTEXT_COLUMN] if with_context else [])]
+def _result_columns(schema: "pa.Schema", with_context: bool = False) -> list[str]:
+    return [*RESULT_COLUMNS, *columns_of(schema), *([CONTEXT_COLUMN] if with_context else [])]
 
 
 def _row_ids(table: Any, condition: str | None = None) -> np.ndarray:
@@ -285,16 +286,10 @@ def _search_ann(
 ) -> list[RankedRows]:
     """Search with the ANN index. LanceDB scores rows that are not in the index yet by their stored embeddings."""
     results = []
-    batch_size = max(_MAX_CANDIDATES // _num_candidates(k, parameters), 1)
-    for start in range(0, len(query_embeddings), batch_size):
-        batch = query_embeddings[start : start + batch_size]
-        candidates = [_find_candidates(table, query, k, condition, parameters) for query in batch]
-        ids = np.unique(np.concatenate(candidates))
+    for query in query_embeddings:
         # LanceDB's own `refine_factor` reads whole rows one by one, which takes 10 ms per query at a million rows.
-        embeddings = _read_embeddings_of(table, ids)
-        for candidate_ids, query in zip(candidates, batch, strict=True):
-            block = Block(candidate_ids, embeddings[np.searchsorted(ids, candidate_ids)])
-            results += search_blockwise([block], query[None], k)
+        found = _find_candidates(table, query, k, condition, parameters)
+        results += search_blockwise([Block(found["_rowid"].to_numpy(), read_embeddings(found))], query[None], k)
     return _read_rows(table, results, k, columns)
 
 
@@ -305,16 +300,17 @@ def _num_candidates(k: int, parameters: dict[str, Any]) -> int:
 
 def _find_candidates(
     table: Any, query: np.ndarray, k: int, condition: str | None, parameters: dict[str, Any]
-) -> np.ndarray:
-    """Return the ids of the rows that the ANN index finds, from which the k best are chosen."""
+) -> "pa.Table":
+    """Return `_rowid` and embedding of the rows that the ANN index finds, from which the k best are chosen."""
     limit, num_probes = _num_candidates(k, parameters), parameters["nprobes"]
 
-    def find(max_probes: int) -> np.ndarray:  # 0: as many as it takes to reach the limit
+    def find(max_probes: int) -> "pa.Table":  # 0: as many as it takes to reach the limit
         search = table.search(query, vector_column_name=_COLUMN).distance_type("cosine").limit(limit)
-        search = search.minimum_nprobes(num_probes).maximum_nprobes(max_probes).select(["_distance"]).with_row_id(True)
+        search = search.minimum_nprobes(num_probes).maximum_nprobes(max_probes)
+        search = search.select(["_distance", _COLUMN]).with_row_id(True)
         if condition is not None:
             search = search.where(condition, prefilter=True)
-        return search.to_arrow()["_rowid"].to_numpy()
+        return search.to_arrow()
 
     if condition is None and len(found := find(num_probes)) == limit:
         return found
@@ -327,9 +323,9 @@ def _read_embeddings_of(table: Any, ids: np.ndarray) -> np.ndarray:
     return read_embeddings(rows)[np.argsort(rows["_rowid"].to_numpy())]
 
 
-def ann_parameters(table: Any) -> dict[str, Any] | None:
-    """Return the parameters and the measured recall of the table's ANN index, or `None` if it has none."""
-    parameters = (table.schema.field(_COLUMN).metadata or {}).get(_METADATA_KEY.encode())
+def ann_parameters(schema: "pa.Schema") -> dict[str, Any] | None:
+    """Return the parameters and the measured recall of a table's ANN index, or `None` if it has none."""
+    parameters = (schema.field(_COLUMN).metadata or {}).get(_METADATA_KEY.encode())
     return json.loads(parameters) if parameters else None
 
 
@@ -342,7 +338,7 @@ def refresh_ann_index(table: Any, open_newest: Callable[[], Any]) -> None:
         table (`lancedb.Table`): table to index.
         open_newest (`Callable`): opens the table at a fixed version: others may write while recall is measured.
     """
-    count, known = table.count_rows(), ann_parameters(table)
+    count, known = table.count_rows(), ann_parameters(table.schema)
     is_current = known is not None and known.get("num_bits") == _NUM_BITS and count < _REBUILD_FACTOR * known["rows"]
     if count <= EXACT_UP_TO or is_current:
         return  # LanceDB's `optimize` has added new rows to their partitions
@@ -370,7 +366,7 @@ def adopt_ann_index(table: Any, open_newest: Callable[[], Any]) -> None:
     """
     found = [index for index in table.list_indices() if index.columns == [_COLUMN]]
     count = table.count_rows()
-    if not found or count <= EXACT_UP_TO or ann_parameters(table) is not None:
+    if not found or count <= EXACT_UP_TO or ann_parameters(table.schema) is not None:
         return
     num_partitions = count // _ROWS_PER_PARTITION
     shape = {"rows": count, "num_partitions": num_partitions, "num_bits": _NUM_BITS}
@@ -387,7 +383,8 @@ def _measure_recall(table: Any, num_partitions: int) -> dict[str, Any]:
         parameters = {"nprobes": max(int(share * num_partitions), 1), "refine_factor": _REFINE_FACTOR}
         # A row among the candidates is among the results, because candidates are scored exactly. Of several rows with
         # the same score as the last result, any counts.
-        found = [_find_candidates(table, query, _RECALL_AT, None, parameters) for query in queries]
+        tables = [_find_candidates(table, query, _RECALL_AT, None, parameters) for query in queries]
+        found = [candidates["_rowid"].to_numpy() for candidates in tables]
         hits = [np.isin(best.ids, candidates).sum() for best, candidates in zip(exact, found, strict=True)]
         recall = round(float(np.minimum(hits, _RECALL_AT).mean()) / _RECALL_AT, 4)
         if recall >= _MIN_RECALL:

@@ -93,7 +93,7 @@ class LanceStore:
     def search_method(self) -> dict[str, Any]:
         with self._one_line_errors("read"):
             is_exact = self._table.count_rows() <= EXACT_UP_TO
-            return {"method": "exact"} if is_exact else ann_parameters(self._table) or {"method": "exact"}
+            return {"method": "exact"} if is_exact else ann_parameters(self._table.schema) or {"method": "exact"}
 
     @property
     def columns(self) -> dict[str, str]:
