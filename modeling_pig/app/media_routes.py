@@ -116,8 +116,7 @@ def _serve(path: str, request: Request) -> Response:
     """
     media_type = VIDEO_TYPES.get(Path(path).suffix.lower(), "video/mp4")
     if is_remote(path):
-        check_remote(path)
-        return stream_remote_video(path, request, media_type, PART_BYTES)
+        return stream_remote_video(path, request, media_type, PART_BYTES, check_remote(path))
     status = stat_video(path)
     if not stat.S_ISREG(status.st_mode):
         raise ApiError(404, "This video is not a single file.", "deleted")

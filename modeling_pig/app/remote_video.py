@@ -13,7 +13,9 @@ CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
 
 
-def stream_remote_video(address: str, request: Request, media_type: str, part_bytes: int) -> Response:
+def stream_remote_video(
+    address: str, request: Request, media_type: str, part_bytes: int, state: tuple[int, ...] | None = None
+) -> Response:
     """Return a response with a remote video, or with the range of it that a request asks for.
 
     The server of the video sees this machine, and the browser neither its address nor the credentials. Memory holds
@@ -24,12 +26,13 @@ def stream_remote_video(address: str, request: Request, media_type: str, part_by
         request (`Request`): request with the headers `Range` and `If-Range`, if any.
         media_type (`str`): value of `Content-Type`.
         part_bytes (`int`): largest answer to an open range (`bytes=N-`).
+        state (`tuple`, *optional*): result of [`file_state`], if you have just read it.
 
     Raises:
         RemoteError: the video does not exist or cannot be read.
         VideoDecodingError: the same, found when it is opened.
     """
-    state = file_state(address)
+    state = file_state(address) if state is None else state
     size = state[0]
     headers = {
         "Accept-Ranges": "bytes",

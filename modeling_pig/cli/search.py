@@ -226,7 +226,6 @@ def _note_missing_results(
 def _note_unfitting(texts: Sequence[str], nothing_fits: "Sequence[bool | None]") -> None:
     """Print a note for each sentence that probably no video fits."""
     from ..retrieval.judging import NOTHING_FITS
-    from ..visualization.text import printable
 
     for text, is_unfitting in zip(texts, nothing_fits, strict=True):
         if is_unfitting:

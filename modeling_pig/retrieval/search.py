@@ -263,7 +263,7 @@ class VideoSearcher:
                 encoder,
                 embeddings,
                 ranked,
-                Reranker(self.name) if self.is_single_tower else None,
+                self._reranker if self.is_single_tower else None,
                 keep_spans=all(index.info.shots for index in self.indexes),
             )
         return ranked[0] if isinstance(queries, str) else ranked
