@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from modeling_pig import VideoIndex, VideoSearcher
+from modeling_pig.encoding import recent_texts
 from modeling_pig.encoding.lazy_model import LazyEncoder
 from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.recent_texts import RecentTexts
+from modeling_pig.encoding.text_encoder import check_sentences
 from modeling_pig.retrieval.judging import BACKGROUND, THRESHOLD, discriminant
 from modeling_pig.stores.index import IndexInfo, VideoEntry
 
@@ -122,7 +125,7 @@ def test_the_background_is_searched_once_per_version_and_condition(searcher, mon
     monkeypatch.setattr(VideoIndex, "search", search_and_count)
     for _ in range(2):
         searcher.judge("topic 0")
-    assert queries == [64, 64, 1, 1, 1, 1] and searcher.text_encoder.calls == [1, 64, 1]
+    assert queries == [64, 64, 1, 1, 1, 1] and searcher.text_encoder.calls == [1, 64]
     searcher.judge("topic 0", where="duration < 9")
     searcher.indexes[1].delete(["/b/0.mp4"])
     queries.clear()
@@ -131,6 +134,28 @@ def test_the_background_is_searched_once_per_version_and_condition(searcher, mon
     queries.clear()
     searcher.judge("topic 0", where="duration < 9")
     assert queries == [64, 64, 1, 1]
+
+
+def test_the_latest_sentences_are_encoded_once(searcher, monkeypatch):
+    monkeypatch.setattr(recent_texts, "NUM_REMEMBERED", 3)
+    calls = searcher.text_encoder.calls
+    first = searcher.search("topic 0", k=2)
+    second = searcher.search("topic 0", k=2, offset=2)
+    assert first + second == searcher.search("topic 0", k=4)
+    assert not searcher.judge("topic 0").nothing_fits and calls == [1, 64]
+    both = searcher.search(["topic 0", "topic 1"], k=2)
+    assert both == searcher.search(["topic 0", "topic 1"], k=2) and both[0] == first and calls == [1, 64, 2]
+    searcher.search([f"topic {n % 4}" for n in range(2, 6)])  # only the last three are remembered
+    assert searcher.search(["topic 3", "topic 1"], k=2)[1] == both[1] and calls == [1, 64, 2, 4]
+    searcher.search("topic 2")
+    assert calls == [1, 64, 2, 4, 1]
+    with pytest.raises(ValueError, match="Sentence 2 of 2 is empty"):
+        RecentTexts(check_texts)(["topic 0", " "])
+
+
+def check_texts(texts) -> np.ndarray:
+    check_sentences(texts)
+    return np.zeros((len(texts), DIM), np.float32)
 
 
 def test_what_cannot_be_told(tmp_path, monkeypatch):

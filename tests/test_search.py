@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, VideoDecodingError, VideoIndex, VideoSearcher
 from modeling_pig.encoding.loading import load_pretrained
@@ -111,6 +112,25 @@ def test_text_encoder_equals_the_text_model(make_config, processor, tmp_path, ac
     assert encoder([]).shape == (0, 32)
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_text_encoder_finds_the_end_of_texts_as_clip_does(processor, tmp_path, batch_size):
+    """The configurations of OpenAI's checkpoints name token 2 as the end, which no text holds."""
+    torch.manual_seed(1)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**size, "vocab_size": len(processor.tokenizer), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = CLIPConfig(
+        text_config=text, vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=32
+    )
+    model = CLIPModel(config).eval()
+    model.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    tokens = processor.tokenizer(QUERIES, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+    encoder = TextEncoder(str(tmp_path))
+    np.testing.assert_allclose(encoder(QUERIES, batch_size=batch_size), expected, atol=2e-6)
+
+
 def test_text_encoder_reads_sharded_weights_and_text_models(model_folder, tmp_path):
     expected = TextEncoder(model_folder)(QUERIES)
     PigForRetrieval.from_pretrained(model_folder).save_pretrained(tmp_path / "shards", max_shard_size="50KB")
@@ -181,9 +201,9 @@ def truncate_weights(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 8])
 
 
-def set_unknown_activation(folder: Path) -> None:
+def change_text_config(folder: Path, **fields) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["hidden_act"] = "silu"
+    config["text_config"] |= fields
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -191,7 +211,8 @@ def set_unknown_activation(folder: Path) -> None:
     ("message", "damage"),
     [
         ("holds no model", lambda folder: (folder / "config.json").unlink()),
-        ("cannot be loaded: no 'silu'", set_unknown_activation),
+        ("cannot be loaded: no 'silu'", lambda folder: change_text_config(folder, hidden_act="silu")),
+        ("tokenizer of another model", lambda folder: change_text_config(folder, eos_token_id=50)),
         ("no processor that can be loaded", lambda folder: (folder / "tokenizer.json").unlink()),
         ("is not a tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}")),
         ("no weights that can be read", lambda folder: (folder / "model.safetensors").unlink()),

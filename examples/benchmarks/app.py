@@ -1,8 +1,8 @@
 """`app`: searches over the HTTP API of `pig app`, and the same searches in-process.
 
 A ViT-B/32 with random weights and 100,000 embeddings are on disk. Each client sends a sentence, waits for the ten
-results, and sends the next one, of 100 different sentences: over HTTP on a connection that stays open, in-process with
-`VideoSearcher.search` from a thread. With many clients, nearly all of the time is spent waiting for a core, so compare
+results, and sends the next one, of 2,000 sentences in turn, so that none is still remembered: over HTTP on a
+connection that stays open, in-process with `VideoSearcher.search` from a thread. With many clients, nearly all of the time is spent waiting for a core, so compare
 rows with the same number of clients. Every response is checked: an error, or other results than those of the searcher,
 counts in the column `errors`. Servers, clients and in-process searches share the cores of the machine.
 """
@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from modeling_pig import VideoSearcher
+from modeling_pig.encoding.recent_texts import NUM_REMEMBERED
 
 from .measure import in_separate_process, print_table
 from .start import QUERY, make_index
 
 
-NUM_SENTENCES, NUM_RESULTS = 100, 10
+NUM_SENTENCES, NUM_RESULTS = 2 * NUM_REMEMBERED, 10
 Measured = tuple[list[float], int]  # seconds of each search, number of errors
 
 
@@ -37,16 +38,18 @@ def sentences() -> list[str]:
     return [f"{QUERY} {number}" for number in range(NUM_SENTENCES)]
 
 
-def search_in_process(folder: str, clients: int, seconds: float, threads: int) -> Measured:
+def search_in_process(
+    folder: str, clients: int, seconds: float, threads: int, expected: dict[str, list[str]]
+) -> Measured:
     """Search from `clients` threads; called in a separate process."""
     torch.set_num_threads(threads)
     searcher = VideoSearcher.from_pretrained(None, f"{folder}/videos.lance")
-    expected = {text: [r.path for r in searcher.search(text, k=NUM_RESULTS)] for text in sentences()}
+    searcher.search(QUERY)  # warm-up
     taken: list[float] = []
     wrong: list[str] = []
 
     def search(client: int) -> None:
-        for number in range(client, sys.maxsize):
+        for number in range(client, sys.maxsize, clients):
             text = sentences()[number % NUM_SENTENCES]
             start = time.perf_counter()
             if start > end:
@@ -62,15 +65,17 @@ def search_in_process(folder: str, clients: int, seconds: float, threads: int) -
     return taken, len(wrong)
 
 
-async def search_over_http(port: int, clients: int, seconds: float, expected: dict[str, list[str]]) -> Measured:
-    """Search from `clients` connections."""
+async def search_over_http(
+    port: int, clients: int, seconds: float, expected: dict[str, list[str]], first: int = 0
+) -> Measured:
+    """Search from `clients` connections, for sentence number `first` and those after it."""
     taken: list[float] = []
     num_errors = 0
 
     async def search(client: int) -> None:
         nonlocal num_errors
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for number in range(client, sys.maxsize):
+        for number in range(first + client, sys.maxsize, clients):
             text = sentences()[number % NUM_SENTENCES]
             start = time.perf_counter()
             if start > end:
@@ -119,9 +124,10 @@ def benchmark_app(size: str, count: int, clients: int, seconds: float, threads: 
     with tempfile.TemporaryDirectory() as folder:
         make_index(Path(folder), size, count)
         searcher = VideoSearcher.from_pretrained(None, f"{folder}/videos.lance")
-        expected = {text: [r.path for r in searcher.search(text, k=NUM_RESULTS)] for text in sentences()}
+        found = searcher.search(sentences(), k=NUM_RESULTS)
+        expected = {text: [r.path for r in results] for text, results in zip(sentences(), found, strict=True)}
         for number in (1, clients):
-            measured = in_separate_process(search_in_process, folder, number, seconds, threads)
+            measured = in_separate_process(search_in_process, folder, number, seconds, threads, expected)
             rows.append(describe("in-process", count, number, seconds, measured))
             command = [
                 sys.executable,
@@ -137,7 +143,8 @@ def benchmark_app(size: str, count: int, clients: int, seconds: float, threads: 
                 assert server.stdout is not None
                 try:
                     port = int(server.stdout.readline().split()[0].rpartition(":")[2])
-                    asyncio.run(search_over_http(port, number, min(seconds, 1.0), expected))  # warm-up
+                    warm_up = search_over_http(port, number, min(seconds, 1.0), expected, first=NUM_REMEMBERED)
+                    asyncio.run(warm_up)
                     measured = asyncio.run(search_over_http(port, number, seconds, expected))
                 finally:
                     server.terminate()

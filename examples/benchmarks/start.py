@@ -73,6 +73,7 @@ def make_index(folder: Path, size: str, count: int) -> tuple[PigConfig, CLIPToke
     config = make_config(size, num_frames=12)
     text, side = config.text_config, config.vision_config.image_size
     tokenizer = train_tokenizer(make_vocabulary(text.vocab_size), text.vocab_size)
+    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     model, index = folder / "model", folder / "videos.lance"
     PigForRetrieval(config).save_pretrained(model)
     video_processor = PigVideoProcessor(num_frames=12, size={"height": side, "width": side})

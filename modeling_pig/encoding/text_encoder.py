@@ -78,6 +78,14 @@ class TextEncoder:
         # A tokenizer that was saved after a call with truncation or padding has them in its file.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        last_token = self._tokenizer.encode("").ids[-1]
+        if self._eos_token_id == 2:  # early CLIP checkpoints, such as those of OpenAI, name a wrong end token
+            self._eos_token_id = last_token
+        if self._eos_token_id != last_token:
+            raise ValueError(
+                f"{name_or_folder} holds the tokenizer of another model: it ends texts with token {last_token}, the "
+                f"model with token {self._eos_token_id}. Save the model's own tokenizer there."
+            )
 
     def __call__(self, queries: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Encode queries into normalised embeddings.

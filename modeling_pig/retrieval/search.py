@@ -14,6 +14,7 @@ import numpy as np
 
 from ..encoding.lazy_model import LazyEncoder
 from ..encoding.model_files import PIG_MODELS, check_model_name, model_fingerprint, read_config
+from ..encoding.recent_texts import RecentTexts
 from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
@@ -172,6 +173,7 @@ class VideoSearcher:
         self.encoder = encoder
         self._reranker: Reranker | None = None
         self.indexes = list(indexes)
+        self._encode_texts = RecentTexts(lambda texts: self.text_encoder(texts))
         self._judge = Judge(text_encoder, self.indexes)
 
     @classmethod
@@ -247,13 +249,13 @@ class VideoSearcher:
         embeddings: np.ndarray
         if checked.hybrid_text:
             columns, arrange = self._text_columns(checked), self._arrangement(checked)
-            embeddings = self.text_encoder(texts)
+            embeddings = self._encode_texts(texts)
             ranked = [
                 self._search_with_words(text, embedding, columns, checked, arrange)
                 for text, embedding in zip(texts, embeddings, strict=True)
             ]
         else:
-            embeddings = self.text_encoder(texts)
+            embeddings = self._encode_texts(texts)
             ranked = self.search_embeddings(embeddings, replace(checked, refine=False))
         if checked.refine:
             encoder = self.encoder.load()
@@ -301,7 +303,7 @@ class VideoSearcher:
         conditions = self._conditions(SearchOptions(where=where))
         excess: list[float | None] = [None] * len(texts)
         if not self.is_single_tower:  # its scores come from the interaction, not from the stored embeddings
-            excess = self._judge.excess(self.text_encoder(texts), conditions)
+            excess = self._judge.excess(self._encode_texts(texts), conditions)
         judged = [Judgement(None if value is None else value < threshold, value, threshold) for value in excess]
         return judged[0] if isinstance(queries, str) else judged
 
