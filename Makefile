@@ -34,7 +34,7 @@ test-lowest:  ## run the tests with the lowest versions that setup.py allows, in
 	$(VENV)-lowest/bin/python -m pip install --quiet uv
 	@# Without the name of datasets, uv would take the newest fsspec first, and then the newest datasets, which needs it.
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
-		"datasets==4.0.*" --editable ".[dev]"
+		"datasets==4.1.*" --editable ".[dev]"
 	$(VENV)-lowest/bin/python -m pytest -n 2
 
 fuzz: install  ## decode 20,000 mutated videos; failing ones are written to runs/fuzz

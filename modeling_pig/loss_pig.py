@@ -95,7 +95,8 @@ def compute_losses(
         )
     batch_sizes = gather_batch_sizes(video_embeds) if over_processes else [batch_size]
 
-    def loss_of(embeds: torch.Tensor, logits: torch.Tensor | None = None) -> torch.Tensor:
+    # The annotation is a string because torch 2.9 cannot compile a function that makes a union of types.
+    def loss_of(embeds: torch.Tensor, logits: "torch.Tensor | None" = None) -> torch.Tensor:
         if len(batch_sizes) > 1 or batch_size**2 > MAX_BLOCK_ELEMENTS:
             return global_contrastive_loss(similarity, logit_scale, text_embeds, embeds, batch_sizes, caption_ids)
         if logits is None:

@@ -205,7 +205,9 @@ class LocalHub:
         self._faults: list[Fault] = []
         self._lock = threading.RLock()
         self._servers = [_Server(self, storage) for storage in (False, True)]
-        self.url, self.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        # Another host name: huggingface_hub before 2.0 tells hosts apart by it, not by the port.
+        hosts = zip(("127.0.0.1", "localhost"), self._servers, strict=True)
+        self.url, self.storage_url = (f"http://{host}:{server.server_port}" for host, server in hosts)
 
     def __enter__(self) -> "LocalHub":
         for server in self._servers:

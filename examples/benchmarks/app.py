@@ -2,9 +2,10 @@
 
 A ViT-B/32 with random weights and 100,000 embeddings are on disk. Each client sends a sentence, waits for the ten
 results, and sends the next one, of 2,000 sentences in turn, so that none is still remembered: over HTTP on a
-connection that stays open, in-process with `VideoSearcher.search` from a thread. With many clients, nearly all of the time is spent waiting for a core, so compare
-rows with the same number of clients. Every response is checked: an error, or other results than those of the searcher,
-counts in the column `errors`. Servers, clients and in-process searches share the cores of the machine.
+connection that stays open, in-process with `VideoSearcher.search` from a thread. With many clients, nearly all of the
+time is spent waiting for a core, so compare rows with the same number of clients. Every response is checked: an error,
+or other results than those of the searcher, counts in the column `errors`. Servers, clients and in-process searches
+share the cores of the machine.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from transformers.video_utils import VideoMetadata
 from modeling_pig import PigForRetrieval, PigProcessor, PigVideoModel
 
 from ..video_torchcodec_pig import Decoder
+from .activations import replace_activations
 from .texts import encode_texts
 
 
@@ -56,6 +57,7 @@ class Encoder(ABC):
     ranks_by_interaction: bool = False
 
     def __init__(self, model: torch.nn.Module):
+        replace_activations(model)
         self.model: Any = model
         self._decoder: Decoder = "pyav"
 

@@ -148,7 +148,7 @@ class LanceSearcher:
             columns = [_COLUMN, *_result_columns(schema)]
             found = find_text(table, text, text_columns, k, condition, columns)
         relevance = found["_score"].to_numpy()
-        order = np.lexsort((found["key"].to_numpy(), -relevance))
+        order = rank_rows(relevance, found)
         scores = cosine_scores(read_embeddings(found), query_embedding)
         return TextMatches(relevance[order], RankedRows(scores[order], found.take(order).select(columns[1:])))
 

@@ -5,10 +5,15 @@ list of its own length, results would occur on two pages, or on none.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .video_store import RankedRows
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 FIRST_LEVEL, LEVEL_FACTOR = 10, 10  # results: 10, 100, 1000, ...
@@ -24,7 +29,7 @@ def search_in_levels(
 
     Args:
         search (`Callable`): returns the best rows of Q query embeddings, (Q, D), at most as many as asked for, with
-            the columns key, path and start.
+            the columns path, start and end.
         query_embeddings (`np.ndarray` of shape `(Q, D)`): float32, normalised.
         k (`int`): rows per query, at least 1.
     """
@@ -46,18 +51,22 @@ def _extend(head: RankedRows, found: RankedRows, length: int) -> RankedRows:
     """Append the found rows that rank behind the last row of `head`, up to `length` rows."""
     import pyarrow as pa
 
-    held = set(head.rows["key"].to_pylist())
+    held = set(zip(*_places(head.rows), strict=True))
     last = head.rows.slice(len(head.rows) - 1)
     (path,), (start,) = last["path"].to_pylist(), last["start"].to_pylist()
     last_place = -head.scores[-1], path, start or 0.0
-    columns = [found.rows[name].to_pylist() for name in ("key", "path", "start")]
     behind = [
         number
-        for number, (score, key, path, start) in enumerate(zip(found.scores, *columns, strict=True))
-        if key not in held and (-score, path, start or 0.0) > last_place
+        for number, (score, *place) in enumerate(zip(found.scores, *_places(found.rows), strict=True))
+        if tuple(place) not in held and (-score, place[0], place[1] or 0.0) > last_place
     ][: length - len(head.scores)]
     rows = pa.concat_tables([head.rows, found.rows.take(behind)]).combine_chunks()
     return RankedRows(np.concatenate([head.scores, found.scores[behind]]), rows)
+
+
+def _places(rows: "pa.Table") -> list[list[Any]]:
+    """Return path, start and end of each row; together they are unique in an index."""
+    return [rows[name].to_pylist() for name in ("path", "start", "end")]
 
 
 __all__ = ["search_in_levels"]

@@ -406,7 +406,7 @@ class MilvusStore:
         """Return the k best hits, scored by their stored embeddings."""
         rounding = 1e-3 if self._dtype == np.float16 else 1e-5  # of the query that the server receives
         while True:
-            rows = self._to_table(hits, [*RESULT_COLUMNS, *self._columns, _COLUMN])
+            rows = self._to_table(hits, ["key", *RESULT_COLUMNS, *self._columns, _COLUMN])
             scores = cosine_scores(read_embeddings(rows), query)
             order = rank_rows(scores, rows)
             is_complete = len(hits) < limit or scores[order[-1]] < scores[order[k - 1]] - rounding
@@ -424,7 +424,7 @@ class MilvusStore:
             anns_field=_COLUMN,
             filter=expression,
             limit=limit,
-            output_fields=[*RESULT_COLUMNS, *self._columns, _COLUMN],
+            output_fields=["key", *RESULT_COLUMNS, *self._columns, _COLUMN],
             search_params={"metric_type": "COSINE", "params": {"ef": max(_EF, limit)}},
         )
         return [[hit["entity"] for hit in hits] for hits in found]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .conditions import Condition
 
 
-RESULT_COLUMNS = ["key", "path", "start", "end", "duration"]  # and the owner's: each column takes time to read
+RESULT_COLUMNS = ["path", "start", "end", "duration"]  # and the owner's: each column takes time to read
 
 
 class IndexVersion(NamedTuple):

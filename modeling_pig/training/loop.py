@@ -236,7 +236,9 @@ class _Run:
         training, optimizer_recipe = self.recipe.training, self.recipe.optimizer
         self.adapted = add_lora(model, self.recipe.model.lora) if self.recipe.model.lora else None
         if training.activation_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            # transformers before 5.23 has the other name, which later versions deprecate
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         if training.compile:
             model.compile()
         optimizer = torch.optim.AdamW(
