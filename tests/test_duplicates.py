@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from modeling_pig import VideoIndex
-from modeling_pig.retrieval import search
+from modeling_pig.retrieval import ranking
 from modeling_pig.retrieval.duplicates import StoredFile, read_files, similarity
-from modeling_pig.retrieval.search import FileResult
+from modeling_pig.retrieval.search_options import FileResult
 from modeling_pig.stores.index import VideoEntry
 
 from .cli_helpers import assert_one_line_error
@@ -157,7 +157,7 @@ def test_a_result_names_the_copies_that_rank_before_the_next_video(tmp_path, mon
     assert [len(result.duplicates) for result in results] == [99, 0, 0]
     assert results[0].path == "/v/copy_000.mp4" and results[0].duplicates == tuple(sorted(copies)[1:])
     assert [result.path for result in results[1:]] == [f"/v/{n}.mp4" for n in scores[1:3]]
-    monkeypatch.setattr(search, "MAX_FETCHED", 50)
+    monkeypatch.setattr(ranking, "MAX_FETCHED", 50)
     assert len(searcher.search("a", k=3, collapse_duplicates=True)) == 1  # the bound is reached
     assert searcher.search("a", k=3)[0].duplicates == ()
     # A higher limit takes fewer files for copies; a video finds copies of others, not of itself.

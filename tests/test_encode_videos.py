@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
+from transformers.activations import QuickGELUActivation
 
 from modeling_pig import PigForRetrieval, PigTextModel, PigVideoModel
 from modeling_pig.encoding import videos as encode
+from modeling_pig.encoding.activations import InPlaceQuickGELU
 from modeling_pig.encoding.encoder import PigEncoder
 from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
@@ -94,6 +96,44 @@ def test_segments_of_all_files_fill_the_batches(model_and_processor, shape_video
     files = encode_files(PigEncoder(*model_and_processor), paths, [], Segmentation(0.5).split, batch_size=5)
     assert [len(file.segments) for file in files] == [4] * 6
     assert sizes == [5, 5, 5, 5, 4]
+
+
+def test_a_cpu_encodes_a_batch_in_parts(model_and_processor, monkeypatch):
+    encoder, sizes = PigEncoder(*model_and_processor), []
+    encode_part = PigEncoder._encode_part
+
+    def count(self, clips):
+        sizes.append(len(clips))
+        return encode_part(self, clips)
+
+    size = encoder.model.config.vision_config.image_size
+    clips = list(torch.randn(5, 1, encoder.num_frames, 3, size, size))
+    whole = encode_part(encoder, clips)
+    monkeypatch.setattr(PigEncoder, "_encode_part", count)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    parts = encoder.encode_clips(clips)
+    assert sizes == [2, 2, 1]
+    torch.testing.assert_close(parts.embeddings, whole.embeddings)
+    torch.testing.assert_close(parts.context_embeds, whole.context_embeds)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_encoder_computes_quick_gelu_in_place_with_the_same_result(model_folder, dtype):
+    model, processor = load_pretrained(PigForRetrieval, model_folder)
+    assert any(type(module) is QuickGELUActivation for module in model.modules())
+    x = torch.randn(64, 64).to(dtype)
+    expected = QuickGELUActivation()(x)
+    PigEncoder(model, processor)
+    replaced = [module for module in model.modules() if isinstance(module, QuickGELUActivation)]
+    assert replaced and all(type(module) is InPlaceQuickGELU for module in replaced)
+    with torch.inference_mode():
+        copy = x.clone()
+        assert torch.equal(replaced[0](copy), expected) and torch.equal(copy, x)
+    # The model can be trained on.
+    leaf, other = (x.float().requires_grad_() for _ in range(2))
+    replaced[0](leaf).sum().backward()
+    QuickGELUActivation()(other).sum().backward()
+    torch.testing.assert_close(leaf.grad, other.grad)
 
 
 def test_encode_file_raises_if_decoding_fails(model_and_processor, broken_video):

@@ -8,9 +8,10 @@ import lancedb
 import pytest
 
 from modeling_pig.encoding.lazy_model import LazyEncoder
-from modeling_pig.retrieval import search
+from modeling_pig.retrieval import ranking, search
 from modeling_pig.retrieval.fusion import fuse
-from modeling_pig.retrieval.search import FileResult, VideoSearcher
+from modeling_pig.retrieval.search import VideoSearcher
+from modeling_pig.retrieval.search_options import FileResult
 from modeling_pig.stores.index import SearchResult, VideoEntry, VideoIndex
 
 from .cli_helpers import assert_one_line_error
@@ -146,7 +147,8 @@ def test_a_word_that_all_entries_share_changes_nothing(new_uri, monkeypatch):
     titles = [{"title": "a film"}] * 20
     index.upsert(entries_of(*(f"/{n}.mp4" for n in range(20))), random_embeddings(20), metadata=titles)
     monkeypatch.setattr(search, "_FUSED_BY_WORDS", 4)
-    monkeypatch.setattr(search, "MAX_FETCHED", 10)
+    for module in (search, ranking):
+        monkeypatch.setattr(module, "MAX_FETCHED", 10)
     searcher = searcher_of(index)
     assert searcher.search("a dog", k=3, hybrid_text=True) == searcher.search("a dog", k=3)
 

@@ -25,6 +25,8 @@ class LateEncoder(Encoder):
 
     kind, embedding_dim, num_frames = "late", 2, 3
 
+    device = torch.device("cpu")
+
     def __init__(self):
         self._decoder = "pyav"
         self.num_clips = 0
@@ -32,7 +34,7 @@ class LateEncoder(Encoder):
     def preprocess(self, frames, metadata=None):
         return np.mean(read_numbers(frames))
 
-    def encode_clips(self, clips):
+    def _encode_part(self, clips):
         self.num_clips += len(clips)
         angles = torch.tensor(np.array(clips)) / 100 * np.pi / 2  # 10 frames per second
         return EncodedClips(torch.stack([angles.cos(), angles.sin()], dim=1).float())

@@ -141,17 +141,17 @@ def test_levels_fit_together_whatever_a_search_misses():
         found = []
         for _ in queries:
             rows = [row for row in range(everything) if not missed[k, row]][:k]
-            keys = [f"{row:04}" for row in rows]
-            table = pa.table({"key": keys, "path": keys, "start": pa.nulls(len(keys), pa.float64())})
+            times = pa.nulls(len(rows), pa.float64())
+            table = pa.table({"path": [f"{row:04}" for row in rows], "start": times, "end": times})
             found.append(RankedRows(1 - np.array(rows, np.float32) // 3 / everything, table))
         return found
 
     queries = np.zeros((2, 3))
-    longest = search_in_levels(search_rows, queries, 10_000)[0].rows["key"].to_pylist()
+    longest = search_in_levels(search_rows, queries, 10_000)[0].rows["path"].to_pylist()
     assert len(longest) > 0.85 * everything and longest == sorted(set(longest))
     for k in (1, 10, 11, 50, 100, 101, 500):
         for found in search_in_levels(search_rows, queries, k):
-            assert found.rows["key"].to_pylist() == longest[:k] and len(found.scores) == k
+            assert found.rows["path"].to_pylist() == longest[:k] and len(found.scores) == k
 
 
 def test_pages_in_the_shell(pig, model_folder, info, tmp_path):  # noqa: F811

@@ -13,7 +13,7 @@ from modeling_pig import PigForRetrieval, VideoIndex, VideoSearcher
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.reranker import Reranker
 from modeling_pig.retrieval import search
-from modeling_pig.retrieval.search import SearchOptions
+from modeling_pig.retrieval.search_options import SearchOptions
 from modeling_pig.stores.index import FORMAT, FORMAT_WITH_CONTEXT, IndexInfo, VideoEntry
 from modeling_pig.stores.transfer import export_index, import_index
 

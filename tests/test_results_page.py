@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from modeling_pig.retrieval.search import FileResult
+from modeling_pig.retrieval.search_options import FileResult
 from modeling_pig.stores.index import SearchResult
 from modeling_pig.video_decoding_pig import decode_video
 from modeling_pig.visualization import results_page

@@ -20,7 +20,7 @@ from modeling_pig.encoding.loading import load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
 from modeling_pig.encoding.text_encoder import TextEncoder
 from modeling_pig.encoding.texts import encode_texts
-from modeling_pig.retrieval import search
+from modeling_pig.retrieval import ranking
 from modeling_pig.stores.conditions import parse_where
 from modeling_pig.stores.index import IndexInfo, VideoEntry
 
@@ -287,7 +287,7 @@ def test_segments_are_grouped_by_file(make_searcher):
 
 @pytest.mark.parametrize("k", [4, 30])
 def test_grouping_fetches_a_bounded_number_of_entries(make_searcher, fetched, monkeypatch, k):
-    monkeypatch.setattr(search, "MAX_FETCHED", 20)
+    monkeypatch.setattr(ranking, "MAX_FETCHED", 20)
     vectors = unit_vectors(60, seed=3)
     entries = [VideoEntry(f"/v/{n % 5}.mp4", 30.0 * n, 30.0 * n + 30) for n in range(60)]
     searcher = make_searcher(dict(zip(entries, vectors, strict=True)))

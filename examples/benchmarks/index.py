@@ -88,15 +88,10 @@ def benchmark_speed(
             with ThreadPoolExecutor(options["num_threads"]) as pool:
                 list(pool.map(decode_and_resize, paths, plans))
 
-        @torch.inference_mode()
         def forward() -> None:
             for first in range(0, num_files, BATCH_SIZE):
-                size = min(BATCH_SIZE, num_files - first)
-                model.get_video_features(
-                    torch.zeros(size, num_frames, 3, side, side, device=device, dtype=model.dtype)
-                )
-            if device != "cpu":
-                torch.cuda.synchronize()
+                clip = torch.zeros(1, num_frames, 3, side, side)
+                encoder.encode_clips([clip] * min(BATCH_SIZE, num_files - first))
 
         @torch.inference_mode()
         def reference() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from modeling_pig import PigConfig, PigForRetrieval, PigProcessor, PigVideoProcessor, VideoIndex, VideoSearcher
 from modeling_pig.encoding.model_files import model_fingerprint
-from modeling_pig.retrieval.search import SearchOptions
+from modeling_pig.retrieval.search_options import SearchOptions
 from modeling_pig.stores.index import IndexInfo, VideoEntry
 from modeling_pig.training.tokenizer import train_tokenizer
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from modeling_pig import __version__
 
 from ..retrieval.judging import NOTHING_FITS
-from ..retrieval.search import SearchKeywords
+from ..retrieval.search_options import SearchKeywords
 from ..stores.conditions import And, Condition, Not, Or
 from ..visualization.text import abridge, readable
 from . import schemas, settings

@@ -9,7 +9,7 @@ from typing import Any, Unpack, overload
 
 from huggingface_hub.utils import httpx
 
-from ..retrieval.search import FileResult, SearchKeywords, SearchOptions
+from ..retrieval.search_options import FileResult, SearchKeywords, SearchOptions
 from ..stores.columns import TIME
 from ..stores.index import SearchResult
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..encoding.lazy_model import LazyEncoder
 from ..encoding.video_segment import VideoSegment
-from ..retrieval.search import SearchKeywords, SearchOptions, VideoSearcher
+from ..retrieval.search import VideoSearcher
+from ..retrieval.search_options import SearchKeywords, SearchOptions
 from ..retrieval.segments import DEFAULT_LENGTH, Segmentation
 from ..stores.conditions import And, Condition, Or
 from ..stores.facets import Facet, find_facets

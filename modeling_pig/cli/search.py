@@ -29,7 +29,7 @@ from .common import (
 
 
 if TYPE_CHECKING:
-    from ..retrieval.search import SearchKeywords
+    from ..retrieval.search_options import SearchKeywords
     from ..stores.index import SearchResult
 
 

@@ -16,6 +16,8 @@ from .texts import encode_texts
 
 
 DEFAULT_NUM_FRAMES = 12  # of models without a number of their own; that of CLIP4Clip and of the paper
+# On a CPU, activations of more clips leave its caches: 16 clips of a ViT-B/32 in one pass take 1.1 times as long.
+_CLIPS_PER_THREAD = 2
 
 
 class EncodedClips(NamedTuple):
@@ -87,9 +89,18 @@ class Encoder(ABC):
                 the times of the frames.
         """
 
-    @abstractmethod
     def encode_clips(self, clips: Sequence[Any]) -> EncodedClips:
-        """Encode B clips, which [`preprocess`] returned."""
+        """Encode B clips, which [`preprocess`] returned; at least 1."""
+        size = len(clips)
+        if self.device.type == "cpu":
+            size = _CLIPS_PER_THREAD * torch.get_num_threads()
+        parts = [self._encode_part(clips[start : start + size]) for start in range(0, len(clips), size)]
+        embeddings, contexts = zip(*parts, strict=True)
+        return EncodedClips(torch.cat(embeddings), None if contexts[0] is None else torch.cat(contexts))
+
+    @abstractmethod
+    def _encode_part(self, clips: Sequence[Any]) -> EncodedClips:
+        """Encode clips in one forward pass."""
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
@@ -153,7 +164,7 @@ class PigEncoder(Encoder):
         return self.processor(videos=frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
 
     @torch.inference_mode()
-    def encode_clips(self, clips: Sequence[torch.Tensor]) -> EncodedClips:
+    def _encode_part(self, clips: Sequence[torch.Tensor]) -> EncodedClips:
         pixel_values_videos = torch.cat(list(clips)).to(self.device, self.dtype)  # (B, T, 3, height, width)
         features = self.model.get_video_features(pixel_values_videos)
         embeddings = torch.nn.functional.normalize(features.pooler_output.float(), dim=-1)

@@ -65,7 +65,7 @@ class SentenceTransformersEncoder(Encoder):
         return [{"video": video}]
 
     @torch.inference_mode()
-    def encode_clips(self, clips: Sequence[list[Any]]) -> EncodedClips:
+    def _encode_part(self, clips: Sequence[list[Any]]) -> EncodedClips:
         documents = [document for clip in clips for document in clip]
         found = self.model.encode_document(documents, convert_to_tensor=True, show_progress_bar=False)
         by_clip = normalize(found.float(), dim=-1).unflatten(0, (len(clips), -1))  # (B, 1 or T, D)

@@ -113,7 +113,7 @@ class ImageTextEncoder(TransformersEncoder):
         return {"pixel_values": torch.from_numpy(frames)}
 
     @torch.inference_mode()
-    def encode_clips(self, clips: Sequence[dict[str, torch.Tensor]]) -> EncodedClips:
+    def _encode_part(self, clips: Sequence[dict[str, torch.Tensor]]) -> EncodedClips:
         inputs = {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}  # (B * T, ...)
         frames = self.model.get_image_features(**self._to_device(inputs)).pooler_output  # (B * T, D)
         frames = normalize(frames.float(), dim=-1).unflatten(0, (len(clips), -1))
@@ -147,7 +147,7 @@ class VideoTextEncoder(TransformersEncoder):
         return {self._input_name: torch.from_numpy(frames)[None]}
 
     @torch.inference_mode()
-    def encode_clips(self, clips: Sequence[dict[str, torch.Tensor]]) -> EncodedClips:
+    def _encode_part(self, clips: Sequence[dict[str, torch.Tensor]]) -> EncodedClips:
         inputs = {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}  # (B, T, ...)
         embeddings = self._embed_videos(**self._to_device(inputs)).reshape(len(clips), -1)
         return EncodedClips(normalize(embeddings.float(), dim=-1).cpu())

@@ -1,14 +1,13 @@
 """Search indexes for the videos nearest to sentences or to other videos. Importing this module imports no torch."""
 
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
@@ -23,6 +22,16 @@ from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
 from .duplicates import MIN_COSINE, DuplicateFinder
 from .fusion import fuse
 from .judging import THRESHOLD, Judge, Judgement
+from .ranking import (
+    Arrange,
+    fetch_until_complete,
+    group_by_file,
+    merge_certain,
+    merge_results,
+    number_results,
+    rank_lists,
+)
+from .search_options import MAX_FETCHED, SearchKeywords, SearchOptions
 from .segments import Segmentation
 
 
@@ -31,113 +40,8 @@ if TYPE_CHECKING:
 
 
 RERANKED_BY_DEFAULT = 100  # entries per query that a `single_tower` ranks by its interaction
-MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most
 _FUSED_BY_VECTOR, _FUSED_BY_WORDS = 100, 1000  # entries of each ranking that are fused
 _RERANKED_AT_A_TIME = 1000  # entries whose context tokens are in memory in float32
-
-_Arrange: TypeAlias = Callable[[list[SearchResult]], list[SearchResult]]  # ranked entries -> results
-_Ranked = TypeVar("_Ranked")
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Options of a search. [`VideoSearcher.search`] and [`VideoSearcher.search_like`] take them as keywords.
-
-    Args:
-        k (`int`): results per query, at least 1.
-        where (`str` or `Condition`, *optional*): condition that all results meet, such as `"duration < 60"`; see
-            [`parse_where`].
-        min_score (`float`, *optional*): smallest score of a result; scores are cosines.
-        group (`bool`): return files instead of segments: k [`FileResult`], each with the segments of the file that
-            were found. There are fewer than k if the 10,000 best entries of each index belong to fewer files.
-        rerank (`int`, *optional*): number of entries, from k to 10,000, that are ranked a second time. The best
-            `rerank` entries of all indexes by their stored embeddings are pooled for the sentence by the interaction
-            of a `hybrid` or `single_tower`, and ranked by the new cosines. All results, also those of `group`, are
-            among these entries, and `min_score` is for the new cosines. All indexes must store context tokens. By
-            default a search with a `single_tower` ranks 100 or more entries so, and no other model any.
-        hybrid_text (`bool` or `Sequence[str]`): search the words of the sentence too, in these columns of the indexes,
-            or in all their columns of text (`True`), and order the results by reciprocal rank fusion of the two
-            rankings. Scores stay cosines, and `min_score` refers to them. Results beyond the fused ones are ranked by
-            their scores. Not with `rerank`, nor with a `single_tower`.
-        collapse_duplicates (`bool` or `float`): leave out files that show the same video as a better result, such as
-            a copy in another size; the result names them in `duplicates`. `True` for files whose stored embeddings
-            have a [`similarity`] of at least 0.98, a number for another limit. There are fewer than k results if the
-            10,000 best entries of each index show fewer videos.
-        refine (`bool`): find the seconds of each result that the sentence describes best ([`SearchResult.moment`]).
-            The video tower is loaded, and encodes the found segments, 2 s at each second: 29 clips for 30 s. In an
-            index of shots, a moment is the whole shot. With `group`, only the best segment of each file has one.
-        offset (`int`): number of results to leave out, at least 0: pages of a ranking are searches with offsets 0, k,
-            2 k, and so on. They fit together as long as the indexes stay unchanged. Beyond the last result a page is
-            empty; with `rerank`, the last one is among the entries that are ranked again, and a `single_tower` ranks
-            max(k, 100) of them by default.
-
-    Attributes:
-
-    Raises:
-        ValueError: `k` is less than 1, `offset` is negative, `min_score` is not finite, `where` is not a valid
-            condition, `rerank` is less than `k` or more than 10,000, `rerank` and `hybrid_text` are both given, or
-            `collapse_duplicates` is not a cosine.
-    """
-
-    k: int = 10
-    where: str | Condition | None = None
-    min_score: float | None = None
-    group: bool = False
-    rerank: int | None = None
-    hybrid_text: bool | Sequence[str] = False
-    collapse_duplicates: bool | float = False
-    refine: bool = False
-    offset: int = 0
-
-    def __post_init__(self):
-        if operator.index(self.k) < 1:
-            raise ValueError(f"k is {self.k}: expected 1 or more.")
-        if operator.index(self.offset) < 0:
-            raise ValueError(f"offset is {self.offset}: expected 0 or more.")
-        if self.min_score is not None and not math.isfinite(self.min_score):
-            raise ValueError(f"min_score is {self.min_score}: expected a cosine, from -1 to 1.")
-        if self.rerank is not None and not self.k <= operator.index(self.rerank) <= MAX_FETCHED:
-            raise ValueError(f"rerank is {self.rerank}: expected at least k, {self.k}, and at most {MAX_FETCHED}.")
-        if self.hybrid_text and self.rerank is not None:
-            raise ValueError("rerank and hybrid_text both order the results: give one of them.")
-        if not 0 <= self.collapse_duplicates <= 1:
-            raise ValueError(f"collapse_duplicates is {self.collapse_duplicates}: expected a cosine, from 0 to 1.")
-
-    @property
-    def joins_entries(self) -> bool:
-        """Whether a result may stand for several entries, so that k results may take more than k entries."""
-        return self.group or bool(self.collapse_duplicates)
-
-    @property
-    def depth(self) -> int:
-        """Number of results that a search must rank: those to leave out, and k."""
-        return self.offset + self.k
-
-
-class SearchKeywords(TypedDict, total=False):
-    """The fields of [`SearchOptions`] as keyword arguments."""
-
-    k: int
-    where: str | Condition | None
-    min_score: float | None
-    group: bool
-    rerank: int | None
-    hybrid_text: bool | Sequence[str]
-    collapse_duplicates: bool | float
-    refine: bool
-    offset: int
-
-
-@dataclass(frozen=True)
-class FileResult(SearchResult):
-    """A file as one result, see `group` of [`SearchOptions`]. `rank` counts files.
-
-    The inherited fields are those of the best segment of the file. `others` holds its other segments that were found,
-    best first. A segment is found if it is among the 10,000 best entries of its index, and ranks before the first
-    segment of the file that follows the last result.
-    """
-
-    others: tuple[SearchResult, ...] = ()
 
 
 class VideoSearcher:
@@ -387,13 +291,13 @@ class VideoSearcher:
                 for index, condition in zip(self.indexes, conditions, strict=True)
             ]
             by_query = [list(chain(*by_index))] if merge_queries else list(zip(*by_index, strict=True))
-            ranked = [_rank(lists, fetch, options, arrange) for lists in by_query]
+            ranked = [rank_lists(lists, fetch, options, arrange) for lists in by_query]
             return [results for results, _ in ranked], all(is_complete for _, is_complete in ranked)
 
         # More than there are entries would reserve memory for nothing.
-        return _fetch_until_complete(rank, min(options.depth, num_entries + 1), options.depth)
+        return fetch_until_complete(rank, min(options.depth, num_entries + 1), options.depth)
 
-    def _arrangement(self, options: SearchOptions) -> _Arrange:
+    def _arrangement(self, options: SearchOptions) -> Arrange:
         """Return the function that makes results of ranked entries: one more than asked for if they join entries."""
         limit = MIN_COSINE if options.collapse_duplicates is True else options.collapse_duplicates
         finder = DuplicateFinder(self.indexes, limit) if limit else None
@@ -401,7 +305,7 @@ class VideoSearcher:
         def arrange(ranked: list[SearchResult]) -> list[SearchResult]:
             if finder is not None:
                 ranked = finder.collapse(ranked, options.depth + 1, by_file=options.group)
-            return _group(ranked, options.depth + 1) if options.group else ranked
+            return group_by_file(ranked, options.depth + 1) if options.group else ranked
 
         return arrange
 
@@ -429,7 +333,7 @@ class VideoSearcher:
         query_embedding: np.ndarray,
         columns: list[list[str]],
         options: SearchOptions,
-        arrange: _Arrange,
+        arrange: Arrange,
     ) -> list[SearchResult]:
         """Return the results of a query and its embedding, (D,): the fused rankings by vectors and by words."""
         conditions = self._conditions(options)
@@ -446,7 +350,7 @@ class VideoSearcher:
                 index.search(query_embedding[None], fetch, condition)[0]
                 for index, condition in zip(self.indexes, conditions, strict=True)
             ]
-            by_vector, is_last = _merge_certain(lists, fetch, asked_score)
+            by_vector, is_last = merge_certain(lists, fetch, asked_score)
             if not fused:
                 # What words find has a rank by its vector too, behind the entries that were fetched.
                 every = [*by_vector, *(result for _, result in by_words)]
@@ -454,11 +358,11 @@ class VideoSearcher:
             # What is fetched later follows: it must not change what earlier pages showed.
             held = {(result.path, result.start, result.end) for result in fused}
             later = [r for r in by_vector if (r.path, r.start, r.end) not in held]
-            results = arrange(_number(fused + later))
+            results = arrange(number_results(fused + later))
             is_complete = is_last or len(results) >= options.depth + options.joins_entries
             return results[options.offset : options.depth], is_complete
 
-        return _fetch_until_complete(rank, _FUSED_BY_VECTOR, options.depth)
+        return fetch_until_complete(rank, _FUSED_BY_VECTOR, options.depth)
 
     def _find_words(
         self, query: str, query_embedding: np.ndarray, columns: list[list[str]], conditions: list[Condition | None]
@@ -481,7 +385,7 @@ class VideoSearcher:
         return above
 
     def _search_and_rerank(
-        self, query_embedding: np.ndarray, count: int, options: SearchOptions, arrange: _Arrange
+        self, query_embedding: np.ndarray, count: int, options: SearchOptions, arrange: Arrange
     ) -> list[SearchResult]:
         """Return the results of a query embedding, (D,): the best `count` entries, ranked by their pooled scores."""
         if self._reranker is None:
@@ -491,7 +395,7 @@ class VideoSearcher:
             for index, condition in zip(self.indexes, self._conditions(options), strict=True)
             for result, context in zip(*index.search_with_context(query_embedding, count, condition), strict=True)
         }
-        best = _merge(result for result, _ in context_of.values())[:count]
+        best = merge_results(result for result, _ in context_of.values())[:count]
         results = []
         for first in range(0, len(best), _RERANKED_AT_A_TIME):
             some = best[first : first + _RERANKED_AT_A_TIME]
@@ -499,7 +403,7 @@ class VideoSearcher:
             scores = self._reranker(query_embedding, np.stack(contexts))
             results += [replace(result, score=float(score)) for result, score in zip(some, scores, strict=True)]
         min_score = -math.inf if options.min_score is None else options.min_score
-        ranked = arrange(_merge(result for result in results if result.score >= min_score))
+        ranked = arrange(merge_results(result for result in results if result.score >= min_score))
         return ranked[options.offset : options.depth]
 
     def add(self, sources: str | os.PathLike | Iterable[str | os.PathLike]) -> "IndexingReport":
@@ -541,73 +445,4 @@ def _exclude(condition: Condition | None, path: str | None) -> Condition | None:
     return other_path if condition is None else And((condition, other_path))
 
 
-def _fetch_until_complete(rank: Callable[[int], tuple[_Ranked, bool]], first: int, depth: int) -> _Ranked:
-    """Return the results of `rank`, called with ever more entries per index until they are complete or the most."""
-    fetch, max_fetch = first, max(depth, MAX_FETCHED)
-    while True:
-        results, is_complete = rank(fetch)
-        if is_complete or fetch == max_fetch:
-            return results
-        fetch = min(4 * fetch, max_fetch)
-
-
-def _rank(
-    lists: Sequence[Sequence[SearchResult]], fetched: int, options: SearchOptions, arrange: _Arrange
-) -> tuple[list[SearchResult], bool]:
-    """Merge lists of at most `fetched` results into one ranking; also return whether its page is complete."""
-    min_score = -math.inf if options.min_score is None else options.min_score
-    merged, is_last = _merge_certain(lists, fetched, min_score)
-    results = arrange(merged)
-    # All segments of a file, and all copies of a video, are found once the next one begins.
-    is_complete = is_last or len(results) >= options.depth + options.joins_entries
-    return results[options.offset : options.depth], is_complete
-
-
-def _merge_certain(
-    lists: Sequence[Sequence[SearchResult]], fetched: int, min_score: float
-) -> tuple[list[SearchResult], bool]:
-    """Merge lists of at most `fetched` results, as far as their ranks are certain; also return if no more can follow.
-
-    Behind the last result of a full list, its index may hold entries that rank before those of the other lists.
-    """
-    certain_to = min((_place(results[-1]) for results in lists if len(results) == fetched), default=None)
-    found = chain.from_iterable(lists)
-    merged = _merge(
-        result
-        for result in found
-        if result.score >= min_score and (certain_to is None or _place(result) <= certain_to)
-    )
-    return merged, certain_to is None or -certain_to[0] < min_score
-
-
-def _place(result: SearchResult) -> tuple[float, str, float]:
-    """Return what orders results: the score, then path and start."""
-    return -result.score, result.path, result.start or 0.0
-
-
-def _merge(results: Iterable[SearchResult]) -> list[SearchResult]:
-    """Rank results of several searches together; an entry that occurs several times keeps its best score."""
-    best: dict[tuple[str, float | None, float | None], SearchResult] = {}
-    for result in sorted(results, key=_place):
-        best.setdefault((result.path, result.start, result.end), result)
-    return _number(best.values())
-
-
-def _number(results: Iterable[SearchResult]) -> list[SearchResult]:
-    return [replace(result, rank=rank) for rank, result in enumerate(results, start=1)]
-
-
-def _group(ranked: Sequence[SearchResult], num_files: int) -> list[SearchResult]:
-    """Group ranked segments by file, in order of the best segment. Stop at the first segment of file `num_files`."""
-    files: dict[str, list[SearchResult]] = {}
-    for result in ranked:
-        files.setdefault(result.path, []).append(result)
-        if len(files) == num_files:
-            break
-    return [
-        FileResult(**{**asdict(best), "rank": rank}, others=tuple(others))
-        for rank, (best, *others) in enumerate(files.values(), start=1)
-    ]
-
-
-__all__ = ["FileResult", "SearchKeywords", "SearchOptions", "VideoSearcher"]
+__all__ = ["VideoSearcher"]
