@@ -363,6 +363,7 @@ def test_torchrun_splits_the_files_over_processes(video_folder, model_folder, tm
     run = subprocess.run([*launcher, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "broken.mp4: not a video file" in run.stderr
-    assert run.stdout == summary(new=25, failed=1) + "v.lance holds 25 entries of 25 videos; search: exact\n"
+    # torch 2.8 prints lines of Gloo before.
+    assert run.stdout.endswith(summary(new=25, failed=1) + "v.lance holds 25 entries of 25 videos; search: exact\n")
     shares = re.findall(r"share 1 of 2: 100%\|.*?\| (\d+)/", run.stderr)
     assert shares and 0 < int(shares[-1]) < 25

@@ -264,8 +264,10 @@ def _rank_rows(ids: np.ndarray, rows: "pa.Table", results: list[RankedIds], k: i
     positions = np.searchsorted(ids, np.concatenate([result.ids for result in results]))
     scores = np.concatenate([result.scores for result in results])
     counts = [len(result.ids) for result in results]
-    places = rows.select(["path", "start"]).take(positions)
-    order = rank_rows(scores, places, np.repeat(range(len(counts)), counts))
+    queries = np.repeat(range(len(counts)), counts)
+    order = np.arange(len(scores))
+    if not ((scores[1:] < scores[:-1]) | (queries[1:] > queries[:-1])).all():  # not ranked yet, or equal scores
+        order = rank_rows(scores, rows.select(["path", "start"]).take(positions), queries)
     # Of each query, the first k rows in this order.
     starts, kept = np.cumsum([0, *counts[:-1]]), np.minimum(counts, k)
     chosen = order[np.concatenate([np.arange(a, a + count) for a, count in zip(starts, kept, strict=True)])]
