@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # On one core with 512 dimensions, exact search of 150,000 rows takes 8 ms per query (`examples/benchmark.py search
-# --sizes 150000`), and the time grows with the rows. The ANN index takes 10 ms for a million rows.
+# --sizes 150000`), and the time grows with the rows. The ANN index takes 9 ms for a million rows.
 EXACT_UP_TO = 150_000
 
 # The ANN index groups embeddings in partitions and keeps each in four bits per dimension (RaBitQ) for a first pass.
