@@ -98,7 +98,7 @@ class LibraryRoutes:
         finally:
             self._adding.release()
 
-    def change(self, id: EntryId, new: schemas.NewMetadata) -> schemas.VideoDetails:  # noqa: A002
+    def change(self, id: EntryId, new: schemas.NewMetadata) -> schemas.VideoDetails:  # noqa: A002 - as in `get`
         """Set values of your own columns of a file."""
         path = self._ids.segment(id).path
         try:
@@ -107,7 +107,7 @@ class LibraryRoutes:
             raise http_error(error) from error
         return self._details(path)
 
-    def delete(self, id: EntryId) -> schemas.Deleted:  # noqa: A002
+    def delete(self, id: EntryId) -> schemas.Deleted:  # noqa: A002 - as in `get`
         """Remove a file from the index; it stays on the disk."""
         path = self._ids.segment(id).path
         try:

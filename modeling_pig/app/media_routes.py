@@ -80,7 +80,7 @@ class MediaRoutes:
         self,
         request: Request,
         id: EntryId,  # noqa: A002 - the name of the parameter in requests
-        format: Annotated[  # noqa: A002
+        format: Annotated[  # noqa: A002 - the name of the parameter in requests
             Literal["original", "mp4"],
             Query(
                 description="The file as it is, or up to 120 s of the video or segment in a format that browsers play."
