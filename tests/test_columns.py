@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import av
+import lancedb
 import numpy as np
 import pytest
 
@@ -207,6 +208,33 @@ def test_invalid_columns_change_nothing(index):
     with pytest.raises(ValueError, match="has the type 'colour': expected text, integer"):
         index.add_columns({"hue": "colour"})
     assert values(index) == before and index.columns == TYPES
+
+
+def add_first(monkeypatch, other: VideoIndex, columns: dict[str, str]) -> None:
+    """Let another writer add columns when the next call of LanceDB's `add_columns` starts."""
+    add = lancedb.table.LanceTable.add_columns
+
+    def add_second(table, schema):
+        monkeypatch.setattr(lancedb.table.LanceTable, "add_columns", add)
+        other.add_columns(columns)
+        return add(table, schema)
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "add_columns", add_second)
+
+
+def test_columns_that_two_writers_add_at_once_are_kept(index, monkeypatch):
+    add_first(monkeypatch, VideoIndex(index.uri), {"category": "text", "views": "integer"})
+    metadata = [{"category": "film", "rating": 4.5}]
+    index.upsert(entries_of("/film.mp4"), random_embeddings(1), metadata=metadata)
+    assert values(index) == {"/film.mp4": metadata[0]}
+    assert index.columns.items() >= {"category": "text", "views": "integer", "rating": "float"}.items()
+
+
+def test_a_column_that_another_writer_adds_with_another_type_is_refused(index, monkeypatch):
+    add_first(monkeypatch, VideoIndex(index.uri), {"category": "integer"})
+    with pytest.raises(ValueError, match="has the column category of type integer, not text"):
+        index.upsert(entries_of("/film.mp4"), random_embeddings(1), metadata=[{"category": "film"}])
+    assert len(index) == 0
 
 
 def test_ids_made_from_the_content_give_way_to_the_owner(index):

@@ -254,12 +254,17 @@ class VideoIndex:
             OSError: the index cannot be written.
         """
         check_columns(columns)
+        if new := self._missing(columns):
+            self._store.add_columns(new)
+            self._missing(columns)  # another process may have added one of them with another type
+
+    def _missing(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns that the index lacks; raise `ValueError` if it has one of them with another type."""
         known = self.columns
         for name, kind in columns.items():
             if known.get(name, kind) != kind:
                 raise ValueError(f"The index {self.uri} has the column {name} of type {known[name]}, not {kind}.")
-        if new := {name: kind for name, kind in columns.items() if name not in known}:
-            self._store.add_columns(new)
+        return {name: kind for name, kind in columns.items() if name not in known}
 
     def adds_ids(self) -> bool:
         """Add the column `id` if the index can have it; return whether it has it.

@@ -108,10 +108,18 @@ class LanceStore:
     def add_columns(self, columns: Mapping[str, str]) -> None:
         import pyarrow as pa
 
+        def missing() -> dict[str, str]:
+            known = columns_of(self._table.schema)
+            return {name: kind for name, kind in columns.items() if name not in known}
+
         def add() -> None:
-            new = {name: kind for name, kind in columns.items() if name not in columns_of(self._table.schema)}
-            if new:
-                self._table.add_columns(pa.schema(arrow_fields(new)))
+            while new := missing():
+                try:
+                    self._table.add_columns(pa.schema(arrow_fields(new)))
+                except (OSError, RuntimeError, ValueError):
+                    self._table.checkout_latest()
+                    if missing() == new:  # otherwise another process has added some of them meanwhile
+                        raise
 
         with self._one_line_errors("written"):
             self._retry_conflicts(add)
