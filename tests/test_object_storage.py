@@ -7,6 +7,8 @@ import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -105,6 +107,29 @@ def test_a_missing_index_and_foreign_tables_are_refused(bucket):
     ObjectStorage(f"{bucket}/v.lance").connect().create_table("videos", [{"id": 1}])
     with pytest.raises(ValueError, match="holds a LanceDB table that is not an index"):
         VideoIndex(f"{bucket}/v.lance", INFO)
+
+
+@pytest.mark.parametrize("other_model", [False, True])
+def test_an_index_that_another_process_creates_meanwhile_is_kept(s3_server, bucket, other_model):
+    """At each request of a creation up to the first write of the table, another process creates and fills it."""
+
+    def create_meanwhile(request) -> None:
+        if len(s3_server.requests) == number:
+            s3_server.fault = lambda request: None
+            VideoIndex(uri, INFO).upsert(entries_of("/a.mp4"), QUERY, metadata=[{"title": "a"}])
+
+    info = replace(INFO, model_fingerprint="other") if other_model else INFO
+    refused = pytest.raises(ValueError, match="was made by the model") if other_model else nullcontext()
+    VideoIndex(f"{bucket}/first.lance", INFO)
+    first_write = [request.path.count("/_transactions/") for request in s3_server.requests].index(1)
+    for number in range(1, first_write + 2):
+        uri = f"{bucket}/{number}.lance"
+        s3_server.requests.clear()
+        s3_server.fault = create_meanwhile
+        with refused:
+            VideoIndex(uri, info)
+        (entry,) = (entry for batch in VideoIndex(uri).batches() for entry in batch.entries)
+        assert (entry.path, entry.metadata) == ("/a.mp4", {"title": "a"}), number
 
 
 def test_a_store_without_conditional_writes_gets_no_index(s3_server, bucket):

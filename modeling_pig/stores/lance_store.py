@@ -62,32 +62,53 @@ class LanceStore:
                 raise FileNotFoundError(f"There is no index {uri}: create it with `pig index`.")
             self._location.check_new()
         with self._one_line_errors("opened" if has_index else "created"):
-            database = self._location.connect(self._location.check_interval)
-            self.is_new = info is not None and self._create_table(database, info)
-            self._table = database.open_table(_TABLE)
+            created = None if info is None else self._create_table(info)
+            self.is_new = created == 1
+            self._table = self._location.connect(self._location.check_interval).open_table(_TABLE)
             errors = partial(self._one_line_errors, "searched")
             self._searcher = LanceSearcher(self._location, _TABLE, errors, self._check_model)
-            record = (self._table.schema.metadata or {}).get(_METADATA_KEY)
-        if record is None:
+            if created is not None and created > 1:
+                self._bring_back(created - 1)
+            metadata = self._table.schema.metadata
+        held = _read_info(metadata, f"The index {uri}")
+        if held is None:
             raise ValueError(f"{uri} holds a LanceDB table that is not an index: give another path.")
-        self.info = IndexInfo.from_record(json.loads(record), f"The index {uri}")
+        self.info = held
 
-    def _create_table(self, database: Any, info: IndexInfo) -> bool:
-        """Create the table; return `False` if it exists, as another process may create it at the same time."""
+    def _create_table(self, info: IndexInfo) -> int | None:
+        """Create the table; return its version, or `None` if another process has created it."""
         schema = row_schema(info.embedding_dim, _STORAGE, info.num_context_tokens)
         key = schema.field("key").with_metadata({"lance-schema:unenforced-primary-key": "true"})
         schema = schema.set(schema.get_field_index("key"), key)
         record = json.dumps(replace(info, storage=_STORAGE).to_record())
+        database = self._location.connect()
         try:
-            database.create_table(_TABLE, schema=schema.with_metadata({_METADATA_KEY: record}))
+            create = partial(database.create_table, _TABLE, schema=schema.with_metadata({_METADATA_KEY: record}))
+            return self._retry_conflicts(create).version
         except ValueError as error:
             if "already exists" not in str(error):
                 raise
-            return False
+            return None
         except RuntimeError as error:
             self._location.clean_up(_TABLE, error)
             raise
-        return True
+
+    def _bring_back(self, version: int) -> None:
+        """Bring back what the creation of this table has replaced.
+
+        LanceDB first looks whether there is a table, and later writes the new one on top of whatever is there then:
+        another process may have created the table and filled it in between.
+        """
+        replaced = self._searcher.open_newest()
+        replaced.checkout(version)
+        ours, theirs = (_read_info(table.schema.metadata, "The index") for table in (self._table, replaced))
+        if ours is None or theirs is None or _model_of(ours) != _model_of(theirs):
+            self._retry_conflicts(replaced.restore)
+            self._table.checkout_latest()
+        else:  # others may write meanwhile, and a restored version would replace their rows
+            self.add_columns(columns_of(replaced.schema))
+            merge, rows = self._table.merge_insert("key").when_not_matched_insert_all(), replaced.to_arrow()
+            self._retry_conflicts(lambda: merge.execute(rows))
 
     @property
     def search_method(self) -> dict[str, Any]:
@@ -147,8 +168,7 @@ class LanceStore:
 
     def _check_model(self, metadata: Mapping[bytes, bytes] | None) -> None:
         """Raise `ValueError` if the folder now holds an index of another model."""
-        record = (metadata or {}).get(_METADATA_KEY)
-        info = None if record is None else IndexInfo.from_record(json.loads(record), "The index that is now there")
+        info = _read_info(metadata, "The index that is now there")
         if info is None or _model_of(info) != _model_of(self.info):
             raise ValueError("the folder now holds an index of another model. Open the index again, with that model")
 
@@ -314,6 +334,11 @@ def _one_line_errors(location: Location, verb: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise OSError(f"The index {location.uri} cannot be {verb}: {location.reason(error)}") from error
+
+
+def _read_info(metadata: Mapping[bytes, bytes] | None, source: str) -> IndexInfo | None:
+    record = (metadata or {}).get(_METADATA_KEY)
+    return None if record is None else IndexInfo.from_record(json.loads(record), source)
 
 
 def _model_of(info: IndexInfo) -> tuple[str, str, int, int | None, int | None]:
