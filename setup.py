@@ -27,7 +27,7 @@ EXTRAS = {
     # obstore asks stores with an endpoint of their own whether they have conditional writes
     "search": ["lancedb>=0.40", "numkong>=7.8", "obstore>=0.12", "pyarrow>=21"],
     # an index on a Milvus server
-    "milvus": ["pymilvus>=3.0", "pyarrow>=21"],
+    "milvus": ["numkong>=7.8", "pyarrow>=21", "pymilvus>=3.0"],
     # `pig app`, which searches in the browser and serves the HTTP API; `fastapi-offline` holds Swagger UI
     "app": [
         "fastapi>=0.160",

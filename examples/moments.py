@@ -26,7 +26,8 @@ from modeling_pig.encoding.loading import load_encoder
 from modeling_pig.encoding.video_segment import ShotRule
 from modeling_pig.retrieval.indexing import index_videos
 from modeling_pig.retrieval.segments import Segmentation
-from modeling_pig.stores.index import IndexInfo, SearchResult
+from modeling_pig.stores.index import IndexInfo
+from modeling_pig.stores.results import SearchResult
 
 
 SHORTEST, LONGEST = 2.0, 20.0  # seconds of a shot

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lancedb
 import numpy as np
 import pytest
+import torch
 from lancedb.index import IvfRq
 
 from modeling_pig.stores import exact_search, lance_searcher, lance_store
@@ -37,7 +38,7 @@ def set_exact_up_to(monkeypatch, rows: int) -> None:
 
 def set_has_torch(monkeypatch, has_torch: bool) -> None:
     """Choose the first pass of exact search for several queries: float32 with torch, or float16 without."""
-    monkeypatch.setattr(exact_search, "sys", SimpleNamespace(modules={"torch": None} if has_torch else {}))
+    monkeypatch.setattr(exact_search, "sys", SimpleNamespace(modules={"torch": torch} if has_torch else {}))
 
 
 def draw(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
@@ -221,10 +222,18 @@ def exact_cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cosine", [0.05, 0.9999])
-@pytest.mark.parametrize(("num_queries", "has_torch"), [(1, True), (20, False), (20, True)])
-def test_rounding_hides_no_row(num_queries, has_torch, cosine, monkeypatch):
-    """Search rows that differ only by their rounding, which is less than the rounding of the query and of scores."""
+@pytest.mark.parametrize(
+    ("num_queries", "has_torch", "precision"),
+    [(1, True, "highest"), (20, False, "highest"), (20, True, "highest"), (20, True, "medium")],
+)
+def test_rounding_hides_no_row(num_queries, has_torch, precision, cosine, monkeypatch):
+    """Search rows that differ only by their rounding, which is less than the rounding of the query and of scores.
+
+    With the precision "medium", some processors multiply in bfloat16. Rows are divided among threads.
+    """
     set_has_torch(monkeypatch, has_torch)
+    monkeypatch.setattr(exact_search, "_num_threads", lambda: 3)
+    monkeypatch.setattr(exact_search, "_BYTES_PER_THREAD", 2**18)
     query = draw(1, seed=1, dim=512)[0]
     across = draw(3000, seed=2, dim=512)
     across -= (across @ query)[:, None] * query
@@ -232,7 +241,12 @@ def test_rounding_hides_no_row(num_queries, has_torch, cosine, monkeypatch):
     rows = (cosine * query + np.sqrt(1 - cosine**2) * across).astype(np.float16)
     scores = exact_cosines(rows, query)
     blocks = [Block(np.arange(i, i + 1000, dtype=np.uint64), rows[i : i + 1000]) for i in (0, 1000, 2000)]
-    for ids, found in search_exactly(blocks, np.array([query] * num_queries), 10):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        results = search_exactly(blocks, np.array([query] * num_queries), 10)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for ids, found in results:
         if cosine == 0.05:
             assert set(ids[:10].tolist()) == set(np.argsort(-scores)[:10].tolist())
         np.testing.assert_allclose(found[:10], np.sort(scores)[::-1][:10], atol=1e-7)

@@ -12,7 +12,8 @@ from modeling_pig.retrieval import ranking, search
 from modeling_pig.retrieval.fusion import fuse
 from modeling_pig.retrieval.search import VideoSearcher
 from modeling_pig.retrieval.search_options import FileResult
-from modeling_pig.stores.index import SearchResult, VideoEntry, VideoIndex
+from modeling_pig.stores.index import VideoEntry, VideoIndex
+from modeling_pig.stores.results import SearchResult
 
 from .cli_helpers import assert_one_line_error
 from .test_index import INFO, entries_of, random_embeddings, segments_of

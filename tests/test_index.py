@@ -22,8 +22,9 @@ import pytest
 import torch
 
 from modeling_pig.stores import lance_store
-from modeling_pig.stores.index import FORMAT, FORMAT_OF_SHOTS, FileState, IndexInfo, VideoEntry, VideoIndex
+from modeling_pig.stores.index import FORMAT, FORMAT_OF_SHOTS, IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.records import row_schema
+from modeling_pig.stores.results import FileState
 
 
 INFO = IndexInfo("org/pig", "abc", 8, num_frames=4, model_revision="0123abc")

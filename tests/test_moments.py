@@ -13,7 +13,7 @@ import torch
 from modeling_pig import VideoSearcher
 from modeling_pig.encoding.encoder import EncodedClips, Encoder
 from modeling_pig.retrieval.moments import choose_moment, find_moments, split_into_clips
-from modeling_pig.stores.index import SearchResult
+from modeling_pig.stores.results import SearchResult
 from modeling_pig.video_file_pig import VideoDecodingWarning
 
 from .cli_helpers import assert_one_line_error

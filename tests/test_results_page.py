@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from modeling_pig.retrieval.search_options import FileResult
-from modeling_pig.stores.index import SearchResult
+from modeling_pig.stores.results import SearchResult
 from modeling_pig.video_decoding_pig import decode_video
 from modeling_pig.visualization import results_page
 from modeling_pig.visualization.results_page import write_results_page

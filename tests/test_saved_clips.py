@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from modeling_pig.retrieval.saved_clips import clip_name, save_clips
-from modeling_pig.stores.index import SearchResult
+from modeling_pig.stores.results import SearchResult
 from modeling_pig.video_file_pig import import_av, read_track
 
 from .cli_helpers import assert_one_line_error

@@ -6,7 +6,8 @@ embedding is the content of a video with noise of length 1, in a separate cone (
 half of the queries find their video among the first ten.
 
 Queries of all methods are interleaved in one process, those of ours are then repeated alone; reopening and memory are
-measured in a separate process.
+measured in a separate process. Idle threads of OpenMP sleep (`OMP_WAIT_POLICY=PASSIVE`): those of one method would
+otherwise keep a core busy when the next one starts.
 """
 
 import argparse
@@ -237,6 +238,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measure and print all methods at all sizes, and the required values of ours."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for the processes that measure: torch and FAISS read it once
     sizes, embedding_dim, num_queries = args.sizes, args.embedding_dim, args.queries
     if args.quick:
         sizes, embedding_dim, num_queries = [1_000], 32, BATCH

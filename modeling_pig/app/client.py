@@ -11,7 +11,7 @@ from huggingface_hub.utils import httpx
 
 from ..retrieval.search_options import FileResult, SearchKeywords, SearchOptions
 from ..stores.columns import TIME
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 
 
 PAGE = 1000  # results per request, the limit of the API

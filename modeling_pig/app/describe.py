@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..encoding.video_segment import VideoSegment
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 from ..visualization.text import readable
 from . import schemas
 from .ids import EntryIds

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # modules that import torch, which takes seconds, are importe
     import torch
 
     from ..encoding.encoder import Encoder
-    from ..stores.index import SearchResult
+    from ..stores.results import SearchResult
     from ..video_decoding_pig import VideoDecodingError
     from ..visualization.tokens import VideoExplanation
 

@@ -30,7 +30,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..retrieval.search_options import SearchKeywords
-    from ..stores.index import SearchResult
+    from ..stores.results import SearchResult
 
 
 RankedQueries: TypeAlias = "Sequence[tuple[str, Sequence[SearchResult]]]"  # queries with their results

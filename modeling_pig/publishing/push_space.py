@@ -22,7 +22,8 @@ from modeling_pig import __version__
 
 from ..extras import list_requirements
 from ..retrieval.search import VideoSearcher
-from ..stores.index import EmbeddedEntry, EntryBatch, VideoIndex
+from ..stores.index import VideoIndex
+from ..stores.results import EmbeddedEntry, EntryBatch
 from ..stores.transfer import write_export
 from ..visualization.text import read_captions
 from .markdown import escape

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stores.index import SearchResult, VideoIndex
+from ..stores.index import VideoIndex
 from ..stores.records import read_embeddings
+from ..stores.results import SearchResult
 
 
 MIN_COSINE = 0.98  # chosen on validation by `examples/measure_duplicates.py`

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 
 
 _CONSTANT = 60  # of the paper

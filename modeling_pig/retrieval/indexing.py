@@ -20,7 +20,8 @@ from ..encoding.videos import EncodedFile, encode_files
 from ..files import hash_file, is_content_id, make_content_id
 from ..remote import is_gone, read_with
 from ..stores.columns import ID
-from ..stores.index import FileState, VideoEntry, VideoIndex, upsert_whole_files
+from ..stores.index import VideoEntry, VideoIndex, upsert_whole_files
+from ..stores.results import FileState
 from ..video_decoding_pig import VideoDecodingError
 from .find_videos import FoundVideo, FoundVideos, find_videos
 from .segments import Segmentation, segmentation_of

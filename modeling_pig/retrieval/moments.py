@@ -12,7 +12,7 @@ import numpy as np
 from ..encoding.encoder import Encoder
 from ..encoding.reranker import Reranker
 from ..encoding.videos import encode_files
-from ..stores.index import Moment, SearchResult
+from ..stores.results import Moment, SearchResult
 from ..video_file_pig import VideoDecodingError, VideoDecodingWarning
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..stores.index import FileState, VideoIndex
+from ..stores.index import VideoIndex
+from ..stores.results import FileState
 from .find_videos import FoundVideos
 from .subtitles import SUBTITLE_COLUMNS, SubtitleReader
 from .tags import TAG_COLUMNS, read_tags

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from itertools import chain
 from typing import TypeAlias, TypeVar
 
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 from .search_options import MAX_FETCHED, FileResult, SearchOptions
 
 

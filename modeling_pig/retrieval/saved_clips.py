@@ -12,8 +12,8 @@ from itertools import count
 from pathlib import Path
 
 from ..remote import file_state, open_source
-from ..stores.index import SearchResult
 from ..stores.records import VideoEntry
+from ..stores.results import SearchResult
 from ..video_decoding_pig import VideoDecodingError
 from ..video_file_pig import import_av
 from .clips import Clip, clip_suffix, write_clip

@@ -18,7 +18,8 @@ from ..encoding.reranker import Reranker
 from ..encoding.text_encoder import TextEncoder
 from ..files import candidate_paths
 from ..stores.conditions import And, Comparison, Condition
-from ..stores.index import EmbeddedEntry, IndexInfo, SearchResult, VideoIndex
+from ..stores.index import IndexInfo, VideoIndex
+from ..stores.results import EmbeddedEntry, SearchResult
 from .duplicates import MIN_COSINE, DuplicateFinder
 from .fusion import fuse
 from .judging import THRESHOLD, Judge, Judgement

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from ..stores.conditions import Condition
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 
 
 MAX_FETCHED = 10_000  # entries per index that a query with `group`, `rerank` or `hybrid_text` reads at most

@@ -2,12 +2,15 @@
 
 Stores hold float16. A first pass scores all rows in float16 or float32, and keeps every row that its rounding error
 could hide among the k best; these candidates are scored again in float64. NumKong multiplies float16 rows as they are
-stored, half the bytes of float32. For several queries, a product of torch takes less time, if torch is imported:
-importing it would take longer than the search.
+stored, half the bytes of float32, in several threads if there are many rows. For several queries, a product of torch
+takes less time, if torch is imported: importing it would take longer than the search.
 """
 
+import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,13 +18,14 @@ from typing import NamedTuple
 import numkong
 import numpy as np
 
-from .vectors import cosine_scores
+from .vectors import cosine_scores, to_float32
 
 
-# The scores of all rows are held for so many queries (77 MB for 150,000 rows). So many rows are converted to float32
-# at a time: 2 MB with 512 dimensions, which a processor's cache holds.
-_QUERY_BATCH, _ROW_BATCH = 128, 1024
-_PAIRS = 512  # of a query and a row that are scored at a time: 4 MB in float64
+# The scores of all rows are held for so many queries (77 MB for 150,000 rows). So many rows are multiplied at a time:
+# 8 MB in float32 with 512 dimensions, which caches hold.
+_QUERY_BATCH, _ROW_BATCH = 128, 4096
+_PAIRS = 512  # of a query and a row that are scored at a time
+_BYTES_PER_THREAD = 16 * 2**20  # of rows: starting a thread takes as long as 3 MB
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Block:
         """1 / length of each row (N,) float32: rounding to float16 changes the length."""
         inverse = np.empty(len(self.ids), np.float32)
         for first in range(0, len(inverse), _ROW_BATCH):
-            rows = _to_float32(self.embeddings[first : first + _ROW_BATCH])
+            rows = to_float32(self.embeddings[first : first + _ROW_BATCH])
             inverse[first : first + len(rows)] = 1 / np.sqrt(np.einsum("ij,ij->i", rows, rows))
         return inverse
 
@@ -125,7 +129,7 @@ def _score(blocks: Sequence[Block], query_embeddings: np.ndarray) -> tuple[np.nd
     scores = np.empty((len(query_embeddings), sum(len(block.ids) for block in blocks)), np.float32)
     max_errors = np.full(len(scores), (query_embeddings.shape[1] + 8) * 2**-23, np.float32)  # of sums in float32
     multiply = _multiply_in_float32
-    if len(scores) == 1 or "torch" not in sys.modules:
+    if len(scores) == 1 or not _torch_multiplies_in_float32():
         multiply, rounded = _multiply_in_float16, query_embeddings.astype(np.float16)
         max_errors += np.linalg.norm(query_embeddings - rounded, axis=1)
         query_embeddings = rounded
@@ -140,27 +144,56 @@ def _score(blocks: Sequence[Block], query_embeddings: np.ndarray) -> tuple[np.nd
 
 def _multiply_in_float16(rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
     """Write the products of rows (N, D) and queries (Q, D), both float16, to `out` (Q, N); sums are in float32."""
-    if len(queries) == 1:
-        out[:] = numkong.cdist(queries, rows, metric="dot")
+    packed = None if len(queries) == 1 else numkong.dots_pack(queries)
+
+    def multiply(start: int, end: int) -> None:
+        if packed is None:
+            out[:, start:end] = numkong.cdist(queries, rows[start:end], metric="dot")
+            return
+        for first in range(start, end, _ROW_BATCH):
+            products = np.asarray(numkong.dots_packed(rows[first : min(first + _ROW_BATCH, end)], packed))
+            out[:, first : first + len(products)] = products.T
+
+    num_parts = max(1, min(_num_threads(), rows.nbytes // _BYTES_PER_THREAD))
+    ends = np.linspace(0, len(rows), num_parts + 1).astype(int).tolist()
+    if num_parts == 1:
+        multiply(*ends)
         return
-    packed = numkong.dots_pack(queries)
-    for first in range(0, len(rows), _ROW_BATCH):
-        products = np.asarray(numkong.dots_packed(rows[first : first + _ROW_BATCH], packed))
-        out[:, first : first + len(products)] = products.T
+    with ThreadPoolExecutor(num_parts - 1) as pool:  # NumKong uses one thread, and lets others run meanwhile
+        others = pool.map(multiply, ends[1:-1], ends[2:])
+        multiply(*ends[:2])
+        deque(others, maxlen=0)  # raises their errors
+
+
+def _num_threads() -> int:
+    """Return the number of threads that torch uses, or would use."""
+    if torch := sys.modules.get("torch"):
+        return torch.get_num_threads()
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() else os.cpu_count() or 1
+
+
+def _torch_multiplies_in_float32() -> bool:
+    """Return whether torch is imported, and not set to multiply in fewer bits, as it can on some processors."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    try:
+        return torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    except AttributeError:  # torch 2.8
+        return torch.get_float32_matmul_precision() == "highest"
 
 
 def _multiply_in_float32(rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
     """Write the products of rows (N, D) float16 and queries (Q, D) float32 to `out` (Q, N)."""
     import torch
 
+    converted = torch.empty(min(_ROW_BATCH, len(rows)), rows.shape[1])
     for first in range(0, len(rows), _ROW_BATCH):
-        part = torch.from_numpy(_to_float32(rows[first : first + _ROW_BATCH]))
+        part = np.require(rows[first : first + _ROW_BATCH], requirements="W")  # torch warns of arrays without
         products = torch.from_numpy(out[:, first : first + len(part)])
-        torch.mm(torch.from_numpy(queries), part.t(), out=products)
-
-
-def _to_float32(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(numkong.astype(rows, "float32"))  # NumPy takes ten times as long
+        in_float32 = converted[: len(part)].copy_(torch.from_numpy(part))
+        torch.mm(torch.from_numpy(queries), in_float32.t(), out=products)
 
 
 def _rank_candidates(
@@ -168,13 +201,13 @@ def _rank_candidates(
 ) -> list[RankedIds]:
     """Rank the candidates (Q, N) of each query, k or more of the N rows: the k best and those equal to the last."""
     queries, rows = np.divmod(np.flatnonzero(candidates), candidates.shape[1])  # (C,): C pairs of a query and a row
-    scores = np.empty(len(rows), np.float32)
+    scores, embeddings = np.empty(len(rows), np.float32), [block.embeddings for block in blocks]
     for first in range(0, len(rows), _PAIRS):  # memory and caches hold few pairs
         part = slice(first, first + _PAIRS)
         partners = query_embeddings[0] if len(query_embeddings) == 1 else query_embeddings[queries[part]]
-        scores[part] = cosine_scores(_take(blocks, rows[part])[1], partners)
+        scores[part] = cosine_scores(_take(embeddings, rows[part]), partners)
     best = _best_of_each(queries, scores, k)
-    ids, scores = _take(blocks, rows[best])[0], scores[best]
+    ids, scores = _take([block.ids for block in blocks], rows[best]), scores[best]
     ends = np.searchsorted(queries[best], range(1, len(query_embeddings)))
     return list(map(RankedIds, np.split(ids, ends), np.split(scores, ends)))
 
@@ -192,18 +225,16 @@ def _best_of_each(queries: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray
     return order[scores[order] >= kth[queries[order]]]
 
 
-def _take(blocks: Sequence[Block], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids (C,) and embeddings (C, D) of rows (C,), given as positions in all blocks."""
-    if len(blocks) == 1:
-        return blocks[0].ids[rows], blocks[0].embeddings[rows]
-    ids = np.empty(len(rows), blocks[0].ids.dtype)
-    embeddings = np.empty((len(rows), blocks[0].embeddings.shape[1]), np.float16)
-    start = 0
-    for block in blocks:
-        places = np.flatnonzero((rows >= start) & (rows < start + len(block.ids)))
-        ids[places], embeddings[places] = block.ids[rows[places] - start], block.embeddings[rows[places] - start]
-        start += len(block.ids)
-    return ids, embeddings
+def _take(parts: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
+    """Return the rows at places (C,) of arrays as if they were one."""
+    if len(parts) == 1:
+        return parts[0][places]
+    taken, start = np.empty((len(places), *parts[0].shape[1:]), parts[0].dtype), 0
+    for part in parts:
+        here = np.flatnonzero((places >= start) & (places < start + len(part)))
+        taken[here] = part[places[here] - start]
+        start += len(part)
+    return taken
 
 
 def is_among(ids: np.ndarray, sorted_ids: np.ndarray) -> np.ndarray:

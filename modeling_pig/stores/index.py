@@ -9,10 +9,9 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,13 +33,13 @@ from .records import (
     VideoEntry,
     make_rows,
     make_update,
-    own_columns,
     read_context,
     read_embeddings,
     read_entries,
     row_schema,
 )
-from .video_store import IndexVersion, RankedRows, VideoStore
+from .results import ContextResults, EmbeddedEntry, EntryBatch, FileState, SearchResult, TextResults, make_results
+from .video_store import IndexVersion, VideoStore
 
 
 if TYPE_CHECKING:
@@ -50,120 +49,6 @@ if TYPE_CHECKING:
 
 _FILES_PER_UPDATE = 1000  # whose rows are selected by their paths at a time
 _ROWS_PER_UPDATE = 10_000  # whose metadata are written at a time
-
-
-class EmbeddedEntry(NamedTuple):
-    """An entry with its embedding (D,), and its context tokens (S, D) if the index stores them."""
-
-    entry: VideoEntry
-    embedding: np.ndarray
-    context_embeds: np.ndarray | None = None
-
-
-class EntryBatch(NamedTuple):
-    """N entries with their embeddings (N, D) and, if the index stores them, their context tokens (N, S, D)."""
-
-    entries: list[VideoEntry]
-    embeddings: np.ndarray
-    context_embeds: np.ndarray | None = None
-
-    def embedded(self) -> Iterator[EmbeddedEntry]:
-        """Yield the entries one by one."""
-        contexts = repeat(None) if self.context_embeds is None else self.context_embeds
-        return map(EmbeddedEntry, self.entries, self.embeddings, contexts)
-
-
-class ContextResults(NamedTuple):
-    """Results of one query, best first, with their context tokens (N, S, D)."""
-
-    results: list["SearchResult"]
-    context_embeds: np.ndarray
-
-
-class TextResults(NamedTuple):
-    """Results that hold words of a query, best first, with their relevance: the sum of the columns' BM25 scores."""
-
-    results: list["SearchResult"]
-    relevance: list[float]
-
-
-class FileState(NamedTuple):
-    """State of a video file when it was indexed, to detect changes.
-
-    If the entries of the file disagree, because writing them was interrupted, all fields but `num_entries` are `None`.
-
-    Attributes:
-        size (`int`, *optional*): size in bytes.
-        modified (`int`, *optional*): time of the last change, in ns since 1970.
-        content_hash (`str`, *optional*): SHA-256 of the file in hexadecimal, or [`make_content_id`].
-        num_entries (`int`): number of the file's entries in the index.
-        id (`str`, *optional*): identifier of the video: the owner's, or one made from the content.
-    """
-
-    size: int | None
-    modified: int | None
-    content_hash: str | None
-    num_entries: int
-    id: str | None = None
-
-
-class Moment(NamedTuple):
-    """Seconds of a found segment that a sentence describes best, see `refine` of [`SearchOptions`].
-
-    Attributes:
-        start, end (`float`): seconds after the start of the file.
-        best (`float`): middle of the best 2 s.
-        score (`float`): cosine of the query embedding and the embedding of the best 2 s.
-    """
-
-    start: float
-    end: float
-    best: float
-    score: float
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """One result of a query.
-
-    Args:
-        rank (`int`): rank in the results of the query, from 1.
-        score (`float`): cosine of the query embedding and the stored embedding.
-        path (`str`): absolute path of the video file.
-        duration (`float`, *optional*): duration of the file in seconds.
-        start (`float`, *optional*): start of the segment in seconds; `None` for a whole file.
-        end (`float`, *optional*): end of the segment in seconds; `None` for a whole file.
-        metadata (`Mapping[str, Any]`): values of the owner's columns that are known; times in UTC.
-        duplicates (`tuple[str, ...]`): paths of the other files that this result stands for, see `collapse_duplicates`
-            of [`SearchOptions`].
-        moment (`Moment`, *optional*): best seconds of the segment, if the search was asked for them.
-    """
-
-    rank: int
-    score: float
-    path: str
-    duration: float | None
-    start: float | None = None
-    end: float | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    duplicates: tuple[str, ...] = ()
-    moment: Moment | None = None
-
-    @property
-    def span(self) -> tuple[float | None, float | None]:
-        """Start and end of the moment, else of the segment, in seconds; `(None, None)` for a whole file."""
-        return (self.start, self.end) if self.moment is None else self.moment[:2]
-
-    @property
-    def id(self) -> str | None:
-        """Identifier of the video: its owner's, or one made from the content, see [`make_content_id`]."""
-        return self.metadata.get(ID)
-
-    @property
-    def shown_metadata(self) -> Mapping[str, Any]:
-        """`metadata` without an `id` that was made from the content, which says nothing to a person."""
-        is_made = is_content_id(self.id)
-        return {name: value for name, value in self.metadata.items() if not (is_made and name == ID)}
 
 
 class VideoIndex:
@@ -557,7 +442,7 @@ class VideoIndex:
         condition = self.parse_where(where)
         if not len(queries):
             return []
-        return _make_results(self._store.search(queries, k, condition))
+        return make_results(self._store.search(queries, k, condition))
 
     def parse_where(self, where: str | Condition | None) -> Condition | None:
         """Parse a condition on the entries of this index, with the owner's columns, see [`parse_where`].
@@ -594,7 +479,7 @@ class VideoIndex:
         context = read_context(ranked.rows, self.info.embedding_dim)
         assert context is not None
         without_context = ranked._replace(rows=ranked.rows.drop_columns([CONTEXT_COLUMN]))
-        return ContextResults(_make_results([without_context])[0], context)
+        return ContextResults(make_results([without_context])[0], context)
 
     def text_columns(self, names: Sequence[str] | None = None) -> list[str]:
         """Return the owner's columns of text and of lists of texts without `id`, or those in `names`.
@@ -638,7 +523,7 @@ class VideoIndex:
         """
         (query,) = self._check_queries(query_embedding[None])
         relevance, ranked = self._store.search_text(text, self.text_columns(columns), query, k, where)
-        return TextResults(_make_results([ranked])[0], relevance.tolist())
+        return TextResults(make_results([ranked])[0], relevance.tolist())
 
     def get(self, path: str) -> list[EmbeddedEntry]:
         """Return all entries of a file in order of start; an empty list if the file is not in the index."""
@@ -770,21 +655,6 @@ def _open_store(uri: str, info: IndexInfo | None, storage_options: Mapping[str, 
     return LanceStore(uri, info, storage_options)
 
 
-def _make_results(ranked: Sequence[RankedRows]) -> list[list[SearchResult]]:
-    """Return the results of each query. The rows of all queries are converted together, which takes less time."""
-    import pyarrow as pa
-
-    rows = pa.concat_tables([found.rows for found in ranked])
-    columns = [rows[name].to_pylist() for name in ("path", "duration", "start", "end")]
-    if own := own_columns(rows):
-        values = rows.select(own).to_pylist()
-        columns.append([{name: value for name, value in row.items() if value is not None} for row in values])
-    fields, results = zip(*columns, strict=True), []
-    for scores, _ in ranked:
-        results.append([SearchResult(rank, score, *next(fields)) for rank, score in enumerate(scores.tolist(), 1)])
-    return results
-
-
 def upsert_whole_files(
     index: VideoIndex, embedded: Iterable[EmbeddedEntry], counts: Mapping[str, int], batch_size: int
 ) -> None:
@@ -828,15 +698,8 @@ __all__ = [
     "FORMAT_OF_ENCODERS",
     "FORMAT_OF_SHOTS",
     "FORMAT_WITH_CONTEXT",
-    "ContextResults",
-    "EmbeddedEntry",
-    "EntryBatch",
-    "FileState",
     "IndexInfo",
-    "Moment",
     "IndexVersion",
-    "SearchResult",
-    "TextResults",
     "VideoEntry",
     "VideoIndex",
 ]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..files import replace_file
 from .columns import columns_of
-from .index import EmbeddedEntry, EntryBatch, VideoIndex, upsert_whole_files
+from .index import VideoIndex, upsert_whole_files
 from .records import IndexInfo, make_rows, read_context, read_embeddings, read_entries, row_schema
+from .results import EmbeddedEntry, EntryBatch
 
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """Score embeddings, and draw the synthetic queries that measure the recall of an ANN index."""
 
+import numkong
 import numpy as np
 
 
@@ -8,9 +9,19 @@ def cosine_scores(embeddings: np.ndarray, query_embeddings: np.ndarray) -> np.nd
 
     Each score is computed in float64 and independently of the other rows: equal embeddings get equal scores.
     """
-    rows, queries = embeddings.astype(np.float64), query_embeddings.astype(np.float64)
-    squares = np.einsum("ij,ij->i", rows, rows) * np.einsum("...j,...j->...", queries, queries)
-    return (np.einsum("...j,...j->...", rows, queries) / np.sqrt(squares)).astype(np.float32)
+    rows = to_float32(embeddings)
+    queries = np.broadcast_to(np.asarray(query_embeddings, np.float32), rows.shape)
+    return (_dot(rows, queries) / np.sqrt(_dot(rows, rows) * _dot(queries, queries))).astype(np.float32)
+
+
+def to_float32(vectors: np.ndarray) -> np.ndarray:
+    """Convert an array of any shape. NumPy takes ten times as long to convert float16."""
+    return np.asarray(numkong.astype(vectors, "float32"))
+
+
+def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the products (N,) float64 of the rows of two arrays (N, D) float32."""
+    return np.asarray(numkong.dot(first, second)) if len(first) else np.empty(0)
 
 
 def synthetic_queries(embeddings: np.ndarray, gap: float = 2.0) -> np.ndarray:
@@ -38,4 +49,4 @@ def _normalise(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
-__all__ = ["cosine_scores", "synthetic_queries"]
+__all__ = ["cosine_scores", "synthetic_queries", "to_float32"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..remote import open_source
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 from ..video_decoding_pig import VideoDecodingError, decode_video
 
 

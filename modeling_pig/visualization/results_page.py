@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..files import replace_file
 from ..remote import is_remote, open_source
-from ..stores.index import SearchResult
+from ..stores.results import SearchResult
 from .text import abridge, format_span, printable, readable
 
 
