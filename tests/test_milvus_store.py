@@ -468,6 +468,22 @@ def test_words_of_columns_are_not_searched(index):
 # Many processes, and other stores
 
 
+def test_columns_that_two_writers_add_at_once_are_kept(server, index, monkeypatch):
+    client, name = server.client(), index.uri.rsplit("/")[-1]
+    client.alter_collection_properties(name, properties={"pig.columns": '{"title": "text"}'})  # by an earlier version
+    other, request = VideoIndex(index.uri), milvus_store.MilvusStore._request
+
+    def request_second(store, method, *arguments, **options):
+        if method == "alter_collection_properties":
+            monkeypatch.setattr(milvus_store.MilvusStore, "_request", request)
+            other.add_columns({"views": "integer"})
+        return request(store, method, *arguments, **options)
+
+    monkeypatch.setattr(milvus_store.MilvusStore, "_request", request_second)
+    index.add_columns({"category": "text"})
+    assert index.columns == other.columns == {"title": "text", "category": "text", "views": "integer"}
+
+
 def test_concurrent_writers_neither_lose_nor_duplicate_entries(server):
     context, uri = multiprocessing.get_context("spawn"), server.uri()
     processes = [context.Process(target=write_all, args=(uri, FILES)) for _ in range(2)]

@@ -33,7 +33,9 @@ TOKEN_VARIABLE = "MILVUS_TOKEN"
 # Milvus Lite, one core, 512 dimensions: with so many rows, exact search takes 87 ms per query and HNSW 16 ms.
 EXACT_UP_TO = 20_000
 
-_METADATA_KEY, _ANN_KEY, _COLUMNS_KEY = "pig", "pig.ann", "pig.columns"  # properties of the collection
+# Properties of the collection. Each column of the owner has its own: writers that add columns at once keep them all.
+_METADATA_KEY, _ANN_KEY, _COLUMN_PREFIX = "pig", "pig.ann", "pig.column."
+_EARLIER_COLUMNS_KEY = "pig.columns"  # all columns of the owner in JSON
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMN = "embedding"
 _HNSW = {"M": 16, "efConstruction": 200}
@@ -85,7 +87,7 @@ class MilvusStore:
         self.info = IndexInfo.from_record(json.loads(properties[_METADATA_KEY]), f"The index {uri}")
         self._dtype = np.float16 if self.info.storage == "float16" else np.float32
         self._is_dynamic = bool(description.get("enable_dynamic_field"))
-        self._columns = json.loads(properties.get(_COLUMNS_KEY, "{}"))
+        self._columns = _read_columns(properties)
         with self._one_line_errors("opened"):
             self._make_searchable()
 
@@ -102,7 +104,7 @@ class MilvusStore:
     def columns(self) -> dict[str, str]:
         with self._one_line_errors("read"):
             properties = self._request("describe_collection")["properties"]
-        self._columns = json.loads(properties.get(_COLUMNS_KEY, "{}"))
+        self._columns = _read_columns(properties)
         return dict(self._columns)
 
     @property
@@ -115,10 +117,10 @@ class MilvusStore:
                 f"The index {self.uri} was made by an earlier modeling-pig, without columns of the owner: build a new "
                 "one, or export and import it."
             )
-        known = self.columns | dict(columns)
+        properties = {_COLUMN_PREFIX + name: kind for name, kind in columns.items()}
         with self._one_line_errors("written"):
-            self._request("alter_collection_properties", properties={_COLUMNS_KEY: json.dumps(known)})
-        self._columns = known
+            self._request("alter_collection_properties", properties=properties)
+        self._columns = self._columns | dict(columns)
 
     def update(self, rows: "pa.Table") -> None:
         values = {row["key"]: row for row in rows.to_pylist()}
@@ -440,6 +442,12 @@ class MilvusStore:
             if _is_transient(error):
                 message += f". Retried for {_GIVE_UP_AFTER:.0f} s: check the server, then run the same command again"
             raise OSError(message) from error
+
+
+def _read_columns(properties: Mapping[str, str]) -> dict[str, str]:
+    columns = json.loads(properties.get(_EARLIER_COLUMNS_KEY, "{}"))
+    own = {name: kind for name, kind in sorted(properties.items()) if name.startswith(_COLUMN_PREFIX)}
+    return columns | {name.removeprefix(_COLUMN_PREFIX): kind for name, kind in own.items()}
 
 
 def _parse_uri(uri: str) -> tuple[str, str]:
