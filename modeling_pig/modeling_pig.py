@@ -50,6 +50,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pig import PigConfig, PigTextConfig, PigVisionConfig, load_clip_config
 from .loss_pig import PigLosses, compute_logits, compute_losses, mean_losses
+from .weights_pig import safetensors_revision
 
 
 logger = logging.get_logger(__name__)
@@ -939,8 +940,9 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             [`PigForRetrieval`] in float32.
 
         Raises:
-            ValueError: a field is unknown or invalid, or the checkpoint lacks weights or has another `model_type`.
-            OSError: the checkpoint does not exist.
+            ValueError: a field is unknown or invalid, or the checkpoint lacks weights, has another `model_type`, or is
+                on the Hub in pickle files only.
+            OSError: the checkpoint does not exist, or its folder has no weights in safetensors.
 
         Example:
 
@@ -951,7 +953,13 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             raise ValueError("from_clip creates a model in float32: save it, and load it with `dtype`.")
         clip_config = load_clip_config(clip_name_or_folder)
         config = PigConfig.from_clip_config(clip_config, **pig_config)
-        clip, info = AutoModel.from_pretrained(clip_name_or_folder, config=clip_config, output_loading_info=True)
+        clip, info = AutoModel.from_pretrained(
+            clip_name_or_folder,
+            config=clip_config,
+            revision=safetensors_revision(clip_name_or_folder),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
         if missing := info["missing_keys"]:
             raise ValueError(
                 f"{clip_name_or_folder} is not a complete CLIP checkpoint: it lacks {len(missing)} weights, such as "

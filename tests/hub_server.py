@@ -357,7 +357,7 @@ class LocalHub:
                 return self._answer_repository(request, user, self._find(KINDS[kind], repo_id, user), action)
             case ["POST", *name, "info", "lfs", "objects", action] if name and name[-1].endswith(".git"):
                 repository = self._find(*_type_and_id("/".join(name).removesuffix(".git")), user)
-                self._check_write(repository.id, user)
+                self._check_write(repository.id, user, pull_request=True)  # the commit checks the rights to write
                 return self._answer_lfs(request.json, repository, action)
             case ["GET" | "HEAD", *_] if "resolve" in parts[:4]:
                 end = parts.index("resolve")
@@ -413,7 +413,7 @@ class LocalHub:
             case ["POST", "commit", revision]:
                 create_pr = request.query.get("create_pr") == "1"
                 self._check_write(repo.id, user, create_pr)
-                return self._commit(request.body, repo, revision, create_pr)
+                return self._commit(request.body, repo, revision, user.name if create_pr and user else None)
         self._check_write(repo.id, user)
         match [request.method, *action]:
             case ["PUT", "settings"]:
@@ -426,7 +426,7 @@ class LocalHub:
                 return Reply()
         raise HubError(404, f"{request.method} {request.path} is not served")
 
-    def _commit(self, body: bytes, repo: Repository, revision: str, create_pr: bool) -> Reply:
+    def _commit(self, body: bytes, repo: Repository, revision: str, author: str | None) -> Reply:
         header, *lines = (json.loads(line) for line in body.splitlines() if line.strip())
         title, parent, ref = header["value"]["summary"], repo.resolve(revision), repo.ref(revision)
         if header["value"].get("parentCommit", parent.sha) != parent.sha:
@@ -436,9 +436,9 @@ class LocalHub:
             _apply(line["key"], line["value"], files, repo)
         sha = repo.write(parent, files, title)
         reply = {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repo.id}/commit/{sha}"}
-        if create_pr:
+        if author:  # of a pull request
             number = len(repo.discussions) + 1
-            repo.discussions.append(_describe_pull_request(number, title, repo))
+            repo.discussions.append(_describe_pull_request(number, title, author, repo))
             ref = f"refs/pr/{number}"
             reply["pullRequestUrl"] = f"{self.url}/{PREFIXES[repo.type]}{repo.id}/discussions/{number}"
         assert ref
@@ -513,10 +513,10 @@ def _describe(repo: Repository, commit: Commit) -> Reply:
     )
 
 
-def _describe_pull_request(number: int, title: str, repo: Repository) -> dict:
+def _describe_pull_request(number: int, title: str, author: str, repo: Repository) -> dict:
     return {
         **{"num": number, "title": title, "status": "open", "isPullRequest": True, "createdAt": DATE},
-        **{"author": {"name": "ada"}, "repo": {"name": repo.id, "type": repo.type}},
+        **{"author": {"name": author}, "repo": {"name": repo.id, "type": repo.type}},
     }
 
 

@@ -3,17 +3,22 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, snapshot_download
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
-from modeling_pig.encoding.loading import load_pretrained
+from modeling_pig.encoding.loading import load_encoder, load_pretrained
 from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.text_encoder import TextEncoder
 
 
 pytest_plugins = ["tests.hub_server"]
 
+ROOT = Path(__file__).parent.parent
 NAME = "org/pig"
 CLASSES = [PigForRetrieval, PigTextModel, PigVideoModel]
 LOAD = """
@@ -199,3 +204,66 @@ def test_pickled_weights_are_never_read(hub, tmp_path, model_folder, monkeypatch
     with pytest.raises(ValueError, match="expected model.safetensors .* Save it with save_pretrained"):
         model_fingerprint(name)
     assert not unpickled and not hub.requested("GET", "pytorch_model.bin")
+
+
+# weights that are pickles on the main branch, and in safetensors in a pull request of the Hub's converter
+
+
+@pytest.fixture
+def clip_folder(tmp_path) -> Path:
+    """Return a folder with a CLIP model, its tokenizer and its image processor."""
+    folder = shutil.copytree(ROOT / "tests/golden/tiny_clip", tmp_path / "clip")
+    side = CLIPConfig.from_pretrained(folder).vision_config.image_size
+    CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
+def upload_pickle(folder: Path, name: str) -> None:
+    """Upload a model with its weights in a pickle only."""
+    pickled = shutil.copytree(folder, folder.parent / "pickle")
+    (pickled / "model.safetensors").unlink()
+    torch.save(load_file(folder / "model.safetensors"), pickled / "pytorch_model.bin")
+    upload(pickled, name)
+
+
+def propose_safetensors(hub, folder: Path, name: str, author: str) -> None:
+    """Open a pull request with the weights in safetensors."""
+    token = hub.add_user(author, f"hf_{author}")
+    HfApi(token=token).upload_file(
+        path_or_fileobj=folder / "model.safetensors", path_in_repo="model.safetensors", repo_id=name, create_pr=True
+    )
+
+
+def test_weights_of_the_hubs_converter_are_read(hub, tmp_path, clip_folder):
+    upload_pickle(clip_folder, "org/clip")
+    propose_safetensors(hub, clip_folder, "org/clip", "a_stranger")
+    propose_safetensors(hub, clip_folder, "org/clip", "SFconvertbot")
+    expected, local = PigForRetrieval.from_clip(str(clip_folder)), load_encoder(str(clip_folder), dtype="float32")
+    texts = ["a red circle moves left"]
+
+    def check() -> None:
+        assert_same_weights(PigForRetrieval.from_clip("org/clip").text_model, expected.text_model)
+        encoder = load_encoder("org/clip", dtype="float32")
+        assert torch.equal(encoder.encode_texts(texts), local.encode_texts(texts))
+        assert encoder.fingerprint == local.fingerprint == model_fingerprint("org/clip")
+        np.testing.assert_array_equal(TextEncoder("org/clip")(texts), TextEncoder(str(clip_folder))(texts))
+
+    check()
+    assert hub.requested("HEAD", "/resolve/refs%2Fpr%2F2/model.safetensors")
+    assert not hub.requested("HEAD", "/pytorch_model.bin") and not hub.requested("HEAD", "/refs%2Fpr%2F1/")
+    with hub.connected(tmp_path / "home", offline=True):
+        check()
+
+
+@pytest.mark.parametrize("problem", ["another author", "other weights"])
+def test_other_safetensors_of_pull_requests_are_not_read(hub, clip_folder, problem):
+    upload_pickle(clip_folder, "org/clip")
+    propose_safetensors(hub, clip_folder, "org/clip", "SFconvertbot" if problem == "other weights" else "a_stranger")
+    if problem == "other weights":  # the pickle changes after its conversion
+        HfApi().upload_file(path_or_fileobj=b"new", path_in_repo="pytorch_model.bin", repo_id="org/clip")
+    for load in (load_encoder, PigForRetrieval.from_clip, model_fingerprint):
+        with pytest.raises(ValueError, match="org/clip has no weights .*, or convert it at https://") as error:
+            load("org/clip")
+        assert "\n" not in str(error.value)
+    assert not hub.requested("HEAD", "/pytorch_model.bin") and not hub.requested("HEAD", "/refs%2Fpr%2F1/")

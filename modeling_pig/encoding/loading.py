@@ -17,12 +17,12 @@ from ..extras import pip_install
 from .devices import DTypeName, choose_device, choose_dtype
 from .encoder import Encoder, PigEncoder
 from .model_files import (
-    MODULES,
     PIG_MODELS,
     all_weight_files,
     check_model_name,
     model_file,
     model_fingerprint,
+    modules_file,
     read_config,
 )
 
@@ -138,7 +138,7 @@ def _load_other(name: str, config: dict[str, Any], num_frames: int | None, trust
     model_type = config.get("model_type")
     try:
         _require_memory(name)
-        if model_file(name, MODULES):
+        if modules_file(name):
             if not find_spec("sentence_transformers"):
                 raise ValueError(f"it needs {pip_install('sentence-transformers')}")
             from .sentence_transformers_encoder import SentenceTransformersEncoder

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..weights_pig import safetensors_revision
+
 
 MODULES = "modules.json"  # lists the parts of a model of sentence-transformers
 PIG_MODELS = ("pig", "pig_text_model")  # values of `model_type`
@@ -24,12 +26,13 @@ def check_model_name(name_or_folder: str) -> None:
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
 
 
-def model_file(name_or_folder: str, filename: str) -> str | None:
+def model_file(name_or_folder: str, filename: str, revision: str = "main") -> str | None:
     """Return the path of a file of a model, or `None` if the model has no such file. Download it from the Hub.
 
     Args:
         name_or_folder (`str`): model on the Hub, or folder with a model.
         filename (`str`): name of the file, such as `config.json`.
+        revision (`str`): revision of a model on the Hub.
 
     Raises:
         ValueError: the model on the Hub does not exist, or cannot be accessed.
@@ -42,11 +45,29 @@ def model_file(name_or_folder: str, filename: str) -> str | None:
     from huggingface_hub.utils import httpx
 
     try:
-        return hf_hub_download(name_or_folder, filename)
+        return hf_hub_download(name_or_folder, filename, revision=revision)
     except (OSError, ValueError, httpx.HTTPError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def modules_file(name_or_folder: str) -> str | None:
+    """Return the path of `modules.json`, which a model of sentence-transformers has; `None` for other models.
+
+    Without a connection, a model in the cache without this file is one of the others.
+
+    Raises:
+        ValueError: the model on the Hub does not exist, or cannot be accessed.
+    """
+    try:
+        return model_file(name_or_folder, MODULES)
+    except ValueError as error:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if isinstance(error.__cause__, LocalEntryNotFoundError) and read_config(name_or_folder):
+            return None
+        raise
 
 
 def read_config(name_or_folder: str) -> dict[str, Any]:
@@ -76,14 +97,15 @@ def weight_files(name_or_folder: str, folder: str = "") -> list[str]:
     Raises:
         ValueError: the model has no safetensors files, or one of them is missing.
     """
+    revision = "main" if folder else safetensors_revision(name_or_folder)
     problem = None
     try:
-        if weights := model_file(name_or_folder, os.path.join(folder, WEIGHTS)):
+        if weights := model_file(name_or_folder, os.path.join(folder, WEIGHTS), revision):
             return [weights]
     except ValueError as error:  # without a connection it is unknown whether the model has this file
         problem = error
     try:
-        index = model_file(name_or_folder, os.path.join(folder, WEIGHTS_INDEX))
+        index = model_file(name_or_folder, os.path.join(folder, WEIGHTS_INDEX), revision)
     except ValueError as error:
         raise problem or error from error
     if index is None:
@@ -93,7 +115,7 @@ def weight_files(name_or_folder: str, folder: str = "") -> list[str]:
         )
     # Large models are saved in several files, which the index file lists.
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    files = [(name, model_file(name_or_folder, os.path.join(folder, name))) for name in names]
+    files = [(name, model_file(name_or_folder, os.path.join(folder, name), revision)) for name in names]
     if missing := [name for name, path in files if path is None]:
         raise ValueError(f"{name_or_folder} lacks {missing[0]}, a file of its weights: copy or download it again.")
     return [path for _, path in files if path is not None]
@@ -153,7 +175,7 @@ def all_weight_files(name_or_folder: str) -> list[str]:
     """Return the paths of all safetensors files of a model; those of sentence-transformers lie in several folders."""
     modules = None
     if read_config(name_or_folder).get("model_type") not in PIG_MODELS:
-        modules = model_file(name_or_folder, MODULES)
+        modules = modules_file(name_or_folder)
     if modules is None:
         return weight_files(name_or_folder)
     files, problem = [], None
@@ -174,6 +196,7 @@ __all__ = [
     "check_model_name",
     "model_file",
     "model_fingerprint",
+    "modules_file",
     "read_config",
     "read_json",
     "read_weights",

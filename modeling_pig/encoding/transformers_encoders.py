@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, AutoVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from ..weights_pig import safetensors_revision
 from .encoder import DEFAULT_NUM_FRAMES, EncodedClips, Encoder
 from .text_encoder import check_sentences
 
@@ -30,13 +31,17 @@ class TransformersEncoder(Encoder):
         trust_remote_code (`bool`): run code of the model's repository.
 
     Raises:
-        ValueError: the model lacks weights.
+        ValueError: the model lacks weights, or has them in pickle files only.
         OSError: a file of the model is missing or cannot be read.
     """
 
     def __init__(self, name: str, num_frames: int | None = None, trust_remote_code: bool = False):
         model, info = AutoModel.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, trust_remote_code=trust_remote_code
+            name,
+            revision=safetensors_revision(name),
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
         missing = [weight for weight in info["missing_keys"] if weight.split(".")[-1] not in _UNUSED_WEIGHTS]
         if missing:
