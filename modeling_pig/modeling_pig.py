@@ -940,9 +940,9 @@ class PigForRetrieval(_TextFeaturesMixin, _VideoFeaturesMixin, PigPreTrainedMode
             [`PigForRetrieval`] in float32.
 
         Raises:
-            ValueError: a field is unknown or invalid, or the checkpoint lacks weights, has another `model_type`, or is
-                on the Hub in pickle files only.
-            OSError: the checkpoint does not exist, or its folder has no weights in safetensors.
+            ValueError: a field is unknown or invalid, or the checkpoint lacks weights, has them in pickle files only,
+                or has another `model_type`.
+            OSError: the checkpoint does not exist.
 
         Example:
 

@@ -33,9 +33,15 @@ def safetensors_revision(name_or_folder: str) -> str:
         name_or_folder (`str`): model on the Hub, or folder with a model.
 
     Raises:
-        ValueError: the Hub has the weights in pickle files only.
+        ValueError: the folder has no weights in safetensors, or the Hub has them in pickle files only.
     """
-    if os.path.isdir(name_or_folder) or _is_cached(name_or_folder, "main"):
+    expected = "expected model.safetensors (pickle files are not read). Save it with save_pretrained"
+    problem = f"{name_or_folder} has no weights that can be read: {expected}"
+    if os.path.isdir(name_or_folder):
+        if any(os.path.isfile(os.path.join(name_or_folder, file)) for file in _SAFETENSORS):
+            return "main"
+        raise ValueError(f"{problem}.")
+    if _is_cached(name_or_folder, "main"):
         return "main"
     from huggingface_hub import file_exists
     from huggingface_hub.utils import httpx
@@ -47,10 +53,7 @@ def safetensors_revision(name_or_folder: str) -> str:
     except (OSError, ValueError, httpx.HTTPError):  # no connection, no access, or no such model: loading reports it
         return _cached_revision(name_or_folder) or "main"
     if revision is None:
-        raise ValueError(
-            f"{name_or_folder} has no weights that can be read: expected model.safetensors (pickle files are not "
-            "read). Save it with save_pretrained, or convert it at https://huggingface.co/spaces/safetensors/convert."
-        )
+        raise ValueError(f"{problem}, or convert it at https://huggingface.co/spaces/safetensors/convert.")
     return revision
 
 

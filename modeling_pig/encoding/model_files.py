@@ -110,8 +110,8 @@ def weight_files(name_or_folder: str, folder: str = "") -> list[str]:
         raise problem or error from error
     if index is None:
         raise ValueError(
-            f"{name_or_folder} has no weights that can be read: expected {WEIGHTS} (pickle files are not read). Save "
-            "it with save_pretrained."
+            f"{name_or_folder} has no weights that can be read in {folder}: expected {WEIGHTS} (pickle files are not "
+            "read). Save it with save_pretrained."
         )
     # Large models are saved in several files, which the index file lists.
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
