@@ -50,8 +50,15 @@ def safetensors_revision(name_or_folder: str) -> str:
         if any(file_exists(name_or_folder, file) for file in _SAFETENSORS):
             return "main"
         revision = _converted_revision(name_or_folder)
-    except (OSError, ValueError, httpx.HTTPError):  # no connection, no access, or no such model: loading reports it
-        return _cached_revision(name_or_folder) or "main"
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        if cached := _cached_revision(name_or_folder):
+            return cached
+        if not _is_cached(name_or_folder, "main", "config.json"):
+            return "main"  # no connection, no access, or no such model: loading reports it
+        raise ValueError(
+            f"the cache has no weights of {name_or_folder} in safetensors, and the Hub cannot be asked for them: load "
+            "the model once with a connection"
+        ) from error
     if revision is None:
         raise ValueError(f"{problem}, or convert it at https://huggingface.co/spaces/safetensors/convert.")
     return revision
@@ -85,10 +92,12 @@ def _cached_revision(name: str) -> str | None:
     return next((revision for revision in revisions if _is_cached(name, revision)), None)
 
 
-def _is_cached(name: str, revision: str) -> bool:
+def _is_cached(name: str, revision: str, *files: str) -> bool:
+    """Return whether one of the files, by default of the weights in safetensors, is in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in _SAFETENSORS)
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in files or _SAFETENSORS)
+    return any(isinstance(path, str) for path in found)
 
 
 __all__ = ["safetensors_revision"]

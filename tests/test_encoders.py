@@ -272,6 +272,15 @@ def test_models_that_cannot_encode(folder_of, shape_videos, pig, tmp_path, monke
     assert VideoIndex("v.lance").info == before and len(VideoIndex("v.lance")) == 1
 
 
+@pytest.mark.parametrize("kind", IMAGE_TEXT + VIDEO_TEXT)
+def test_long_sentences_are_cut_if_the_tokenizer_has_no_limit(kind, folder_of, tokenizer, tmp_path):
+    folder = shutil.copytree(folder_of(kind), tmp_path / kind)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = int(1e30)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert torch.isfinite(load_encoder(str(folder)).encode_texts(["red circle moves " * 60])).all()
+
+
 def test_a_model_larger_than_the_memory_is_refused(folder_of, monkeypatch):
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=1000))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor
 
 from modeling_pig import PigForRetrieval, PigProcessor, PigTextModel, PigVideoModel
 from modeling_pig.encoding.loading import load_encoder, load_pretrained
-from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.model_files import model_fingerprint, modules_file, read_config
 from modeling_pig.encoding.text_encoder import TextEncoder
 
 
@@ -25,7 +25,7 @@ LOAD = """
 import sys
 from modeling_pig import PigTextModel
 from modeling_pig.encoding.loading import load_pretrained
-from modeling_pig.encoding.model_files import model_fingerprint
+from modeling_pig.encoding.model_files import model_fingerprint, modules_file, read_config
 
 load_pretrained(PigTextModel, sys.argv[1])
 print(model_fingerprint(sys.argv[1]))
@@ -254,6 +254,41 @@ def test_weights_of_the_hubs_converter_are_read(hub, tmp_path, clip_folder):
     assert not hub.requested("HEAD", "/pytorch_model.bin") and not hub.requested("HEAD", "/refs%2Fpr%2F1/")
     with hub.connected(tmp_path / "home", offline=True):
         check()
+
+
+def test_a_downloaded_pickle_needs_the_hub_once(hub, tmp_path, clip_folder):
+    upload_pickle(clip_folder, "org/clip")
+    propose_safetensors(hub, clip_folder, "org/clip", "SFconvertbot")
+    snapshot_download("org/clip")
+    with hub.connected(tmp_path / "home", offline=True), pytest.raises(ValueError, match="no weights of org/clip in"):
+        load_encoder("org/clip")
+
+
+def test_models_in_the_cache_load_without_asking_for_files_that_they_lack(hub, tmp_path, clip_folder):
+    upload(clip_folder, "org/clip")
+    expected = load_encoder("org/clip").fingerprint
+    hub.requests.clear()
+    hub.fail(next=999, status=503)
+    assert load_encoder("org/clip").fingerprint == expected
+    assert hub.requests and not hub.requested(path_contains="modules.json")
+    hub.heal()
+    hub.repository("org/clip").gated = "manual"
+    with hub.connected(tmp_path / "home", token=None):
+        assert load_encoder("org/clip").fingerprint == expected
+
+
+def test_a_model_in_parts_without_a_configuration_is_read_offline(hub, tmp_path, clip_folder):
+    """As sentence-transformers saves a CLIP model."""
+    folder = tmp_path / "parts"
+    shutil.copytree(clip_folder, folder / "0_CLIPModel")
+    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "CLIPModel"}]')
+    upload(folder, "org/parts")
+    for home in ("home", "downloaded"):
+        with hub.connected(tmp_path / home):
+            snapshot_download("org/parts") if home == "downloaded" else model_fingerprint("org/parts")
+        with hub.connected(tmp_path / home, offline=True):
+            assert modules_file("org/parts") and read_config("org/parts") == {}
+            assert model_fingerprint("org/parts") == model_fingerprint(str(folder))
 
 
 @pytest.mark.parametrize("problem", ["another author", "other weights"])

@@ -112,9 +112,14 @@ def test_text_encoder_equals_the_text_model(make_config, processor, tmp_path, ac
     assert encoder([]).shape == (0, 32)
 
 
-@pytest.mark.parametrize("batch_size", [1, 64])
-def test_text_encoder_finds_the_end_of_texts_as_clip_does(processor, tmp_path, batch_size):
-    """The configurations of OpenAI's checkpoints name token 2 as the end, which no text holds."""
+@pytest.mark.parametrize(
+    ("batch_size", "section"), [(1, "text_config"), (64, "text_config"), (64, "text_config_dict")]
+)
+def test_text_encoder_reads_early_clip_models(processor, tmp_path, batch_size, section):
+    """OpenAI's checkpoints name token 2 as the end, which no text holds, and store the numbers of the positions.
+
+    In a section `text_config_dict`, what is left out has its default value, whatever `text_config` says.
+    """
     torch.manual_seed(1)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = {**size, "vocab_size": len(processor.tokenizer), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
@@ -123,6 +128,14 @@ def test_text_encoder_finds_the_end_of_texts_as_clip_does(processor, tmp_path, b
     )
     model = CLIPModel(config).eval()
     model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    if section == "text_config_dict":
+        saved = json.loads((tmp_path / "config.json").read_text())
+        saved |= {section: text, "text_config": {**saved["text_config"], "hidden_act": "gelu", "eos_token_id": 7}}
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        model = CLIPModel.from_pretrained(tmp_path).eval()
     processor.tokenizer.save_pretrained(tmp_path)
     tokens = processor.tokenizer(QUERIES, padding=True, truncation=True, max_length=77, return_tensors="pt")
     with torch.inference_mode():

@@ -158,7 +158,8 @@ def _load_other(name: str, config: dict[str, Any], num_frames: int | None, trust
             "sentence-transformers that takes video or images"
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, httpx.HTTPError) as error:
-        raise ValueError(f"The model {name} cannot be loaded: {_one_line(error).rstrip('.')}.") from error
+        start = f"The model {name} cannot be loaded: "
+        raise ValueError(f"{start}{_one_line(error).removeprefix(start).rstrip('.')}.") from error
 
 
 def _require_memory(name: str) -> None:

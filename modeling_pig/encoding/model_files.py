@@ -11,6 +11,7 @@ import numpy as np
 from ..weights_pig import safetensors_revision
 
 
+CONFIG = "config.json"
 MODULES = "modules.json"  # lists the parts of a model of sentence-transformers
 PIG_MODELS = ("pig", "pig_text_model")  # values of `model_type`
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -20,7 +21,7 @@ _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, w
 def check_model_name(name_or_folder: str) -> None:
     """Raise `ValueError` unless this is a folder with a model, or may be the name of a model on the Hub."""
     folder = Path(name_or_folder)
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", MODULES)):
+    if folder.is_dir() and not any((folder / name).is_file() for name in (CONFIG, MODULES)):
         raise ValueError(f"{name_or_folder} holds no model (no config.json): give the folder that training wrote.")
     if not folder.is_dir() and (folder.is_absolute() or name_or_folder.count("/") != 1 or folder.parent.exists()):
         raise ValueError(f"There is no model folder {name_or_folder}: train one, or give the name of one on the Hub.")
@@ -47,27 +48,35 @@ def model_file(name_or_folder: str, filename: str, revision: str = "main") -> st
     try:
         return hf_hub_download(name_or_folder, filename, revision=revision)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        is_missing = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if is_missing or _lacks_in_cache(name_or_folder, filename):
             return None
         raise ValueError(f"The model {name_or_folder} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _lacks_in_cache(name: str, filename: str) -> bool:
+    """Return whether the cache shows that a model has no `config.json` or no `modules.json`: it has the other one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    others = {CONFIG: MODULES, MODULES: CONFIG}
+    return filename in others and isinstance(try_to_load_from_cache(name, others[filename]), str)
 
 
 def modules_file(name_or_folder: str) -> str | None:
     """Return the path of `modules.json`, which a model of sentence-transformers has; `None` for other models.
 
-    Without a connection, a model in the cache without this file is one of the others.
+    The Hub is not asked if the cache knows: its clients try for half a minute to reach a Hub that does not answer.
 
     Raises:
         ValueError: the model on the Hub does not exist, or cannot be accessed.
     """
-    try:
-        return model_file(name_or_folder, MODULES)
-    except ValueError as error:
-        from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
-        if isinstance(error.__cause__, LocalEntryNotFoundError) and read_config(name_or_folder):
-            return None
-        raise
+    if not os.path.isdir(name_or_folder):
+        cached = try_to_load_from_cache(name_or_folder, MODULES)
+        if cached is _CACHED_NO_EXIST or isinstance(cached, str):
+            return cached if isinstance(cached, str) else None
+    return model_file(name_or_folder, MODULES)
 
 
 def read_config(name_or_folder: str) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def read_config(name_or_folder: str) -> dict[str, Any]:
     Raises:
         ValueError: the model cannot be accessed, or its `config.json` is not a JSON object.
     """
-    if (file := model_file(name_or_folder, "config.json")) is None:
+    if (file := model_file(name_or_folder, CONFIG)) is None:
         return {}
     try:
         if isinstance(config := read_json(file), dict):
@@ -124,6 +133,8 @@ def weight_files(name_or_folder: str, folder: str = "") -> list[str]:
 def read_weights(path: str, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the weights whose names begin with one of `prefixes` from a safetensors file, as float32; skip all others.
 
+    Integers are skipped too: early CLIP checkpoints hold the numbers of the positions.
+
     File format: length of the header (8 bytes), header (JSON: type, shape and offsets of each tensor), tensors.
 
     Raises:
@@ -136,7 +147,7 @@ def read_weights(path: str, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
         header = json.loads(file.read(length))
         tensors = {}
         for name, entry in header.items():
-            if name.startswith(prefixes):
+            if name.startswith(prefixes) and entry["dtype"] in _DTYPES:
                 start, end = entry["data_offsets"]
                 file.seek(8 + length + start)
                 values = np.frombuffer(file.read(end - start), _DTYPES[entry["dtype"]])

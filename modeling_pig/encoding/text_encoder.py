@@ -57,7 +57,8 @@ class TextEncoder:
             )
         try:
             text_config = read_json(config)
-            text_config = text_config.get("text_config", text_config)  # of PigForRetrieval, or of PigTextModel
+            # Of early CLIP models (which counts if there are both), of PigForRetrieval and CLIP, or of PigTextModel.
+            text_config = text_config.get("text_config_dict") or text_config.get("text_config") or text_config
             # Values that a configuration leaves out are those of CLIP ViT-B/32.
             self._num_heads = int(text_config.get("num_attention_heads", 8))
             self._epsilon = float(text_config.get("layer_norm_eps", 1e-5))

@@ -18,6 +18,7 @@ from .text_encoder import check_sentences
 IMAGE_TEXT = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "tipsv2", "aimv2")
 VIDEO_TEXT = ("videoprism", "xclip", "pe_video")
 _PADDED_TO_THE_LIMIT = ("siglip", "siglip2", "tipsv2", "videoprism")  # as in training: their texts have no mask
+_POSITIONS_AFTER_PADDING = ("altclip",)  # as in RoBERTa: the first token has the position behind the padding's id
 _TEXTS_PER_BATCH = 256
 _UNUSED_WEIGHTS = ("logit_scale", "logit_bias")  # they do not change an embedding
 
@@ -51,8 +52,10 @@ class TransformersEncoder(Encoder):
         config = model.config
         self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         text_config = config.get_text_config()
-        limits = self._tokenizer.model_max_length, getattr(text_config, "max_position_embeddings", None)
-        self._max_tokens = min(limit for limit in limits if limit)
+        num_positions = getattr(text_config, "max_position_embeddings", None)
+        if config.model_type in _POSITIONS_AFTER_PADDING:
+            num_positions -= text_config.pad_token_id + 1
+        self._max_tokens = min(limit for limit in (self._tokenizer.model_max_length, num_positions) if limit)
         self._padding = "max_length" if config.model_type in _PADDED_TO_THE_LIMIT else True
         vision_config = getattr(config, "vision_config", None)
         self.num_frames = num_frames or getattr(vision_config, "num_frames", None) or DEFAULT_NUM_FRAMES
