@@ -418,7 +418,13 @@ def test_a_preview_plays_while_the_pointer_or_the_focus_is_there(page):
 
 
 def test_the_filter_is_rows_or_a_line(page, screenshot):
-    page.goto("/")
+    held = []
+    page.route("**/api/v1/about", lambda route: held.append(route))
+    with page.expect_request("**/api/v1/about"):
+        page.goto("/")
+    expect(page.get_by_role("button", name="Add a condition")).to_be_disabled()  # the columns are not known yet
+    held.pop().continue_()
+    page.unroute("**/api/v1/about")
     page.get_by_role("button", name="Add a condition").click()
     page.get_by_label("Column").select_option("size")
     page.get_by_label("Operator").select_option("at least")

@@ -15,6 +15,8 @@ from modeling_pig.stores.index import IndexInfo, VideoEntry, VideoIndex
 from modeling_pig.stores.lance_location import find_location
 from modeling_pig.stores.vectors import synthetic_queries
 
+from .test_index import in_a_folder
+
 
 DIM = 32
 INFO = IndexInfo("org/pig", "abc", DIM)
@@ -174,6 +176,7 @@ def test_ann_index_probes_further_partitions_until_it_finds_k_rows(index, monkey
     assert [len(results) for results in index.search(draw(5, seed=1), 450, "duration < 80")] == [450] * 5
 
 
+@in_a_folder
 def test_ann_index_reaches_its_recall_and_finds_later_rows(index, monkeypatch):
     set_exact_up_to(monkeypatch, 400)
     monkeypatch.setattr(lance_searcher, "_ROWS_PER_PARTITION", 64)

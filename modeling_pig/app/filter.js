@@ -47,6 +47,7 @@ export function startFilter(about, onChange) {
   columns = { ...FIELDS, ...Object.fromEntries(Object.entries(about.columns ?? {}).map(([name, type]) => [name, TYPES[type]])) };
   if (about.is_public) delete columns.path;
   changed = onChange;
+  byId("add-row").disabled = false; // no row can be made before the columns are known
   byId("fields").replaceChildren(...Object.keys(columns).flatMap((name) => [make("code", {}, name), " "]));
 }
 
