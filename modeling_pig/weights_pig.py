@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # a model has one of them
 _CONVERTER = "SFconvertbot"  # account of the Hub that converts weights to safetensors, each model in a pull request
 
 
@@ -38,7 +38,7 @@ def safetensors_revision(name_or_folder: str) -> str:
     expected = "expected model.safetensors (pickle files are not read). Save it with save_pretrained"
     problem = f"{name_or_folder} has no weights that can be read: {expected}"
     if os.path.isdir(name_or_folder):
-        if any(os.path.isfile(os.path.join(name_or_folder, file)) for file in _SAFETENSORS):
+        if any(os.path.isfile(os.path.join(name_or_folder, file)) for file in (WEIGHTS, WEIGHTS_INDEX)):
             return "main"
         raise ValueError(f"{problem}.")
     if _is_cached(name_or_folder, "main"):
@@ -47,7 +47,7 @@ def safetensors_revision(name_or_folder: str) -> str:
     from huggingface_hub.utils import httpx
 
     try:
-        if any(file_exists(name_or_folder, file) for file in _SAFETENSORS):
+        if any(file_exists(name_or_folder, file) for file in (WEIGHTS, WEIGHTS_INDEX)):
             return "main"
         revision = _converted_revision(name_or_folder)
     except (OSError, ValueError, httpx.HTTPError) as error:
@@ -77,7 +77,7 @@ def _converted_revision(name: str) -> str | None:
     made = [pull for pull in found if pull.author == _CONVERTER and pull.status != "merged"]
     for pull in sorted(made, key=lambda pull: -pull.num):
         files = list_files(revision := f"refs/pr/{pull.num}")
-        if pickles.items() <= files.items() and any(file in files for file in _SAFETENSORS):
+        if pickles.items() <= files.items() and (WEIGHTS in files or WEIGHTS_INDEX in files):
             return revision
     return None
 
@@ -96,8 +96,8 @@ def _is_cached(name: str, revision: str, *files: str) -> bool:
     """Return whether one of the files, by default of the weights in safetensors, is in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(name, file, revision=revision) for file in files or _SAFETENSORS)
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in files or (WEIGHTS, WEIGHTS_INDEX))
     return any(isinstance(path, str) for path in found)
 
 
-__all__ = ["safetensors_revision"]
+__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "safetensors_revision"]

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..weights_pig import safetensors_revision
+from ..weights_pig import WEIGHTS, WEIGHTS_INDEX, safetensors_revision
 
 
 CONFIG = "config.json"
 MODULES = "modules.json"  # lists the parts of a model of sentence-transformers
 PIG_MODELS = ("pig", "pig_text_model")  # values of `model_type`
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors -> NumPy, which has no bfloat16
 
 
@@ -74,8 +73,10 @@ def modules_file(name_or_folder: str) -> str | None:
 
     if not os.path.isdir(name_or_folder):
         cached = try_to_load_from_cache(name_or_folder, MODULES)
-        if cached is _CACHED_NO_EXIST or isinstance(cached, str):
-            return cached if isinstance(cached, str) else None
+        if cached is _CACHED_NO_EXIST:
+            return None
+        if isinstance(cached, str):
+            return cached
     return model_file(name_or_folder, MODULES)
 
 

@@ -56,8 +56,8 @@ class ShotDetector:
 def check_shot_detector() -> None:
     """Raise an `ImportError` that says what to install if shots cannot be detected."""
     try:
-        import cv2  # noqa: F401
-        import scenedetect  # noqa: F401
+        import cv2  # noqa: F401 - only whether it is there
+        import scenedetect  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise ImportError(f"Splitting videos into shots needs PySceneDetect: {pip_install('shots')}") from error
 

@@ -25,7 +25,7 @@ from .vectors import cosine_scores, to_float32
 # 8 MB in float32 with 512 dimensions, which caches hold.
 _QUERY_BATCH, _ROW_BATCH = 128, 4096
 _PAIRS = 512  # of a query and a row that are scored at a time
-_BYTES_PER_THREAD = 16 * 2**20  # of rows: starting a thread takes as long as 3 MB
+_BYTES_PER_THREAD = 16 * 2**20  # of rows: for fewer, a thread costs more time than it saves
 
 
 @dataclass(frozen=True)
